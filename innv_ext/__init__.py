@@ -1,0 +1,37 @@
+"""innv_ext explains what a trained Keras model looked at.
+
+>>> import innv_ext
+>>> relevance = innv_ext.create_analyzer("lrp.epsilon_plus", model).analyze(x)
+"""
+
+from innv_ext import analyzers, errors, visualization
+from innv_ext.analyzers import (
+    Analyzer,
+    Explanation,
+    ReverseAnalyzer,
+    create_analyzer,
+    list_analyzers,
+    load_analyzer,
+    register_analyzer,
+)
+from innv_ext.backend.kernels import register_bilinear
+from innv_ext.backend.models import model_wo_softmax
+from innv_ext.backend.rules import Rules
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Analyzer",
+    "Explanation",
+    "ReverseAnalyzer",
+    "Rules",
+    "analyzers",
+    "create_analyzer",
+    "errors",
+    "list_analyzers",
+    "load_analyzer",
+    "model_wo_softmax",
+    "register_analyzer",
+    "register_bilinear",
+    "visualization",
+]

@@ -1,0 +1,31 @@
+"""One module a family; the registry maps names to classes."""
+
+from innv_ext.analyzers.averaged import IntegratedGradients, SmoothGrad
+from innv_ext.analyzers.base import Analyzer, Explanation
+from innv_ext.analyzers.baseline import Input, Random
+from innv_ext.analyzers.gradient import Deconvnet, Gradient, GuidedBackprop, InputTimesGradient
+from innv_ext.analyzers.lrp import LRP, DeepTaylor
+from innv_ext.analyzers.propagation import ReverseAnalyzer
+from innv_ext.analyzers.registry import AnalyzerInfo, create_analyzer, list_analyzers, register_analyzer
+from innv_ext.analyzers.storage import load_analyzer
+
+__all__ = [
+    "LRP",
+    "Analyzer",
+    "AnalyzerInfo",
+    "Deconvnet",
+    "DeepTaylor",
+    "Explanation",
+    "Gradient",
+    "GuidedBackprop",
+    "Input",
+    "InputTimesGradient",
+    "IntegratedGradients",
+    "Random",
+    "ReverseAnalyzer",
+    "SmoothGrad",
+    "create_analyzer",
+    "list_analyzers",
+    "load_analyzer",
+    "register_analyzer",
+]

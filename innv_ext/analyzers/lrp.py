@@ -1,0 +1,199 @@
+"""Layer-wise Relevance Propagation and Deep Taylor: rule tables over the kinds of nodes."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers import relevance as r
+from innv_ext.analyzers.propagation import ReverseAnalyzer
+from innv_ext.backend import facts, passes
+from innv_ext.backend.graph import Graph
+from innv_ext.backend.kinds import Kind
+from innv_ext.backend.rules import Rules, both, first_linear, kind_is, nonnegative_input, relu_like, up_to
+from innv_ext.errors import InvalidInputError, UnsupportedModelError
+
+Tensor = Any
+
+RULE_NAMES = {
+    "z": r.Epsilon(0.0), "z_ib": r.Epsilon(0.0, bias=False), "epsilon": r.Epsilon(),
+    "alpha_1_beta_0": r.AlphaBeta(1.0, 0.0), "alpha_2_beta_1": r.AlphaBeta(2.0, 1.0), "z_plus": r.ZPlus(),
+    "gamma": r.Gamma(), "w_square": r.WSquare(), "flat": r.Flat(),
+}
+
+
+def as_rule(value: Any, argument: str) -> Any:
+    """A rule from a rule, one of the names, or (low, high) for z^B."""
+    if isinstance(value, str):
+        key = value.lower()
+        if key not in RULE_NAMES:
+            raise InvalidInputError(f"{argument}={value!r} is unknown; choose from {', '.join(RULE_NAMES)} or give a rule.")
+        return RULE_NAMES[key]
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return r.Bounded(*value)
+    if not callable(value):
+        raise InvalidInputError(f"{argument} must be a rule, a rule's name or (low, high), got {value!r}.")
+    return value
+
+
+COMMON_RULES = Rules(
+    (kind_is(Kind.ACTIVATION, Kind.IDENTITY, Kind.NORM), r.pass_through),
+    (kind_is(Kind.SHAPE), r.gradient, "rearrange"),
+    (kind_is(Kind.RESCALE), r.rescale),
+    (kind_is(Kind.LINEAR), r.linear),
+    (kind_is(Kind.MAX), r.winner_takes_all),
+    (kind_is(Kind.EMBEDDING), r.embedding),
+)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class LRP(ReverseAnalyzer):
+    """Layer-wise Relevance Propagation (Bach et al. 2015) with any rule, or any table of rules.
+
+    Activations and sample-wise normalisations pass relevance on; max pooling gives it to the winner; sums, means and other
+    linear nodes share it by their contributions; at products the signal takes all (``gate="signal"``) or the factors share
+    (``"half"``).
+
+    Parameters
+    ----------
+    rule : a rule for all affine nodes, its name ("z", "epsilon", "gamma", ...), or a ``Rules`` table over them
+    rules : a ``Rules`` table that goes before everything else
+    input_layer_rule : rule of the first affine node on every path from the input: "flat", "w_square", (low, high), a rule
+    until_layer : name or position in ``model.layers``; affine nodes up to it get ``until_layer_rule``
+    batchnorm : "fold" (into the affine neighbour), "linear", "two_linear" or "hui_binder" (thesis A.3)
+    gate : "signal" or "half"
+
+    Examples
+    --------
+    >>> from innv_ext.backend.rules import Rules, named
+    >>> from innv_ext.analyzers.relevance import Gamma
+    >>> innv_ext.create_analyzer("lrp", model, rule="epsilon", rules=Rules((named("conv1"), Gamma(0.5))))
+    """
+
+    rule: Any = "z"
+    rules: Rules | None = None
+    input_layer_rule: Any = None
+    until_layer: int | str | None = None
+    until_layer_rule: Any = "flat"
+    batchnorm: str = "fold"
+    gate: str = "signal"
+
+    def build(self) -> None:
+        """Check the parameters, then build the walk."""
+        checks.choice("batchnorm", self.batchnorm, tuple(passes.BATCHNORM_MODES))
+        if self.rules is not None and not isinstance(self.rules, Rules):
+            raise InvalidInputError(f"rules must be a Rules table, got {type(self.rules).__name__}.")
+        self.batchnorm_form = self.batchnorm
+        super().build()
+
+    def check_model(self, graph: Graph) -> None:
+        """``until_layer`` has to name a layer."""
+        until, count = self.until_layer, len(self.model.layers)
+        if isinstance(until, int) and not -count <= until < count:
+            raise InvalidInputError(f"until_layer={until} is out of range for a model of {count} layers.")
+        if isinstance(until, str) and not any(up_to(until)(n, graph) for n in graph.nodes):
+            known = ", ".join(sorted({name for n in graph.nodes for name in n.layers}))
+            raise InvalidInputError(f"until_layer={self.until_layer!r} is not a layer of the model; it has {known}.")
+
+    def table(self) -> Rules:
+        """User's rules, input layer, lower layers, affine nodes, all other kinds."""
+        affine = kind_is(Kind.AFFINE)
+        rows: list[Any] = list(self.rules.rows) if self.rules is not None else []
+        if self.input_layer_rule is not None:
+            rows.append((first_linear, as_rule(self.input_layer_rule, "input_layer_rule")))
+        if self.until_layer is not None:
+            below, lower = up_to(self.until_layer), as_rule(self.until_layer_rule, "until_layer_rule")
+            rows.append((both(affine, below), lower))
+        rule = self.rule if isinstance(self.rule, Rules) else as_rule(self.rule, "rule")
+        if self.batchnorm == "hui_binder":
+            rows.append((kind_is(Kind.BATCHNORM), r.HuiBinder()))
+        rows += rule.rows if isinstance(rule, Rules) else [(affine, rule)]
+        rows.append((kind_is(Kind.BATCHNORM), rule if isinstance(rule, r.Epsilon) else r.Epsilon()))
+        rows.append((kind_is(Kind.PRODUCT), r.Gate(self.gate)))
+        return Rules(*rows).before(COMMON_RULES)
+
+    def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
+        """The explained score itself."""
+        return y * weights
+
+    def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
+        """The share of the score that biases and stabilisers took."""
+        score = np.asarray(extras["score"])
+        safe = np.where(np.abs(score) < 1e-12, 1.0, score)
+        extras["absorbed"] = np.where(np.abs(score) < 1e-12, 0.0, 1.0 - extras["sum"] / safe)
+        return super().finish_extras(extras)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class DeepTaylor(ReverseAnalyzer):
+    """Deep Taylor decomposition (Montavon et al. 2017), for ReLU networks.
+
+    Hidden affine nodes with non-negative inputs: z+; the input layer: w^2, or z^B where ``low`` and ``high`` are given; hidden
+    affine nodes whose input may be negative: w^2. No bias in any denominator. A sample whose selected score is not positive
+    gets a zero map and a warning.
+
+    Parameters
+    ----------
+    low, high : bounds of the input, numbers or arrays that broadcast to one sample (``deep_taylor.bounded``)
+    """
+
+    low: Any = None
+    high: Any = None
+
+    batchnorm_form = "fold"
+
+    def build(self) -> None:
+        """Check the parameters, then build the walk."""
+        if (self.low is None) != (self.high is None):
+            raise InvalidInputError(f"low and high go together, got low={self.low!r}, high={self.high!r}.")
+        if self.low is not None and np.any(np.asarray(self.low) > np.asarray(self.high)):
+            raise InvalidInputError(f"low must not exceed high, got low={self.low!r}, high={self.high!r}.")
+        super().build()
+
+    def check_model(self, graph: Graph) -> None:
+        """Only ReLU-like activations."""
+        foreign = [n for n in graph.nodes if n.kind is Kind.ACTIVATION and not facts.is_relu_like(n)]
+        if foreign and self.unsupported == "error":
+            names = ", ".join(f"{n.name} ({facts.activation_key(n)})" for n in foreign)
+            raise UnsupportedModelError(
+                f"Deep Taylor is defined for ReLU activations only; {self.model.name!r} has {names}. Use an LRP rule, e.g. "
+                f"'lrp.epsilon_plus'" + (", or on='logits'." if self.on == "output" else ".")
+            )
+
+    def table(self) -> Rules:
+        """z+ inside, w^2 or z^B at the input, conservation everywhere else."""
+        at_input = r.WSquare() if self.low is None else r.Bounded(_plain(self.low), _plain(self.high))
+        inside = kind_is(Kind.AFFINE)
+        return Rules(
+            (first_linear, at_input),
+            (both(inside, nonnegative_input), r.ZPlus()),
+            (inside, r.WSquare()),
+            (relu_like, r.pass_through),
+            (kind_is(Kind.BATCHNORM, Kind.IDENTITY), r.pass_through),
+            *COMMON_RULES.rows[1:],
+        )
+
+    def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
+        """The positive part of the explained score."""
+        return ops.relu(y) * weights
+
+    def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
+        """Warn about samples that the method doesn't explain."""
+        dead = np.flatnonzero(np.asarray(extras["score"]) <= 0)
+        if len(dead):
+            warnings.warn(
+                f"Deep Taylor explains positive scores only: {len(dead)} samples (first: {dead[0]}) have zero maps.",
+                stacklevel=4,
+            )
+        return super().finish_extras(extras)
+
+
+def _plain(bound: Any) -> Any:
+    return bound if np.ndim(bound) == 0 else np.asarray(bound, "float32")
+
+

@@ -1,0 +1,216 @@
+"""The names behind ``create_analyzer``: one row an analyzer, as data."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import keras
+
+from innv_ext.analyzers import presets
+from innv_ext.analyzers.averaged import IntegratedGradients, SmoothGrad
+from innv_ext.analyzers.base import Analyzer
+from innv_ext.analyzers.baseline import Input, Random
+from innv_ext.analyzers.gradient import Deconvnet, Gradient, GuidedBackprop, InputTimesGradient
+from innv_ext.analyzers.lrp import LRP, DeepTaylor
+from innv_ext.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class AnalyzerInfo:
+    """What ``list_analyzers`` tells about one analyzer.
+
+    Attributes
+    ----------
+    name : for ``create_analyzer``
+    cls : the class behind it
+    family : "baseline", "gradient", "lrp", "deep_taylor" ...
+    description : one line
+    signed : whether negative values mean evidence against
+    needs_relu : whether the method is defined by ReLUs
+    needs_fit : whether ``fit`` must be called first
+    cost : what one map costs, in gradients
+    sums_to : what the attribution sums to, "" if nothing
+    reference : the paper
+    build : function of the name's own parameters that gives constructor arguments of ``cls``
+    """
+
+    name: str
+    cls: type[Analyzer]
+    family: str
+    description: str
+    signed: bool
+    needs_relu: bool
+    needs_fit: bool
+    cost: str
+    sums_to: str
+    reference: str
+    build: Callable[..., dict[str, Any]] | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """The accepted parameters with their defaults (``inspect.Parameter.empty`` where one is needed)."""
+        own = inspect.signature(self.build).parameters if self.build else {}
+        found = {k: p.default for k, p in own.items()}
+        for f in fields(self.cls):
+            if f.init and f.name != "model" and f.name not in found:
+                found[f.name] = f.default
+        return found
+
+
+_BACH = "Bach et al. 2015"
+_LAPUSCHKIN = "Lapuschkin et al. 2017"
+_MONTAVON = "Montavon et al. 2017"
+_ZENNIT = "Anders et al. 2021"
+
+
+def _row(name: str, cls: type[Analyzer], family: str, description: str, reference: str, *, signed: bool = True,
+         relu: bool = False, fit: bool = False, cost: str = "1", sums_to: str = "",
+         build: Callable[..., dict[str, Any]] | None = None) -> AnalyzerInfo:
+    return AnalyzerInfo(name, cls, family, description, signed, relu, fit, cost, sums_to, reference, build)
+
+
+def _lrp(name: str, build: Any, reference: str = _BACH, cost: str = "1", sums_to: str = "", signed: bool = True) -> AnalyzerInfo:
+    description = (inspect.getdoc(build) or "").split(" (")[0].rstrip(".")
+    return _row(f"lrp.{name}", LRP, "lrp", description, reference, cost=cost, sums_to=sums_to, signed=signed, build=build)
+
+
+_ABSORBED = "f_c, less what biases absorb"
+_EXACT = "f_c"
+
+_ROWS = (
+    _row("input", Input, "baseline", "the input itself", "", cost="0.5"),
+    _row("random", Random, "baseline", "normal random values", "", cost="0.5"),
+    _row("gradient", Gradient, "gradient", "df_c/dx", "Simonyan et al. 2014"),
+    _row("gradient.baseline", Gradient, "gradient", "df_c/dx (the same as gradient)", "Simonyan et al. 2014"),
+    _row("input_t_gradient", InputTimesGradient, "gradient", "x * df_c/dx", "Shrikumar et al. 2016"),
+    _row("smoothgrad", SmoothGrad, "gradient", "mean gradient at noisy copies of x", "Smilkov et al. 2017", cost="augment_by_n"),
+    _row("integrated_gradients", IntegratedGradients, "gradient", "gradients averaged on the line from a reference",
+         "Sundararajan et al. 2017", cost="steps", sums_to="f_c(x) - f_c(reference)"),
+    _row("deconvnet", Deconvnet, "gradient", "positive signals only at ReLUs, forward ReLU ignored",
+         "Zeiler and Fergus 2014", relu=True),
+    _row("guided_backprop", GuidedBackprop, "gradient", "positive signals only at active ReLUs",
+         "Springenberg et al. 2015", relu=True),
+    _row("lrp", LRP, "lrp", "any rule or table of rules (rule=, rules=)", _BACH, sums_to=_ABSORBED),
+    _lrp("z", presets.lrp_z, sums_to=_ABSORBED),
+    _lrp("z_IB", presets.lrp_z_ib, cost="1.5", sums_to=_EXACT),
+    _lrp("epsilon", presets.lrp_epsilon, sums_to=_ABSORBED),
+    _lrp("epsilon_IB", presets.lrp_epsilon_ib, cost="1.5", sums_to=_EXACT + ", less what epsilon absorbs"),
+    _lrp("alpha_beta", presets.lrp_alpha_beta, cost="2.5", sums_to=_ABSORBED),
+    _lrp("alpha_2_beta_1", presets.lrp_alpha_2_beta_1, cost="2.5", sums_to=_ABSORBED),
+    _lrp("alpha_2_beta_1_IB", presets.lrp_alpha_2_beta_1_ib, cost="2.5", sums_to=_EXACT),
+    _lrp("alpha_1_beta_0", presets.lrp_alpha_1_beta_0, cost="1.5", sums_to=_ABSORBED, signed=False),
+    _lrp("alpha_1_beta_0_IB", presets.lrp_alpha_1_beta_0_ib, cost="1.5", sums_to=_EXACT, signed=False),
+    _lrp("gamma", presets.lrp_gamma, "Montavon et al. 2019", cost="2.5", sums_to=_ABSORBED),
+    _lrp("z_plus", presets.lrp_z_plus, _MONTAVON, cost="1.5", sums_to=_EXACT, signed=False),
+    _lrp("z_plus_fast", presets.lrp_z_plus_fast, _MONTAVON, cost="1.5", sums_to=_EXACT, signed=False),
+    _lrp("w_square", presets.lrp_w_square, _MONTAVON, sums_to=_EXACT, signed=False),
+    _lrp("flat", presets.lrp_flat, _LAPUSCHKIN, sums_to=_EXACT, signed=False),
+    _row("lrp.rule_until_idx", LRP, "lrp", "one rule, another up to a layer (rule=, until_layer=, until_layer_rule=)",
+         _LAPUSCHKIN, sums_to=_ABSORBED),
+    _lrp("sequential_preset_a", presets.preset_a, _LAPUSCHKIN, cost="1.5", sums_to=_ABSORBED),
+    _lrp("sequential_preset_b", presets.preset_b, _LAPUSCHKIN, cost="2.5", sums_to=_ABSORBED),
+    _lrp("sequential_preset_a_flat", presets.preset_a_flat, _LAPUSCHKIN, cost="1.5", sums_to=_ABSORBED),
+    _lrp("sequential_preset_b_flat", presets.preset_b_flat, _LAPUSCHKIN, cost="2.5", sums_to=_ABSORBED),
+    _lrp("sequential_preset_b_flat_until_idx", presets.preset_b_flat_until_idx, _LAPUSCHKIN, cost="2.5", sums_to=_ABSORBED),
+    _lrp("epsilon_plus", presets.epsilon_plus, _ZENNIT, cost="1.5", sums_to=_ABSORBED),
+    _lrp("epsilon_plus_flat", presets.epsilon_plus_flat, _ZENNIT, cost="1.5", sums_to=_ABSORBED),
+    _lrp("epsilon_gamma_box", presets.epsilon_gamma_box, _ZENNIT, cost="2.5", sums_to=_ABSORBED),
+    _lrp("epsilon_alpha2_beta1", presets.epsilon_alpha2_beta1, _ZENNIT, cost="2.5", sums_to=_ABSORBED),
+    _lrp("epsilon_alpha2_beta1_flat", presets.epsilon_alpha2_beta1_flat, _ZENNIT, cost="2.5", sums_to=_ABSORBED),
+    _lrp("excitation_backprop", presets.excitation_backprop, "Zhang et al. 2018", cost="1.5", sums_to=_EXACT, signed=False),
+    _row("deep_taylor", DeepTaylor, "deep_taylor", "z+ inside, w^2 at the input", _MONTAVON, signed=False, relu=True,
+         cost="1.5", sums_to="relu(f_c)"),
+    _row("deep_taylor.bounded", DeepTaylor, "deep_taylor", "z+ inside, z^B at the input (low=, high=)", _MONTAVON,
+         signed=False, relu=True, cost="1.5", sums_to="relu(f_c)", build=lambda low, high: {"low": low, "high": high}),
+)
+
+_TABLE: dict[str, AnalyzerInfo] = {row.name: row for row in _ROWS}
+
+
+def list_analyzers() -> list[AnalyzerInfo]:
+    """All analyzers as data: name, family, sign, needs, cost, sum, reference.
+
+    Examples
+    --------
+    >>> [a.name for a in innv_ext.list_analyzers() if a.sums_to == "f_c"]
+    """
+    return list(_TABLE.values())
+
+
+def register_analyzer(name: str, cls: type[Analyzer], *, description: str = "", family: str = "user", signed: bool = True,
+                      needs_relu: bool = False, cost: str = "", sums_to: str = "", reference: str = "") -> None:
+    """Make ``create_analyzer(name, model)`` build ``cls``, a subclass of ``Analyzer`` or ``ReverseAnalyzer``.
+
+    Raises
+    ------
+    InvalidInputError
+        if ``cls`` is no analyzer class, or the name belongs to another class
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Analyzer)):
+        raise InvalidInputError(f"register_analyzer takes a subclass of innv_ext.analyzers.Analyzer, got {cls!r}.")
+    old = _TABLE.get(name)
+    if old is not None and old.family != "user":
+        raise InvalidInputError(f"The name {name!r} belongs to {old.cls.__name__}; choose another.")
+    _TABLE[name] = AnalyzerInfo(name, cls, family, description or (inspect.getdoc(cls) or "").split("\n")[0], signed,
+                                needs_relu, cls.needs_fit, cost, sums_to, reference)
+
+
+def find(name: str) -> AnalyzerInfo:
+    """The row of a name; unknown names get suggestions."""
+    if name not in _TABLE:
+        close = difflib.get_close_matches(str(name), _TABLE, n=3)
+        hint = f" Did you mean {', '.join(map(repr, close))}?" if close else ""
+        raise InvalidInputError(f"There is no analyzer {name!r}.{hint} innv_ext.list_analyzers() tells all names.")
+    return _TABLE[name]
+
+
+def create_analyzer(name: str, model: keras.Model, **params: Any) -> Analyzer:
+    """Build an analyzer by name.
+
+    Parameters
+    ----------
+    name : one of ``list_analyzers()``, e.g. "gradient", "lrp.epsilon", "deep_taylor"
+    model : built keras.Model
+    params : the method's parameters and those of ``Analyzer`` (batch_size, seed, neuron_selection_mode, output ...)
+
+    Raises
+    ------
+    InvalidInputError
+        for an unknown name or parameter
+    UnsupportedModelError, NoRuleError
+        if the method cannot explain the model; the message lists all offending layers
+
+    Examples
+    --------
+    >>> analyzer = innv_ext.create_analyzer("lrp.epsilon", model, epsilon=1e-3)
+    >>> relevance = analyzer.analyze(x)
+    """
+    row = find(name)
+    known = row.parameters()
+    unknown = [k for k in params if k not in known]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise InvalidInputError(f"{name!r} has no parameter {unknown[0]!r}.{hint} It takes {', '.join(known)}.")
+    arguments = dict(params)
+    if row.build is not None:
+        own = inspect.signature(row.build).parameters
+        missing = [k for k, p in own.items() if p.default is p.empty and k not in params]
+        if missing:
+            raise InvalidInputError(f"{name!r} needs the parameter {', '.join(missing)}.")
+        built = row.build(**{k: arguments.pop(k) for k in own if k in arguments})
+        arguments = {**built, **arguments}
+    analyzer = row.cls(model, **arguments)
+    analyzer.registered_name_, analyzer.registered_params_ = name, dict(params)
+    return analyzer
+
+
+def class_named(name: str) -> type[Analyzer]:
+    """An analyzer class by its name, for loading."""
+    for row in _TABLE.values():
+        if row.cls.__name__ == name:
+            return row.cls
+    raise InvalidInputError(f"There is no analyzer class {name!r}; register it with innv_ext.register_analyzer.")

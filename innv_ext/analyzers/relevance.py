@@ -1,0 +1,333 @@
+"""The reverse rules of LRP and Deep Taylor, in the papers' symbols (x, z, r, w, b).
+
+Every rule of an affine node z = w x + b is the proportional rule
+
+    R = sum_k x_k * vjp(x -> w_k x)(r / stabilise(z')),    z' = sum_k w_k x_k + b'
+
+with other inputs x_k, kernels w_k and bias b' (Bach et al. 2015; Montavon et al. 2017). A rule is called with
+``(node, xs, ys, rs)`` and returns one relevance per input of the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keras import ops
+
+from innv_ext.backend import numerics
+from innv_ext.backend.graph import Node, op_key
+from innv_ext.backend.kernels import Affine
+from innv_ext.backend.numerics import safe_divide, widen
+from innv_ext.errors import InvalidInputError
+
+Tensor = Any
+Tensors = tuple[Tensor, ...]
+Relevance = Sequence[Tensor | None]
+
+
+def positive(t: Tensor) -> Tensor:
+    """max(t, 0)."""
+    return ops.maximum(t, ops.zeros_like(t))
+
+
+def negative(t: Tensor) -> Tensor:
+    """min(t, 0)."""
+    return ops.minimum(t, ops.zeros_like(t))
+
+
+def proportional(
+    affine: Affine,
+    terms: Sequence[tuple[Tensor, Tensor]],
+    r: Tensor,
+    bias: Tensor | None = None,
+    epsilon: float = 0.0,
+) -> list[Tensor]:
+    """One relevance per term (x_k, w_k): each gets its share of r in z' = sum_k w_k x_k + bias."""
+    products = [numerics.vjp(lambda x, w=w: affine.bilinear(x, w), x) for x, w in terms]
+    z = sum(ys[0] for ys, _ in products)
+    s = safe_divide(r, z if bias is None else z + bias, epsilon)
+    return [x * pullback(s)[0] for (x, _), (_, pullback) in zip(terms, products, strict=True)]
+
+
+def _parts(node: Node, xs: Tensors) -> tuple[Affine, Tensor, Tensor, bool]:
+    affine = node.call
+    assert isinstance(affine, Affine), f"{node.name} is not affine"
+    w = affine.kernel()
+    return affine, affine.cast(xs[0], w), w, bool(node.nonnegative) and node.nonnegative[0]
+
+
+def _bias(affine: Affine, x: Tensor, use: bool) -> Tensor | None:
+    return affine.bias(x) if use else None
+
+
+# --- affine nodes ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """Contributions x w in z = w x + b, stabilised by ``epsilon * sign(z)``; ``bias=False`` leaves b out of z.
+
+    ``Epsilon(epsilon=0)`` is the Z rule: only z = 0 is stabilised. Source: Bach et al. 2015, equation 58.
+    """
+
+    epsilon: float = 1e-7
+    bias: bool = True
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        if not self.bias:
+            affine, x, w, _ = _parts(node, xs)
+            return proportional(affine, [(x, w)], rs[0], None, self.epsilon)
+        s = safe_divide(rs[0], widen(ys[0]), self.epsilon)
+        return [widen(xs[0]) * node.pullback(s)[0]]
+
+
+@dataclass(frozen=True)
+class AlphaBeta:
+    """alpha times the positive contributions minus beta times the negative ones, alpha - beta = 1.
+
+    Positive denominators carry b+, negative ones b-; ``bias=False`` leaves both out. Source: Bach et al. 2015,
+    equation 60. An input that the graph proves non-negative needs half of the convolutions.
+    """
+
+    alpha: float = 2.0
+    beta: float = 1.0
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        if abs(self.alpha - self.beta - 1) > 1e-6 or self.beta < 0:
+            raise InvalidInputError(
+                f"AlphaBeta needs alpha - beta = 1 and beta >= 0, got alpha={self.alpha}, beta={self.beta}."
+            )
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        affine, x, w, nonnegative = _parts(node, xs)
+        b = _bias(affine, x, self.bias)
+        up = signed_terms(x, w, nonnegative, +1)
+        total = self.alpha * sum(proportional(affine, up, rs[0], None if b is None else positive(b)))
+        if self.beta:
+            down = signed_terms(x, w, nonnegative, -1)
+            total -= self.beta * sum(proportional(affine, down, rs[0], None if b is None else negative(b)))
+        return [total]
+
+
+def signed_terms(x: Tensor, w: Tensor, nonnegative: bool, sign: int) -> list[tuple[Tensor, Tensor]]:
+    """The (input, kernel) pairs whose products are all non-negative (sign +1) or all non-positive (sign -1)."""
+    same, other = (positive(w), negative(w)) if sign > 0 else (negative(w), positive(w))
+    return [(x, same)] if nonnegative else [(positive(x), same), (negative(x), other)]
+
+
+@dataclass(frozen=True)
+class ZPlus:
+    """Contributions x w+ of a non-negative x; x+ w+ + x- w- in general. No bias. Source: Montavon et al. 2017.
+
+    ``general=False`` skips the general case: x w+ whatever the sign of x (``lrp.z_plus_fast``).
+    """
+
+    general: bool = True
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        affine, x, w, nonnegative = _parts(node, xs)
+        terms = signed_terms(x, w, nonnegative or not self.general, +1)
+        return [sum(proportional(affine, terms, rs[0]))]
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """Contributions c + gamma c+ where z > 0 and c + gamma c- elsewhere (c = x w, the bias likewise).
+
+    On non-negative inputs and z > 0 this is w + gamma w+ (Montavon et al. 2019); the other cases follow the
+    generalised rule (Andeol et al. 2021).
+    """
+
+    gamma: float = 0.25
+    bias: bool = True
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        affine, x, w, nonnegative = _parts(node, xs)
+        b = _bias(affine, x, self.bias)
+        above = widen(ys[0]) > 0
+        total = 0.0
+        for sign, where in ((+1, above), (-1, ops.logical_not(above))):
+            signed = positive if sign > 0 else negative
+            terms = [(part, w + self.gamma * k) for part, k in signed_terms(x, w, nonnegative, sign)]
+            raised = None if b is None else b + self.gamma * signed(b)
+            r = ops.where(where, rs[0], ops.zeros_like(rs[0]))
+            total = total + sum(proportional(affine, terms, r, raised))
+        return [total]
+
+
+@dataclass(frozen=True)
+class WSquare:
+    """Contributions w^2, whatever the input. Source: Montavon et al. 2017, table 1."""
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        affine, x, w, _ = _parts(node, xs)
+        return [_unit_share(affine, x, ops.square(w), rs[0])]
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Equal contributions of all inputs of a neuron; zero padding does not count. Source: Lapuschkin et al. 2017."""
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        affine, x, w, _ = _parts(node, xs)
+        return [_unit_share(affine, x, ops.ones_like(w), rs[0])]
+
+
+def _unit_share(affine: Affine, x: Tensor, w: Tensor, r: Tensor) -> Tensor:
+    """The proportional rule at x' = 1. Its denominator is the same for all samples: computed for one."""
+    z = affine.bilinear(ops.ones_like(x[:1]), w)
+    _, pullback = numerics.vjp(lambda ones: affine.bilinear(ones, w), ops.ones_like(x))
+    return pullback(safe_divide(r, z))[0]
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """z^B: contributions x w - low w+ - high w- for inputs in [low, high]. Source: Montavon et al. 2017, table 1.
+
+    ``low`` and ``high`` are numbers or (nested) lists that broadcast against one sample.
+    """
+
+    low: Any = 0.0
+    high: Any = 1.0
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        affine, x, w, _ = _parts(node, xs)
+        low, high = (ops.zeros_like(x) + ops.cast(ops.convert_to_tensor(v), x.dtype) for v in (self.low, self.high))
+        terms = [(x, w), (-low, positive(w)), (-high, negative(w))]
+        return [sum(proportional(affine, terms, rs[0]))]
+
+
+@dataclass(frozen=True)
+class HuiBinder:
+    """BatchNormalization with weights 2, -1, 0, 0 for x+w+, x+w-, x-w+, x-w-. Source: thesis A.3 (Hui, Binder 2018)."""
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        affine, x, w, _ = _parts(node, xs)
+        b = affine.bias(x)
+        up = proportional(affine, [(positive(x), positive(w))], rs[0], positive(b))[0]
+        down = proportional(affine, [(positive(x), negative(w))], rs[0], negative(b))[0]
+        return [2 * up - down]
+
+
+AFFINE_RULES: tuple[type, ...] = (Epsilon, AlphaBeta, ZPlus, Gamma, WSquare, Flat, Bounded)
+
+
+# --- all other nodes ---------------------------------------------------------------------------------------------
+
+
+def gradient(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """The vector-Jacobian product: plain back-propagation."""
+    return node.pullback(*rs)
+
+
+def pass_through(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """The first input takes the relevance unchanged; other inputs (masks, statistics) get none."""
+    return [rs[0]] + [None] * (len(xs) - 1)
+
+
+def rescale(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """y = a x + b with constants: each value has one input value, which takes all (also where y = 0)."""
+    return pass_through(node, xs, ys, rs) if len(xs[0].shape) == len(ys[0].shape) and all(
+        a == b for a, b in zip(xs[0].shape[1:], ys[0].shape[1:], strict=True)
+    ) else linear(node, xs, ys, rs)
+
+
+def linear(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """The Z rule of a linear node without a kernel (sums, means, pooling, interpolation).
+
+    Where the output is exactly zero (an all-zero window, a sum that cancels), relevance is spread in proportion to
+    the size of the weights instead of lost or blown up.
+    """
+    y, zero = widen(ys[0]), ops.zeros_like(rs[0])
+    signs = [-1.0 if i == 1 and op_key(node.op) in ("subtract", "Subtract") else 1.0 for i in range(len(xs))]
+    sizes = widen(node.call(*(sign * ops.ones_like(x) for sign, x in zip(signs, xs, strict=True))))
+    empty = ops.logical_and(ops.abs(y) < numerics.TINY, ops.abs(sizes) > 1e-6)
+    shares = node.pullback(ops.where(empty, zero, safe_divide(rs[0], y)))
+    spread = node.pullback(ops.where(empty, safe_divide(rs[0], sizes), zero))
+    return [
+        None if a is None else widen(x) * a + sign * s
+        for x, a, s, sign in zip(xs, shares, spread, signs, strict=True)
+    ]
+
+
+def winner_takes_all(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """Maxima: the winner takes all; ties go to the first in row-major order."""
+    key = op_key(node.op)
+    if len(xs) > 1:
+        return _first_equal(node, xs, ys, rs)
+    if key.startswith("GlobalMax"):
+        first = 1 if node.op.data_format == "channels_last" else 2
+        return [_winner(xs[0], rs[0], tuple(range(first, first + len(xs[0].shape) - 2)), lowest=False)]
+    if key in ("max", "amax", "min", "amin"):
+        axis = node.op.axis
+        rank = len(xs[0].shape)
+        axes = range(rank) if axis is None else (axis if isinstance(axis, (tuple, list)) else (axis,))
+        return [_winner(xs[0], rs[0], tuple(a % rank for a in axes), lowest=key.endswith("min"))]
+    return node.pullback(*rs)  # window pooling: TensorFlow's gradient picks the first of equal values
+
+
+def _winner(x: Tensor, r: Tensor, axes: tuple[int, ...], lowest: bool) -> Tensor:
+    """Relevance of the maximum over ``axes`` to its first position."""
+    rest = [a for a in range(len(x.shape)) if a not in axes]
+    order = rest + sorted(axes)
+    moved = ops.transpose(x, order)
+    shape = ops.shape(moved)
+    count = 1
+    for a in shape[len(rest):]:
+        count = count * a
+    flat = ops.reshape(widen(moved), (*shape[: len(rest)], count))
+    best = ops.argmax(-flat if lowest else flat, axis=-1)
+    hot = ops.cast(ops.equal(ops.expand_dims(best, -1), ops.arange(count, dtype=best.dtype)), r.dtype)
+    spread = ops.reshape(hot * ops.reshape(r, (*shape[: len(rest)], 1)), shape)
+    return ops.transpose(spread, [order.index(a) for a in range(len(order))])
+
+
+def _first_equal(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """``Maximum()([a, b])``: the first input that equals the output."""
+    if any(len(x.shape) != len(ys[0].shape) or x.shape[1:] != ys[0].shape[1:] for x in xs):
+        return node.pullback(*rs)  # broadcast operands: TensorFlow shares ties evenly
+    taken = ops.zeros_like(ys[0], dtype="bool")
+    shares = []
+    for x in xs:
+        wins = ops.logical_and(ops.equal(x, ys[0]), ops.logical_not(taken))
+        taken = ops.logical_or(taken, wins)
+        shares.append(ops.where(wins, rs[0], ops.zeros_like(rs[0])))
+    return shares
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A product of inputs: the signal takes all (``gate="signal"``), or the factors share equally (``"half"``).
+
+    The signal is the factor that is neither squashed (sigmoid, softmax, tanh) nor broadcast; where that leaves more
+    than one, all of them share equally.
+    """
+
+    gate: str = "signal"
+
+    def __post_init__(self) -> None:
+        if self.gate not in ("signal", "half"):
+            raise InvalidInputError(f"gate must be 'signal' or 'half', got {self.gate!r}.")
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        fixed = node.signal if self.gate == "signal" or op_key(node.op) == "dot_product_attention" else None
+        elementwise = "ultiply" in op_key(node.op) or "divide" in op_key(node.op)
+        if fixed is not None and elementwise and xs[fixed].shape[1:] == ys[0].shape[1:]:
+            return [rs[0] if i == fixed else None for i in range(len(xs))]
+        shares = node.pullback(safe_divide(rs[0], widen(ys[0])))
+        if fixed is not None:
+            return [widen(x) * g if i == fixed else None for i, (x, g) in enumerate(zip(xs, shares, strict=True))]
+        return [None if g is None else widen(x) * g / len(xs) for x, g in zip(xs, shares, strict=True)]
+
+
+def embedding(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """A token takes the relevance of all components of its vector (the Z rule on one-hot input)."""
+    return [ops.sum(rs[0], axis=-1)]
+
+
+def embedding_gradient(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """The derivative with respect to the one-hot coordinate of the token that is present."""
+    return [ops.sum(widen(ys[0]) * rs[0], axis=-1)]

@@ -1,0 +1,178 @@
+"""What the graph knows before it is run: the kind of each node, which slots cannot be negative, which input of a
+product carries the signal, which affine nodes come first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from innv_ext.backend import kernels
+from innv_ext.backend.graph import Call, Graph, Node, op_key
+from innv_ext.backend.kinds import (
+    AFFINE_LAYERS,
+    COMPOSITE_LAYERS,
+    CONSTANT_ACTIVATION,
+    CONSTANT_RESCALE,
+    KINDS,
+    LAYER_KINDS,
+    RELU_LIKE,
+    SQUASH,
+    Kind,
+)
+
+_LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
+_SQUASH_KEEPS = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY}
+_NONNEGATIVE_FUNCTIONS = frozenset(
+    """relu6 sigmoid hard_sigmoid softmax sparsemax sparse_sigmoid softplus squareplus exponential exp exp2 square abs absolute
+    fabs sqrt rsqrt sparse_plus Softmax""".split()
+)
+_KEEP_SIGN = frozenset(
+    """Add Average Maximum Minimum Multiply Dot add sum mean average average_pool adaptive_average_pool cumsum max_pool
+    adaptive_max_pool max min amax amin maximum minimum fmax fmin multiply divide true_divide divide_no_nan sqrt UpSampling2D
+    matmul dot einsum inner outer""".split()
+)
+_MAY_FILL_NEGATIVE = frozenset({"pad", "pad_images"})
+
+
+def is_leaf(op: Any) -> bool:
+    """Whether the tracer keeps a layer or operation as one node instead of opening it."""
+    if kernels.linear_kind(op) is not None:
+        return True
+    key = op_key(op)
+    return not key.startswith("custom:") and key not in COMPOSITE_LAYERS and (key in LAYER_KINDS or key.islower())
+
+
+def kind_of(node: Node) -> Kind:
+    """The role of a node; sums and products with constants are rescalings, matmul with a constant is affine."""
+    key, call = op_key(node.op), node.call
+    if isinstance(call, kernels.Affine):
+        return Kind.BATCHNORM if key == "BatchNormalization" else Kind.AFFINE
+    if key in AFFINE_LAYERS.split():
+        return Kind.OPAQUE  # quantised, so without a kernel to modify
+    kind = KINDS.get(key, Kind.OPAQUE)
+    if isinstance(call, Call) and len(node.inputs) == 1:
+        constant = kernels.constant_operand(call)
+        if constant is not None and key in CONSTANT_RESCALE:
+            return Kind.OPAQUE if _is_reciprocal(call, key) else Kind.RESCALE
+        if constant is not None and key in CONSTANT_ACTIVATION:
+            return Kind.ACTIVATION
+        if key in CONSTANT_RESCALE | CONSTANT_ACTIVATION and len(call.args) == 2:
+            return Kind.OPAQUE
+    if kind is Kind.AFFINE:
+        return Kind.PRODUCT if len(node.inputs) > 1 else Kind.OPAQUE
+    return kind
+
+
+def _is_reciprocal(call: Call, key: str) -> bool:
+    """constant / x is not linear in x."""
+    return "divide" in key and not hasattr(call.args[0], "index")
+
+
+def annotate(graph: Graph) -> Graph:
+    """Fill in ``kind``, ``nonnegative``, ``first`` and ``signal`` of every node."""
+    nodes, positive, gates, near = [], set(), set(), set(graph.inputs)
+    for node in graph.nodes:
+        kind = kind_of(node)
+        flags = tuple(slot in positive for slot in node.inputs)
+        touches = any(slot in near for slot in node.inputs)
+        node = replace(node, kind=kind, nonnegative=flags, first=kind is Kind.AFFINE and touches)
+        if kind in _LOOK_THROUGH and touches:
+            near.update(node.outputs)
+        if kind is Kind.PRODUCT:
+            node = replace(node, signal=_signal(node, graph, gates))
+        if _is_gate(node, gates):
+            gates.update(node.outputs)
+        if _output_nonnegative(node):
+            positive.update(node.outputs)
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _is_gate(node: Node, gates: set[int]) -> bool:
+    if node.kind is Kind.ACTIVATION:
+        return activation_key(node) in SQUASH
+    return node.kind in _SQUASH_KEEPS and bool(node.inputs) and all(slot in gates for slot in node.inputs)
+
+
+def _signal(node: Node, graph: Graph, gates: set[int]) -> int | None:
+    """The input that carries the signal: not the squashed one, not the one that is broadcast; None if unclear."""
+    key = op_key(node.op)
+    if key == "dot_product_attention":
+        return 2 if len(node.inputs) > 2 else None
+    if "divide" in key:
+        return 0
+    if len(set(node.inputs)) == 1:
+        return None  # x * x: both factors are the signal
+    free = [i for i, slot in enumerate(node.inputs) if slot not in gates]
+    if len(free) == 1:
+        return free[0]
+    sizes = [_static_size(graph.specs[slot].shape) for slot in node.inputs]
+    largest = [i for i, size in enumerate(sizes) if size == max(sizes)]
+    elementwise = key in ("multiply", "Multiply")
+    return largest[0] if elementwise and len(largest) == 1 else None
+
+
+def _static_size(shape: tuple[int | None, ...]) -> float:
+    return float(np.prod([np.inf if d is None else d for d in shape[1:]]))
+
+
+def activation_key(node: Node) -> str:
+    """The name of a node's non-linearity: ``Activation("relu")`` is "relu"."""
+    key = op_key(node.op)
+    return op_key(node.op.activation) if key == "Activation" else key
+
+
+def is_relu_like(node: Node) -> bool:
+    """ReLU in any form: fused, layer, ``Activation``, operation, capped, thresholded or leaky, ``maximum(x, 0)``."""
+    if node.kind is not Kind.ACTIVATION:
+        return False
+    key = activation_key(node)
+    if key in ("maximum", "fmax") and isinstance(node.call, Call):
+        return bool(np.all(np.asarray(kernels.constant_operand(node.call)) == 0))
+    return key in RELU_LIKE
+
+
+def _output_nonnegative(node: Node) -> bool:
+    key = activation_key(node) if node.kind is Kind.ACTIVATION else op_key(node.op)
+    if node.kind is Kind.ACTIVATION:
+        return _relu_nonnegative(node, key) or key in _NONNEGATIVE_FUNCTIONS
+    if not node.inputs:
+        return False
+    if key in ("Maximum", "maximum", "fmax"):
+        return any(node.nonnegative)
+    if node.kind is Kind.IDENTITY or (node.kind is Kind.SHAPE and key not in _MAY_FILL_NEGATIVE) or key in _KEEP_SIGN:
+        return node.kind is not Kind.RESCALE and all(node.nonnegative)
+    return node.kind is Kind.MAX and all(node.nonnegative) or node.kind is Kind.LINEAR and "Pool" in key and all(
+        node.nonnegative
+    )
+
+
+def _relu_nonnegative(node: Node, key: str) -> bool:
+    """A plain or capped ReLU; not a leaky one, nor one with a negative threshold."""
+    if key in ("maximum", "fmax"):
+        return is_relu_like(node)
+    if key not in ("relu", "ReLU"):
+        return False
+    settings: dict[str, Any] = {}
+    op = node.op
+    for name in ("negative_slope", "threshold", "max_value"):
+        if hasattr(op, name):
+            settings[name] = getattr(op, name)
+    cap = settings.get("max_value")
+    return (
+        not np.any(settings.get("negative_slope") or 0)
+        and (settings.get("threshold") or 0) >= 0
+        and (cap is None or cap >= 0)
+    )
+
+
+def ancestors(graph: Graph, slots: set[int]) -> set[int]:
+    """Indices of the nodes on which the given slots depend."""
+    needed, found = set(slots), set()
+    for node in reversed(graph.nodes):
+        if needed.intersection(node.outputs):
+            found.add(node.index)
+            needed.update(node.inputs)
+    return found

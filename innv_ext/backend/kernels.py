@@ -1,0 +1,335 @@
+"""Linear layers taught once: z = bilinear(x, kernel) + bias.
+
+LRP changes the kernel or the input, Deep Taylor too, PatternNet replaces the kernel, density filtering squares it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+from keras import ops
+
+from innv_ext.backend.graph import Arg, Call, keep_mask, op_key
+from innv_ext.errors import UnsupportedModelError
+
+Tensor = Any
+ScaleKernel = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """One affine node. Weights are read when it is evaluated, never when it is built.
+
+    Attributes
+    ----------
+    layer : the Keras layer (or operation) it came from
+    bilinear : ``(x, kernel) -> z``, linear in both
+    kernel : ``() -> kernel``
+    bias : ``(x) -> bias`` broadcastable against z, or None
+    channel_axis : axis of z (negative) along which the output channels lie
+    scale_outputs, scale_inputs : ``(kernel, factor per channel) -> kernel``, or None where the kernel has no such axis
+    """
+
+    layer: Any
+    bilinear: Callable[[Tensor, Tensor], Tensor]
+    kernel: Callable[[], Tensor]
+    bias: Callable[[Tensor], Tensor | None]
+    channel_axis: int = -1
+    scale_outputs: ScaleKernel | None = None
+    scale_inputs: ScaleKernel | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        kernel = self.kernel()
+        x_wide = self.cast(x, kernel)
+        z, bias = self.bilinear(x_wide, kernel), self.bias(x_wide)
+        z = z if bias is None else ops.add(z, bias)
+        return keep_mask(x, z) if getattr(self.layer, "supports_masking", False) else z
+
+    @staticmethod
+    def cast(x: Tensor, kernel: Tensor) -> Tensor:
+        """``x`` in the dtype of the weights: a mixed-precision layer is explained in float32."""
+        dtype = keras.backend.standardize_dtype(kernel.dtype)
+        return x if keras.backend.standardize_dtype(x.dtype) == dtype else ops.cast(x, dtype)
+
+
+@dataclass(frozen=True)
+class LinearKind:
+    """How to read one layer class; a row of the table that ``register_bilinear`` fills."""
+
+    bilinear: Callable[[Any, Tensor, Tensor], Tensor]
+    kernel: Callable[[Any], Tensor]
+    bias: Callable[[Any], Tensor | None]
+    activation: Callable[[Any], Callable[..., Any] | None]
+    channel_axis: Callable[[Any], int]
+    scale_outputs: Callable[[Any], ScaleKernel | None] = lambda layer: None
+    scale_inputs: Callable[[Any], ScaleKernel | None] = lambda layer: None
+    by_user: bool = True
+
+
+_TABLE: dict[type, LinearKind] = {}
+
+
+def _attribute(name: str) -> Callable[[Any], Any]:
+    return lambda layer: getattr(layer, name, None)
+
+
+def register_bilinear(
+    layer_class: type,
+    *,
+    kernel: Callable[[Any], Tensor] | str = "kernel",
+    bias: Callable[[Any], Tensor | None] | str = "bias",
+    activation: Callable[[Any], Any] | str = "activation",
+    channel_axis: int = -1,
+) -> Callable[[Callable[[Any, Tensor, Tensor], Tensor]], Callable[[Any, Tensor, Tensor], Tensor]]:
+    """Teach innv_ext a linear layer: every LRP, Deep Taylor and pattern rule follows from it.
+
+    Parameters
+    ----------
+    layer_class : the Keras layer class (subclasses are registered on their own)
+    kernel, bias, activation : attribute names, or functions of the layer; ``bias`` and ``activation`` may yield None
+    channel_axis : axis of the output along which ``bias`` lies
+
+    Returns
+    -------
+    decorator for ``bilinear(layer, x, kernel) -> z``: the layer's output without bias and activation
+
+    Examples
+    --------
+    >>> import keras, innv_ext
+    >>> class Scale(keras.layers.Layer):
+    ...     def build(self, shape):
+    ...         self.kernel = self.add_weight(shape=(shape[-1],), initializer="ones")
+    ...     def call(self, x):
+    ...         return x * self.kernel
+    >>> @innv_ext.register_bilinear(Scale)
+    ... def scale_bilinear(layer, x, kernel):
+    ...     return x * kernel
+    """
+    if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
+        raise UnsupportedModelError(f"register_bilinear takes a Keras layer class, got {layer_class!r}.")
+    read = [_attribute(f) if isinstance(f, str) else f for f in (kernel, bias, activation)]
+
+    def register(bilinear: Callable[[Any, Tensor, Tensor], Tensor]) -> Callable[[Any, Tensor, Tensor], Tensor]:
+        _TABLE[layer_class] = LinearKind(bilinear, *read, channel_axis=lambda layer: channel_axis)
+        return bilinear
+
+    return register
+
+
+def linear_kind(layer: Any) -> LinearKind | None:
+    """The row of ``layer``'s class, None if it is not a plain linear layer (quantised ones are not)."""
+    if not isinstance(layer, keras.layers.Layer) or getattr(layer, "quantization_mode", None):
+        return None
+    if type(layer) in _TABLE:
+        return _TABLE[type(layer)]
+    base = getattr(keras.layers, op_key(layer), None)
+    return _TABLE.get(base) if base is not None else None
+
+
+def bilinear(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    """The output of a linear layer without bias and activation, for any input and kernel of the layer's shapes."""
+    row = linear_kind(layer)
+    if row is None:
+        raise UnsupportedModelError(
+            f"{type(layer).__name__} {layer.name!r} is not a linear layer known to innv_ext; "
+            f"teach it with innv_ext.register_bilinear({type(layer).__name__})."
+        )
+    return row.bilinear(layer, x, kernel)
+
+
+def affine_of(layer: Any) -> Affine:
+    """The affine part of a registered linear layer."""
+    row = linear_kind(layer)
+    assert row is not None
+    axis = row.channel_axis(layer)
+
+    def bias(x: Tensor) -> Tensor | None:
+        b = row.bias(layer)
+        return None if b is None else along(ops.convert_to_tensor(b), axis)
+
+    return Affine(
+        layer,
+        lambda x, kernel: row.bilinear(layer, x, kernel),
+        lambda: ops.convert_to_tensor(row.kernel(layer)),
+        bias,
+        axis,
+        row.scale_outputs(layer),
+        row.scale_inputs(layer),
+    )
+
+
+def along(vector: Tensor, axis: int) -> Tensor:
+    """A per-channel vector shaped to broadcast along the negative ``axis``; other ranks are left alone."""
+    return vector if axis == -1 or len(vector.shape) != 1 else ops.reshape(vector, [-1] + [1] * (-axis - 1))
+
+
+# --- the layers of Keras -----------------------------------------------------------------------------------------
+
+
+def _scale_axis(axis: int) -> ScaleKernel:
+    return lambda kernel, factor: kernel * along(factor, axis)
+
+
+def _spatial(layer: Any) -> dict[str, Any]:
+    return {"strides": layer.strides, "dilation_rate": layer.dilation_rate, "data_format": layer.data_format}
+
+
+def _channels(layer: Any) -> int:
+    return -1 if layer.data_format == "channels_last" else -(layer.rank + 1)
+
+
+def _dense(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    return ops.matmul(x, kernel)
+
+
+def _einsum_dense(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    return ops.einsum(layer.equation, x, kernel)
+
+
+def _conv(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    padding = layer.padding
+    if padding == "causal":
+        steps = (layer.dilation_rate[0] * (layer.kernel_size[0] - 1), 0)
+        x = ops.pad(x, [(0, 0), steps, (0, 0)] if layer.data_format == "channels_last" else [(0, 0), (0, 0), steps])
+        padding = "valid"
+    return ops.conv(x, kernel, padding=padding, **_spatial(layer))
+
+
+def _conv_transpose(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    return ops.conv_transpose(
+        x, kernel, padding=layer.padding, output_padding=layer.output_padding, **_spatial(layer)
+    )
+
+
+def _depthwise(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    return ops.depthwise_conv(x, kernel, padding=layer.padding, **_spatial(layer))
+
+
+def _pointwise(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    return ops.conv(x, kernel, padding="valid", data_format=layer.data_format)
+
+
+def _separable(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    return _pointwise(layer, _depthwise(layer, x, layer.depthwise_kernel), kernel)
+
+
+def _embedding(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    return ops.take(kernel, ops.cast(x, "int32"), axis=0)
+
+
+def _einsum_scale(layer: Any) -> ScaleKernel | None:
+    kernel, output = layer.equation.replace("...", "").replace("->", ",").split(",")[1:]
+    return _scale_axis(kernel.index(output[-1]) - len(kernel)) if output and output[-1] in kernel else None
+
+
+def _scale_multiplier(kernel: Tensor, factor: Tensor) -> Tensor:
+    """A depthwise kernel (..., in, multiplier) has output channel in * multiplier + m."""
+    return kernel * ops.reshape(factor, ops.shape(kernel)[-2:])
+
+
+_COMMON = {"kernel": _attribute("kernel"), "bias": _attribute("bias"), "activation": _attribute("activation"),
+           "by_user": False}
+
+
+def _last(layer: Any) -> int:
+    return -1
+
+
+def _add(names: str, function: Callable[[Any, Tensor, Tensor], Tensor], **row: Any) -> None:
+    for name in names.split():
+        _TABLE[getattr(keras.layers, name)] = LinearKind(function, **{**_COMMON, **row})
+
+
+_add("Dense", _dense, channel_axis=_last, scale_outputs=lambda _: _scale_axis(-1), scale_inputs=lambda _: _scale_axis(-2))
+_add("EinsumDense", _einsum_dense, channel_axis=_last, scale_outputs=_einsum_scale)
+_add("Conv1D Conv2D Conv3D", _conv, channel_axis=_channels, scale_outputs=lambda _: _scale_axis(-1),
+     scale_inputs=lambda layer: _scale_axis(-2) if layer.groups == 1 else None)
+_add("Conv1DTranspose Conv2DTranspose Conv3DTranspose", _conv_transpose, channel_axis=_channels,
+     scale_outputs=lambda _: _scale_axis(-2), scale_inputs=lambda _: _scale_axis(-1))
+_add("DepthwiseConv1D DepthwiseConv2D", _depthwise, channel_axis=_channels, scale_outputs=lambda _: _scale_multiplier,
+     scale_inputs=lambda _: _scale_axis(-2))
+_add("SeparableConv1D SeparableConv2D", _separable, channel_axis=_channels, kernel=_attribute("pointwise_kernel"))
+_add("Embedding", _embedding, channel_axis=_last, kernel=_attribute("embeddings"), bias=lambda _: None,
+     activation=lambda _: None)
+
+
+def separable_parts(layer: Any) -> tuple[Affine, Affine]:
+    """The depthwise and the pointwise half of a separable convolution, each affine with its own kernel."""
+    axis = _channels(layer)
+    depthwise = Affine(layer, lambda x, k: _depthwise(layer, x, k), lambda: ops.convert_to_tensor(layer.depthwise_kernel),
+                       lambda x: None, axis, _scale_multiplier, _scale_axis(-2))
+    pointwise = replace(affine_of(layer), bilinear=lambda x, k: _pointwise(layer, x, k),
+                        scale_outputs=_scale_axis(-1), scale_inputs=_scale_axis(-2))
+    return depthwise, pointwise
+
+
+def batchnorm_vectors(layer: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(mean, 1 / sqrt(variance + epsilon), gamma, beta) of a BatchNormalization layer in inference."""
+    mean, variance = (ops.convert_to_tensor(v) for v in (layer.moving_mean, layer.moving_variance))
+    gamma = ops.convert_to_tensor(layer.gamma) if layer.scale else ops.ones_like(mean)
+    beta = ops.convert_to_tensor(layer.beta) if layer.center else ops.zeros_like(mean)
+    return mean, ops.rsqrt(variance + layer.epsilon), gamma, beta
+
+
+def elementwise(layer: Any, axis: int, vectors: Callable[[], tuple[Tensor, Tensor]]) -> Affine:
+    """z = kernel * x + bias per channel, with ``vectors() = (kernel, bias)``."""
+    return Affine(
+        layer,
+        lambda x, kernel: x * kernel,
+        lambda: along(vectors()[0], axis),
+        lambda x: along(vectors()[1], axis),
+        axis,
+        lambda kernel, factor: kernel * along(factor, axis),
+        lambda kernel, factor: kernel * along(factor, axis),
+    )
+
+
+def fold_after(affine: Affine, axis: int, scale_shift: Callable[[], tuple[Tensor, Tensor]]) -> Affine:
+    """``affine`` followed by y = scale * z + shift per channel, as one affine map."""
+
+    def bias(x: Tensor) -> Tensor:
+        (scale, shift), b = scale_shift(), affine.bias(x)
+        return along(shift, axis) if b is None else b * along(scale, axis) + along(shift, axis)
+
+    return replace(affine, kernel=lambda: affine.scale_outputs(affine.kernel(), scale_shift()[0]), bias=bias)
+
+
+def fold_before(affine: Affine, axis: int, scale_shift: Callable[[], tuple[Tensor, Tensor]]) -> Affine:
+    """y = scale * x + shift per channel followed by ``affine``; exact also with zero padding (the bias is a map)."""
+
+    def bias(x: Tensor) -> Tensor:
+        constant = ops.zeros_like(x[:1]) + along(scale_shift()[1], axis)
+        shifted, b = affine.bilinear(constant, affine.kernel()), affine.bias(x)
+        return shifted if b is None else shifted + b
+
+    return replace(affine, kernel=lambda: affine.scale_inputs(affine.kernel(), scale_shift()[0]), bias=bias)
+
+
+def affine_op(call: Call) -> Affine | None:
+    """An operation such as ``ops.matmul(x, w)`` with one tensor and one constant operand, as an affine node."""
+    positional = list(call.args) + [v for v in call.kwargs.values() if isinstance(v, Arg)]
+    constants = [(i, a) for i, a in enumerate(call.args) if _is_array(a)]
+    if sum(isinstance(a, Arg) for a in positional) != 1 or len(constants) != 1:
+        return None
+    place, constant = constants[0]
+
+    def product(x: Tensor, kernel: Tensor) -> Tensor:
+        args = list(call.args)
+        args[place] = kernel
+        return replace(call, args=tuple(args))(x)
+
+    return Affine(call.op, product, lambda: ops.convert_to_tensor(constant), lambda x: None)
+
+
+def constant_operand(call: Call) -> Any | None:
+    """The constant of a two-operand operation with one tensor, or None."""
+    constants = [a for a in call.args if _is_array(a) or isinstance(a, (int, float))]
+    tensors = [a for a in call.args if isinstance(a, Arg)]
+    return constants[0] if len(constants) == 1 and len(tensors) == 1 else None
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, keras.KerasTensor)

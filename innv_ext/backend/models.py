@@ -1,0 +1,53 @@
+"""Keras models made from rewritten graphs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import tree
+
+from innv_ext.backend import facts, passes, walk
+from innv_ext.backend.graph import model_tensors, trace
+
+
+@keras.saving.register_keras_serializable("innv_ext")
+class ModelWithoutSoftmax(keras.Model):
+    """The wrapped model up to its trailing softmax or sigmoid; the weights are shared."""
+
+    def __init__(self, model: keras.Model, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.wrapped = model
+        graph = passes.canonical(trace(model, facts.is_leaf))
+        self._graph = passes.cut_softmax(graph)[0]
+        self._structure = model_tensors(model)[0]
+        self._single = len(self._graph.outputs) == 1
+        self(tree.map_structure(lambda kt: keras.KerasTensor(kt.shape, kt.dtype), self._structure))
+
+    def call(self, inputs: Any) -> Any:
+        """The logits."""
+        outputs = walk.evaluate(self._graph, tree.flatten(inputs))
+        return outputs[0] if self._single else outputs
+
+    def get_config(self) -> dict[str, Any]:
+        """The wrapped model's config."""
+        return {"model": keras.saving.serialize_keras_object(self.wrapped), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ModelWithoutSoftmax:
+        """Rebuild from ``get_config``."""
+        model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
+        return cls(model, name=config["name"])
+
+
+def model_wo_softmax(model: keras.Model) -> keras.Model:
+    """A model that shares ``model``'s weights and ends before its trailing softmax or sigmoid, wherever that is.
+
+    Analyzers cut it themselves; this is for looking at logits. A model without one is returned as it is.
+
+    Examples
+    --------
+    >>> logits = innv_ext.model_wo_softmax(model).predict(x)
+    """
+    graph = passes.canonical(trace(model, facts.is_leaf))
+    return ModelWithoutSoftmax(model) if passes.cut_softmax(graph)[1] else model

@@ -1,0 +1,134 @@
+"""What keras.ops does not offer: vjp, compiled functions. The only file that imports tensorflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from innv_ext.errors import UnsupportedModelError
+
+Tensor = Any
+TINY = 1e-30  # denominators below this are zero: r / TINY still fits into float32 for relevance up to 1e8
+
+
+def check_backend() -> None:
+    """Refuse every Keras backend but TensorFlow: this module is the only one that would have to change."""
+    if keras.config.backend() != "tensorflow":
+        raise UnsupportedModelError(
+            f"innv_ext runs on the TensorFlow backend of Keras, but keras.config.backend() is "
+            f"{keras.config.backend()!r}. Set the environment variable KERAS_BACKEND=tensorflow."
+        )
+
+
+def is_float(dtype: str) -> bool:
+    """Whether ``dtype`` (a Keras dtype string) is a floating-point type."""
+    return dtype.startswith(("float", "bfloat"))
+
+
+def wide_dtype(dtype: str) -> str:
+    """The dtype in which relevance of ``dtype`` tensors is carried: half precision becomes float32."""
+    return dtype if dtype in ("float32", "float64") else "float32"
+
+
+def widen(x: Tensor) -> Tensor:
+    """``x`` in float32 or float64."""
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    return x if dtype == wide_dtype(dtype) else ops.cast(x, wide_dtype(dtype))
+
+
+def identity(x: Tensor) -> Tensor:
+    """A new tensor with the value of ``x``, so that two uses of one slot are two inputs to a vjp."""
+    return tf.identity(x)
+
+
+def vjp(fn: Callable[..., Any], *xs: Tensor) -> tuple[tuple[Tensor, ...], Callable[..., tuple[Tensor | None, ...]]]:
+    """Evaluate ``fn`` once and return its outputs with their pullback.
+
+    Parameters
+    ----------
+    fn : callable of tensors that returns a tensor or a (nested) list of tensors
+    xs : tensors; integer ones are passed on but get no gradient
+
+    Returns
+    -------
+    ys : tuple of tensors, the flattened outputs
+    pullback : ``pullback(*rs)`` gives one gradient per input (None for integer inputs); it may be called more
+        than once, shares the forward pass, and takes None for an output without cotangent. Gradients are float32 or
+        float64; float16 outputs are scaled to the range of float16 and back, so that nothing underflows.
+    """
+    floats = [i for i, x in enumerate(xs) if x.dtype.is_floating]
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch([xs[i] for i in floats])
+        outputs = fn(*xs)
+    ys = tuple(keras.tree.flatten(outputs))
+
+    def pullback(*rs: Tensor | None) -> tuple[Tensor | None, ...]:
+        targets = [(y, r) for y, r in zip(ys, rs, strict=True) if r is not None and y.dtype.is_floating]
+        gradients: list[Tensor | None] = [None] * len(xs)
+        if not targets or not floats:
+            return tuple(gradients)
+        cotangents, scale = _fit_range([y for y, _ in targets], [r for _, r in targets])
+        found = tape.gradient(
+            [y for y, _ in targets],
+            [xs[i] for i in floats],
+            output_gradients=cotangents,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        for i, g in zip(floats, found, strict=True):
+            g = widen(tf.convert_to_tensor(g))  # a gather yields IndexedSlices
+            gradients[i] = g if scale is None else g * ops.reshape(scale, [-1] + [1] * (len(g.shape) - 1))
+        return tuple(gradients)
+
+    return ys, pullback
+
+
+def _fit_range(ys: list[Tensor], rs: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+    """Cotangents in the dtype of their outputs, and the factor per sample that was divided out for float16."""
+    if all(y.dtype != tf.float16 for y in ys):
+        return [tf.cast(r, y.dtype) for y, r in zip(ys, rs, strict=True)], None
+    peaks = [ops.max(ops.abs(ops.reshape(widen(r), [ops.shape(r)[0], -1])), axis=1) for r in rs]
+    scale = ops.max(ops.stack(peaks), axis=0)
+    scale = ops.where(scale > 0, scale, ops.ones_like(scale))
+    scaled = [widen(r) / ops.reshape(scale, [-1] + [1] * (len(r.shape) - 1)) for r in rs]
+    return [tf.cast(r, y.dtype) for y, r in zip(ys, scaled, strict=True)], scale
+
+
+def safe_divide(r: Tensor, z: Tensor, epsilon: float = 0.0) -> Tensor:
+    """``r / stabilise(z)`` with stabilise(z) = z + epsilon * sign(z) and sign(0) = +1.
+
+    With ``epsilon=0`` only exact zeros (|z| < 1e-30) are stabilised, by 1e-7.
+    """
+    sign = ops.where(z < 0, -ops.ones_like(z), ops.ones_like(z))
+    if epsilon:
+        return r / (z + epsilon * sign)
+    return r / ops.where(ops.abs(z) < TINY, 1e-7 * sign, z)
+
+
+class Compiled:
+    """A function of tensors, traced once (at the first call) for a free batch dimension.
+
+    ``traces`` counts how often it was traced; a second batch size does not add to it.
+    """
+
+    def __init__(self, fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | None, ...], str]], jit_compile: bool):
+        self.traces = 0
+
+        def counted(*args: Tensor) -> Any:
+            self.traces += 1
+            return fn(*args)
+
+        self._dtypes = [dtype for _, dtype in specs]
+        signature = [tf.TensorSpec(shape, dtype) for shape, dtype in specs]
+        self._function = tf.function(
+            counted, input_signature=signature, autograph=False, jit_compile=jit_compile or None
+        )
+        self._concrete: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        if self._concrete is None:
+            self._concrete = self._function.get_concrete_function()
+        return self._concrete(*(tf.convert_to_tensor(a, d) for a, d in zip(args, self._dtypes, strict=True)))

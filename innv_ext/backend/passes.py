@@ -1,0 +1,289 @@
+"""Pure rewrites Graph -> Graph. None changes what the graph computes; ``check_equal`` proves it on a sample."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from innv_ext.backend import facts, kernels
+from innv_ext.backend.graph import Arg, Call, Graph, Node, keep_mask, op_key, open_function
+from innv_ext.backend.kernels import Affine
+from innv_ext.backend.kinds import FUNCTION_KINDS, TRAILING_SQUASH, Kind
+from innv_ext.errors import InnvError
+
+Tensor = Any
+
+
+def _with_slot(graph: Graph, spec: Any) -> tuple[Graph, int]:
+    slot = graph.new_slot()
+    return replace(graph, specs={**graph.specs, slot: spec}), slot
+
+
+class KeepMask:
+    """An activation function as a node: the Keras mask of its input stays."""
+
+    def __init__(self, fn: Callable[..., Tensor]):
+        self.fn = fn
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return keep_mask(x, self.fn(x))
+
+
+def split_activations(graph: Graph) -> Graph:
+    """``Dense(activation="relu")`` becomes an affine node and an activation node; likewise for all linear layers."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        row = kernels.linear_kind(node.op)
+        if row is None or op_key(node.op) == "Embedding" or not isinstance(node.call, Call):
+            nodes.append(node)
+            continue
+        affine = replace(node, call=kernels.affine_of(node.op))
+        activation = row.activation(node.op)
+        if activation is None or activation is keras.activations.linear:
+            nodes.append(affine)
+            continue
+        graph, between = _with_slot(graph, graph.specs[node.outputs[0]])
+        nodes.append(replace(affine, outputs=(between,)))
+        name = getattr(activation, "__name__", type(activation).__name__)
+        nodes.append(replace(node, name=f"{node.name}/{name}", op=activation, call=KeepMask(activation), inputs=(between,)))
+    return graph.rebuilt(nodes)
+
+
+def open_custom_functions(graph: Graph) -> Graph:
+    """Replace a user's own activation function by the operations it is made of, where it can be traced."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        fn = getattr(node.op, "activation", None) if op_key(node.op) == "Activation" else node.op
+        if isinstance(fn, keras.layers.Layer) or op_key(fn) in FUNCTION_KINDS or len(node.inputs) != 1:
+            nodes.append(node)
+            continue
+        inner = open_function(fn, graph.specs[node.inputs[0]], facts.is_leaf) if callable(fn) else None
+        if inner is None or len(inner.nodes) == 0:
+            nodes.append(node)
+            continue
+        slots = {inner.inputs[0]: node.inputs[0], inner.outputs[0]: node.outputs[0]}
+        for slot, spec in inner.specs.items():
+            if slot not in slots:
+                graph, slots[slot] = _with_slot(graph, spec)
+        for part in inner.nodes:
+            moved = {"inputs": tuple(slots[s] for s in part.inputs), "outputs": tuple(slots[s] for s in part.outputs)}
+            nodes.append(replace(part, name=f"{node.name}/{part.name}", layers=node.layers, position=node.position, **moved))
+    return graph.rebuilt(nodes)
+
+
+def split_separable(graph: Graph) -> Graph:
+    """A separable convolution becomes a depthwise and a pointwise affine node."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if op_key(node.op) not in ("SeparableConv1D", "SeparableConv2D") or not isinstance(node.call, Affine):
+            nodes.append(node)
+            continue
+        depthwise, pointwise = kernels.separable_parts(node.op)
+        spec = graph.specs[node.outputs[0]]
+        channels = int(np.prod(node.op.depthwise_kernel.shape[-2:]))
+        shape = list(spec.shape)
+        shape[depthwise.channel_axis] = channels
+        graph, between = _with_slot(graph, replace(spec, shape=tuple(shape)))
+        nodes.append(replace(node, name=f"{node.name}/depthwise", call=depthwise, outputs=(between,)))
+        nodes.append(replace(node, name=f"{node.name}/pointwise", call=pointwise, inputs=(between,)))
+    return graph.rebuilt(nodes)
+
+
+def affine_operations(graph: Graph) -> Graph:
+    """``ops.matmul(x, w) + b`` with constants w, b, as a custom layer writes it, becomes one affine node."""
+    users, nodes, merged = graph.consumers(), [], set()
+    for node in graph.nodes:
+        if node.index in merged:
+            continue
+        affine = None
+        if isinstance(node.call, Call) and FUNCTION_KINDS.get(op_key(node.op)) is Kind.AFFINE and len(node.inputs) == 1:
+            affine = kernels.affine_op(node.call)
+        if affine is None:
+            nodes.append(node)
+            continue
+        bias = _added_constant(users, graph, node)
+        if bias is not None:
+            adder, constant = bias
+            merged.add(adder.index)
+            affine = replace(affine, bias=lambda x, c=constant: ops.cast(ops.convert_to_tensor(c), x.dtype))
+            node = replace(node, outputs=adder.outputs)
+        nodes.append(replace(node, call=affine))
+    return graph.rebuilt(nodes)
+
+
+def _added_constant(users: dict[int, list[Node]], graph: Graph, node: Node) -> tuple[Node, Any] | None:
+    """The node that adds a constant to the sole output of ``node`` without changing its shape."""
+    readers = users[node.outputs[0]]
+    if len(readers) != 1 or node.outputs[0] in graph.outputs:
+        return None
+    adder = readers[0]
+    if op_key(adder.op) != "add" or not isinstance(adder.call, Call) or len(adder.inputs) != 1:
+        return None
+    constant = kernels.constant_operand(adder.call)
+    same = graph.specs[adder.outputs[0]].shape == graph.specs[node.outputs[0]].shape
+    return (adder, constant) if constant is not None and same else None
+
+
+def cut_softmax(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+    """Remove trailing softmax and sigmoid nodes; returns the graph and the names of what was cut."""
+    producer, outputs, cut, moved = graph.producer(), [], [], {}
+    for last in graph.outputs:
+        slot, passed = last, []
+        node = producer.get(slot)
+        while node is not None and len(node.inputs) == 1 and (_squashes(node) or _is_identity(node)):
+            if _squashes(node):
+                cut.append(node.name)
+            passed.append(slot)
+            slot = node.inputs[0]
+            node = producer.get(slot)
+        outputs.append(slot)
+        moved.update(dict.fromkeys(passed, slot))
+    if not cut:
+        return graph, ()
+    layer_slots = {name: moved.get(slot, slot) for name, slot in graph.layer_slots.items()}
+    return graph.rebuilt(graph.nodes, outputs=tuple(outputs), layer_slots=layer_slots), tuple(cut)
+
+
+def _squashes(node: Node) -> bool:
+    key = op_key(node.op)
+    return (op_key(node.op.activation) if key == "Activation" else key) in TRAILING_SQUASH
+
+
+def _is_identity(node: Node) -> bool:
+    key = op_key(node.op)
+    key = op_key(node.op.activation) if key == "Activation" else key
+    return key in ("Identity", "Dropout", "linear", "ActivityRegularization", "cast")
+
+
+def split_embeddings(graph: Graph) -> tuple[Graph, Graph]:
+    """(head, main): the head turns token numbers into vectors, main goes on from floats (an empty head without tokens)."""
+    users, head = graph.consumers(), []
+    inputs: list[int] = []
+    for slot in graph.inputs:
+        tokens = users[slot] if users[slot] and all(n.kind is Kind.EMBEDDING for n in users[slot]) else []
+        head.extend(tokens)
+        inputs.extend([n.outputs[0] for n in tokens] or [slot])
+    main = replace(graph, inputs=tuple(inputs)).rebuilt([n for n in graph.nodes if n not in head])
+    return replace(graph, nodes=tuple(head), outputs=tuple(inputs)), main
+
+
+def batchnorm_nodes(graph: Graph) -> Graph:
+    """Every BatchNormalization (in inference) as an elementwise affine node."""
+    return graph.rebuilt([
+        replace(n, call=kernels.elementwise(n.op, _bn_axis(n, graph), functools.partial(_scale_shift, n.op)))
+        if _is_batchnorm(n) else n
+        for n in graph.nodes
+    ])
+
+
+def split_batchnorm(graph: Graph) -> Graph:
+    """BatchNormalization as two affine nodes: normalise, then scale and shift."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if not _is_batchnorm(node):
+            nodes.append(node)
+            continue
+        axis = _bn_axis(node, graph)
+        graph, between = _with_slot(graph, graph.specs[node.outputs[0]])
+
+        def normalise(layer: Any = node.op) -> tuple[Tensor, Tensor]:
+            mean, inverse, _, _ = kernels.batchnorm_vectors(layer)
+            return inverse, -mean * inverse
+
+        def rescale(layer: Any = node.op) -> tuple[Tensor, Tensor]:
+            return kernels.batchnorm_vectors(layer)[2:]
+
+        first, second = (kernels.elementwise(node.op, axis, f) for f in (normalise, rescale))
+        nodes.append(replace(node, name=f"{node.name}/normalise", call=first, outputs=(between,)))
+        nodes.append(replace(node, name=f"{node.name}/scale", call=second, inputs=(between,)))
+    return graph.rebuilt(nodes)
+
+
+def fold_batchnorm(graph: Graph) -> Graph:
+    """Merge each BatchNormalization into the affine node before it, or else into the affine nodes after it.
+
+    What has no affine neighbour (or shares it with others) becomes an elementwise affine node.
+    """
+    for node in [n for n in graph.nodes if _is_batchnorm(n)]:
+        users, producer = graph.consumers(), graph.producer()
+        axis, scale_shift = _bn_axis(node, graph), functools.partial(_scale_shift, node.op)
+        before = producer.get(node.inputs[0])
+        if before is not None and _foldable(before, axis, "scale_outputs") and (
+            len(users[node.inputs[0]]) == 1 and node.inputs[0] not in graph.outputs
+        ):
+            merged = replace(before, call=kernels.fold_after(before.call, axis, scale_shift), outputs=node.outputs)
+            slots = {k: node.outputs[0] if v == before.outputs[0] else v for k, v in graph.layer_slots.items()}
+            graph = _swap(replace(graph, layer_slots=slots), {id(before): merged, id(node): None})
+            continue
+        after = users[node.outputs[0]]
+        if after and node.outputs[0] not in graph.outputs and all(_foldable(n, axis, "scale_inputs") for n in after):
+            changes: dict[int, Node | None] = {id(node): None}
+            for n in after:
+                call = kernels.fold_before(n.call, axis, scale_shift)
+                changes[id(n)] = replace(n, call=call, inputs=node.inputs)
+            slots = {k: node.inputs[0] if v == node.outputs[0] else v for k, v in graph.layer_slots.items()}
+            graph = _swap(replace(graph, layer_slots=slots), changes)
+    return batchnorm_nodes(graph)
+
+
+def _swap(graph: Graph, changes: dict[int, Node | None]) -> Graph:
+    """Replace nodes; a node merged into a later place keeps the order because its inputs come first anyway."""
+    nodes = [changes.get(id(n), n) for n in graph.nodes]
+    return replace(graph, nodes=tuple(n for n in nodes if n is not None))
+
+
+def _is_batchnorm(node: Node) -> bool:
+    return op_key(node.op) == "BatchNormalization" and isinstance(node.call, Call) and not node.call.kwargs.get("training")
+
+
+def _bn_axis(node: Node, graph: Graph) -> int:
+    rank = len(graph.specs[node.inputs[0]].shape)
+    return node.op.axis - rank if node.op.axis >= 0 else node.op.axis
+
+
+def _foldable(node: Node, axis: int, how: str) -> bool:
+    return (
+        isinstance(node.call, Affine)
+        and op_key(node.op) != "BatchNormalization"
+        and node.call.channel_axis == axis
+        and getattr(node.call, how) is not None
+    )
+
+
+def _scale_shift(layer: Any) -> tuple[Tensor, Tensor]:
+    mean, inverse, gamma, beta = kernels.batchnorm_vectors(layer)
+    return gamma * inverse, beta - mean * gamma * inverse
+
+
+BATCHNORM_MODES: dict[str, Callable[[Graph], Graph]] = {
+    "fold": fold_batchnorm,
+    "linear": batchnorm_nodes,
+    "two_linear": split_batchnorm,
+    "hui_binder": batchnorm_nodes,
+}
+
+
+def canonical(graph: Graph, batchnorm: str = "linear") -> Graph:
+    """The form in which methods see a model: activations and separable convolutions split, BN as asked for."""
+    graph = open_custom_functions(split_separable(split_activations(graph)))
+    graph = BATCHNORM_MODES[batchnorm](affine_operations(graph))
+    return facts.annotate(graph.rebuilt(graph.nodes))
+
+
+def check_equal(expected: list[np.ndarray], received: list[np.ndarray], what: str, tolerance: float) -> None:
+    """Raise if a rewritten graph does not compute what the model computes."""
+    for e, r in zip(expected, received, strict=True):
+        e, r = np.asarray(e, "float64"), np.asarray(r, "float64")
+        scale = max(float(np.max(np.abs(e), initial=0.0)), 1e-6)
+        error = float(np.max(np.abs(e - r), initial=0.0)) / scale
+        if not (e.shape == r.shape and error <= tolerance):
+            raise InnvError(
+                f"{what} computes something else than the model (relative difference {error:.1e}). This is a defect of "
+                f"innv_ext or a layer that is random in inference; pass check_forward=False to go on all the same."
+            )

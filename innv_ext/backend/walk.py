@@ -1,0 +1,97 @@
+"""The two walks over a graph: forward (values) and backward (relevance, or gradients)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from keras import ops, tree
+
+from innv_ext.backend import numerics
+from innv_ext.backend.graph import Graph, Node, alias
+
+Tensor = Any
+ReverseRule = Callable[[Node, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]], Sequence[Tensor | None]]
+ForwardRule = Callable[[Node, tuple[Any, ...]], Sequence[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class LiveNode(Node):
+    """A node during a walk: ``pullback(*rs)`` is the vjp of this very call, so the forward pass is shared."""
+
+    pullback: Callable[..., tuple[Tensor | None, ...]] = lambda *rs: ()
+
+
+@dataclass(frozen=True, eq=False)
+class Env:
+    """The values of a forward walk: per slot, and per node its own inputs and outputs."""
+
+    slots: dict[int, Any]
+    nodes: tuple[LiveNode, ...] = ()
+    xs: tuple[tuple[Any, ...], ...] = ()
+    ys: tuple[tuple[Any, ...], ...] = ()
+
+
+def live(node: Node, pullback: Callable[..., tuple[Tensor | None, ...]]) -> LiveNode:
+    """``node`` with its pullback."""
+    return LiveNode(**{f.name: getattr(node, f.name) for f in fields(Node)}, pullback=pullback)
+
+
+def forward(graph: Graph, inputs: Sequence[Any], rules: Sequence[ForwardRule] | None = None) -> Env:
+    """Run the graph.
+
+    Parameters
+    ----------
+    inputs : one tensor per ``graph.inputs``
+    rules : one forward rule per node (``Rules.bind``), for values that are not tensors; by default every node is
+        evaluated and its pullback kept for ``backward``
+    """
+    slots = dict(zip(graph.inputs, inputs, strict=True))
+    nodes, all_xs, all_ys = [], [], []
+    for node in graph.nodes:
+        if rules is not None:
+            xs = tuple(slots[s] for s in node.inputs)
+            ys = tuple(rules[node.index](node, xs))
+        else:
+            xs = tuple(alias(slots[s]) for s in node.inputs)
+            ys, pullback = numerics.vjp(node.call, *xs)
+            nodes.append(live(node, pullback))
+        slots.update(zip(node.outputs, ys, strict=True))
+        all_xs.append(xs)
+        all_ys.append(ys)
+    return Env(slots, tuple(nodes), tuple(all_xs), tuple(all_ys))
+
+
+def evaluate(graph: Graph, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The graph's outputs, without keeping anything."""
+    slots = dict(zip(graph.inputs, inputs, strict=True))
+    for node in graph.nodes:
+        ys = tree.flatten(node.call(*(slots[s] for s in node.inputs)))
+        slots.update(zip(node.outputs, ys, strict=True))
+    return [slots[s] for s in graph.outputs]
+
+
+def backward(
+    graph: Graph,
+    env: Env,
+    seeds: dict[int, Tensor],
+    rules: Sequence[ReverseRule],
+    after_node: Callable[[Node, dict[int, Tensor]], None] | None = None,
+) -> dict[int, Tensor]:
+    """Walk from the seeds to the inputs, one rule per node; returns the relevance of every slot that got any.
+
+    ``after_node(node, relevance)`` is called after each node, for traces.
+    """
+    relevance = dict(seeds)
+    for live_node, xs, ys in zip(reversed(env.nodes), reversed(env.xs), reversed(env.ys), strict=True):
+        found = [relevance.get(s) for s in live_node.outputs]
+        if all(r is None for r in found):
+            continue
+        rs = tuple(ops.zeros_like(numerics.widen(y)) if r is None else r for r, y in zip(found, ys, strict=True))
+        for slot, r in zip(live_node.inputs, rules[live_node.index](live_node, xs, ys, rs), strict=True):
+            if r is not None:
+                relevance[slot] = relevance[slot] + r if slot in relevance else r
+        if after_node is not None:
+            after_node(live_node, relevance)
+    return relevance

@@ -1,0 +1,25 @@
+"""Typed errors. Each message names the argument or layer, what was received, and what to do."""
+
+
+class InnvError(Exception):
+    """Base class of every error that innv_ext raises on purpose."""
+
+
+class InvalidInputError(InnvError, ValueError):
+    """An argument or an input array cannot be used: wrong shape, NaN, index out of range, unknown name."""
+
+
+class UnsupportedModelError(InnvError, ValueError):
+    """The model cannot be traced, or the method is not defined for it."""
+
+
+class NoRuleError(UnsupportedModelError):
+    """Some nodes of the model have no rule in the analyzer's table; the message lists all of them."""
+
+
+class NotFittedError(InnvError, RuntimeError):
+    """``analyze`` was called before ``fit`` on an analyzer that learns from data."""
+
+
+class SaveError(InnvError, ValueError):
+    """An analyzer cannot be saved or loaded."""
