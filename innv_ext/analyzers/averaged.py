@@ -12,7 +12,8 @@ from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers.gradient import postprocessed
 from innv_ext.analyzers.propagation import ReverseAnalyzer, select
 from innv_ext.backend import passes, walk
-from innv_ext.backend.graph import Spec, keep_mask, repeat_rows
+from innv_ext.backend.graph import keep_mask, repeat_rows
+from innv_ext.backend.nodes import Spec
 from innv_ext.backend.numerics import widen
 from innv_ext.errors import InvalidInputError
 
@@ -110,6 +111,9 @@ class AveragedGradient(ReverseAnalyzer):
         features, bases, count = self._features(xs), self._features(references), ops.shape(weights)[0]
         rows = []
         for x, base, a in zip(features, bases, at, strict=True):
+            if not x.dtype.is_floating:  # token numbers that only a mask reads
+                rows.append(repeat_rows(x, count))
+                continue
             wide, a = widen(x), ops.cast(a, widen(x).dtype)[None]
             points = self.place(ops.expand_dims(wide, 1), ops.expand_dims(widen(base), 1), a)
             flat = ops.reshape(points, (-1, *_tail(wide)))
@@ -181,8 +185,10 @@ class SmoothGrad(AveragedGradient):
 
     def point_arrays(self, first: int, last: int, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
         """Standard normal noise; point j is the same whatever the chunk."""
-        draws = [[np.random.default_rng((self.seed, j, i)).standard_normal(s, "float32") for j in range(first, last)]
-                 for i, s in enumerate(shapes)]
+        draws = [
+            [np.random.default_rng((self.seed, j, i)).standard_normal(s, "float32") for j in range(first, last)]
+            for i, s in enumerate(shapes)
+        ]
         return [np.stack(d) for d in draws]
 
     def place(self, x: Tensor, base: Tensor, at: Tensor) -> Tensor:
@@ -285,4 +291,3 @@ _LINE_RULES = {
     "riemann_right": _riemann(1.0),
     "riemann_trapezoid": _trapezoid,
 }
-

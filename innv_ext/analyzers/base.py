@@ -12,8 +12,9 @@ from keras import tree
 from tqdm import tqdm
 
 from innv_ext.analyzers import inputs as checks
-from innv_ext.backend import facts, numerics
+from innv_ext.backend import facts, numerics, walk
 from innv_ext.backend import graph as graphs
+from innv_ext.backend.nodes import Graph, Spec
 from innv_ext.errors import InvalidInputError, NotFittedError
 
 Selection = Any  # None, int, sequence of ints, or tuple indices for outputs of rank > 2
@@ -45,8 +46,8 @@ class Analyzer:
     Parameters
     ----------
     model : built keras.Model; it is never changed
-    neuron_selection_mode : "max_activation" (the largest output), "index" (then ``analyze(x, i)``), "all" (the sum of all
-        outputs), or a function of the output tensor that returns one score per sample
+    neuron_selection_mode : "max_activation" (the largest output), "index" (then ``analyze(x, i)``), "all" (the sum
+        of all outputs), or a function of the output tensor that returns one score per sample
     output : name or position of the output to explain, for models with several
     on : "logits" cuts a trailing softmax or sigmoid, "output" explains the model's output as it is
     batch_size : most samples in one forward pass, perturbed copies included
@@ -87,8 +88,10 @@ class Analyzer:
             raise InvalidInputError(f"on must be 'logits' or 'output', got {self.on!r}.")
         checks.positive_int("batch_size", self.batch_size)
         self.input_structure_ = graphs.model_tensors(self.model)[0]
-        self.graph_: graphs.Graph = graphs.trace(self.model, facts.is_leaf)
+        self.graph_: Graph = graphs.trace(self.model, facts.is_leaf)
+        self._traced = self.graph_
         self.output_position_ = checks.output_position(self.model, self.graph_, self.output)
+        self._traced_output = self._traced.outputs[self.output_position_]
         self.registered_name_: str | None = None
         self.registered_params_: dict[str, Any] = {}
         self.build()
@@ -155,7 +158,7 @@ class Analyzer:
         specs = self.input_specs()
         xs = checks.standardize(x, self.input_structure_, specs, self.check_input)
         count = len(xs[0])
-        shape = self.graph_.specs[self.graph_.outputs[self.output_position_]].shape
+        shape = self._output_shape(xs) if neuron_selection is not None else (None,)
         mode, index = checks.resolve_selection(self.neuron_selection_mode, neuron_selection, count, shape)
         options = {"mode": mode, "layers": checks.layer_names(return_layers, self.layer_names()), "trace": trace}
         if count == 0:  # shapes come from one sample of zeros, which is cut off again
@@ -213,17 +216,33 @@ class Analyzer:
     def __str__(self) -> str:
         return self.summary()
 
-    def input_specs(self) -> list[graphs.Spec]:
+    def input_specs(self) -> list[Spec]:
         """Shapes and dtypes of the inputs as they are fed."""
         return [self.graph_.specs[s] for s in self.graph_.inputs]
+
+    def _output_shape(self, xs: Sequence[np.ndarray]) -> tuple[int | None, ...]:
+        """The shape of the explained output, worked out symbolically where the model leaves dimensions free."""
+        shape = self._traced.specs[self._traced_output].shape
+        if None not in shape[1:]:
+            return shape
+        with graphs.untouched(self.model):
+            symbols = [keras.KerasTensor((None, *x.shape[1:]), x.dtype.name) for x in xs]
+            found = walk.evaluate(self._traced, symbols)
+        return tuple(found[self._traced.outputs.index(self._traced_output)].shape)
 
     # --- helpers -------------------------------------------------------------------------------------------------
 
     def _batches(self, count: int, size: int) -> Iterator[slice]:
         """Slices of at most ``size`` samples."""
         starts = range(0, count, size)
-        bar = tqdm(starts, desc=self.registered_name_ or type(self).__name__, unit="batch", delay=3, leave=False,
-                   disable=not self.progress or count <= size)
+        bar = tqdm(
+            starts,
+            desc=self.registered_name_ or type(self).__name__,
+            unit="batch",
+            delay=3,
+            leave=False,
+            disable=not self.progress or count <= size,
+        )
         for start in bar:
             yield slice(start, min(start + size, count))
 
@@ -245,4 +264,3 @@ class Analyzer:
     def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
         """Add what follows from the joined extras."""
         return extras
-

@@ -24,7 +24,9 @@ class Input(ReverseAnalyzer):
         """None: nothing is propagated."""
         return ()
 
-    def walk(self, xs: Sequence[Tensor], index: Tensor, mode: Any, layers: Sequence[str] = (), trace: bool = False) -> Any:
+    def walk(
+        self, xs: Sequence[Tensor], index: Tensor, mode: Any, layers: Sequence[str] = (), trace: bool = False
+    ) -> Any:
         """One forward pass for the output; the attribution is x."""
         y = widen(walk.evaluate(self.graph_, list(xs))[0])
         _, score, target = select(y, index, mode)

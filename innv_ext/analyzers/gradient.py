@@ -10,8 +10,8 @@ from keras import ops
 from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers.propagation import GRADIENT_RULES, ReverseAnalyzer
 from innv_ext.backend import facts
-from innv_ext.backend.graph import Graph
 from innv_ext.backend.kinds import Kind
+from innv_ext.backend.nodes import Graph
 from innv_ext.backend.rules import Rules, relu_like
 from innv_ext.errors import UnsupportedModelError
 
@@ -83,8 +83,8 @@ class _ReluAnalyzer(Gradient):
         if activations and not any(facts.is_relu_like(n) for n in activations):
             names = ", ".join(sorted({facts.activation_key(n) for n in activations}))
             raise UnsupportedModelError(
-                f"{type(self).__name__} is defined by what it does at ReLUs, but the non-linearities of {self.model.name!r} "
-                f"are {names}. Use 'gradient' or 'smoothgrad'."
+                f"{type(self).__name__} is defined by what it does at ReLUs, but the non-linearities "
+                f"of {self.model.name!r} are {names}. Use 'gradient' or 'smoothgrad'."
             )
 
 
@@ -98,5 +98,3 @@ class Deconvnet(_ReluAnalyzer):
     """At every ReLU only positive values go back, the forward ReLU is ignored (Zeiler and Fergus 2014)."""
 
     relu_rule = staticmethod(deconv_relu)
-
-

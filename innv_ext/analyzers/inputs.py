@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from innv_ext.backend.graph import Graph, Spec
+from innv_ext.backend.nodes import Graph, Spec
 from innv_ext.errors import InvalidInputError
 
 
@@ -66,7 +66,9 @@ def flatten_inputs(x: Any, structure: Any, specs: Sequence[Spec]) -> list[Any]:
     flat = tree.flatten(x) if isinstance(x, (list, tuple)) else None
     if flat is None or len(x) != count:
         got = type(x).__name__ if flat is None else f"{len(x)} arrays"
-        raise InvalidInputError(f"The model has {count} inputs {names}; pass a list or dict of {count} arrays, got {got}.")
+        raise InvalidInputError(
+            f"The model has {count} inputs {names}; pass a list or dict of {count} arrays, got {got}."
+        )
     return list(x)
 
 
@@ -102,8 +104,8 @@ def _checked(array: np.ndarray, spec: Spec, name: str, check: bool) -> np.ndarra
     if check and array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
         raise InvalidInputError(
-            f"x for {name!r} holds NaN or infinite values in {len(bad)} samples (first: {bad[0]}). Clean the data, or pass "
-            f"check_input=False to explain it all the same."
+            f"x for {name!r} holds NaN or infinite values in {len(bad)} samples (first: {bad[0]}). Clean the data, "
+            f"or pass check_input=False to explain it all the same."
         )
     target = "float32" if spec.dtype in ("float16", "bfloat16") else spec.dtype
     if not target.startswith("float"):  # token numbers
@@ -139,16 +141,20 @@ def _flat_index(selection: Any, count: int, shape: tuple[int | None, ...]) -> np
     elif width == 1 and index.shape == (count,):
         index = index[:, None]
     if index.shape != (count, width):
-        expected = f"one integer or shape ({count},)" if width == 1 else f"a tuple of {width} or shape ({count}, {width})"
-        raise InvalidInputError(f"neuron_selection has shape {np.shape(selection)}, expected {expected} for {count} samples.")
+        expected = (
+            f"one integer or shape ({count},)" if width == 1 else f"a tuple of {width} or shape ({count}, {width})"
+        )
+        raise InvalidInputError(
+            f"neuron_selection has shape {np.shape(selection)}, expected {expected} for {count} samples."
+        )
     if any(d is None for d in dims):
         raise InvalidInputError(f"neuron_selection needs an output of known shape, but it is {shape}.")
     for axis, size in enumerate(dims or (1,)):
         bad = (index[:, axis] < 0) | (index[:, axis] >= size)
         if bad.any():
             raise InvalidInputError(
-                f"neuron_selection {int(index[bad][0, axis])} (sample {int(np.flatnonzero(bad)[0])}) is out of range for "
-                f"an output of {size} neurons; valid are 0..{size - 1}."
+                f"neuron_selection {int(index[bad][0, axis])} (sample {int(np.flatnonzero(bad)[0])}) is out of range "
+                f"for an output of {size} neurons; valid are 0..{size - 1}."
             )
     flat = np.ravel_multi_index(tuple(index.T), dims or (1,)) if count else np.zeros(0)
     return np.asarray(flat, "int32")

@@ -10,20 +10,36 @@ import numpy as np
 from keras import ops
 
 from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers import node_rules
 from innv_ext.analyzers import relevance as r
 from innv_ext.analyzers.propagation import ReverseAnalyzer
 from innv_ext.backend import facts, passes
-from innv_ext.backend.graph import Graph
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.rules import Rules, both, first_linear, kind_is, nonnegative_input, relu_like, up_to
+from innv_ext.backend.nodes import Graph
+from innv_ext.backend.rules import (
+    Rules,
+    both,
+    first_linear,
+    kind_is,
+    nonnegative_input,
+    not_differentiable,
+    relu_like,
+    up_to,
+)
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
 
 Tensor = Any
 
 RULE_NAMES = {
-    "z": r.Epsilon(0.0), "z_ib": r.Epsilon(0.0, bias=False), "epsilon": r.Epsilon(),
-    "alpha_1_beta_0": r.AlphaBeta(1.0, 0.0), "alpha_2_beta_1": r.AlphaBeta(2.0, 1.0), "z_plus": r.ZPlus(),
-    "gamma": r.Gamma(), "w_square": r.WSquare(), "flat": r.Flat(),
+    "z": r.Epsilon(0.0),
+    "z_ib": r.Epsilon(0.0, bias=False),
+    "epsilon": r.Epsilon(),
+    "alpha_1_beta_0": r.AlphaBeta(1.0, 0.0),
+    "alpha_2_beta_1": r.AlphaBeta(2.0, 1.0),
+    "z_plus": r.ZPlus(),
+    "gamma": r.Gamma(),
+    "w_square": r.WSquare(),
+    "flat": r.Flat(),
 }
 
 
@@ -32,7 +48,9 @@ def as_rule(value: Any, argument: str) -> Any:
     if isinstance(value, str):
         key = value.lower()
         if key not in RULE_NAMES:
-            raise InvalidInputError(f"{argument}={value!r} is unknown; choose from {', '.join(RULE_NAMES)} or give a rule.")
+            raise InvalidInputError(
+                f"{argument}={value!r} is unknown; choose from {', '.join(RULE_NAMES)} or give a rule."
+            )
         return RULE_NAMES[key]
     if isinstance(value, (tuple, list)) and len(value) == 2:
         return r.Bounded(*value)
@@ -42,12 +60,13 @@ def as_rule(value: Any, argument: str) -> Any:
 
 
 COMMON_RULES = Rules(
-    (kind_is(Kind.ACTIVATION, Kind.IDENTITY, Kind.NORM), r.pass_through),
-    (kind_is(Kind.SHAPE), r.gradient, "rearrange"),
-    (kind_is(Kind.RESCALE), r.rescale),
-    (kind_is(Kind.LINEAR), r.linear),
-    (kind_is(Kind.MAX), r.winner_takes_all),
-    (kind_is(Kind.EMBEDDING), r.embedding),
+    (not_differentiable, node_rules.nothing),
+    (kind_is(Kind.ACTIVATION, Kind.IDENTITY, Kind.NORM), node_rules.pass_through),
+    (kind_is(Kind.SHAPE), node_rules.gradient, "rearrange"),
+    (kind_is(Kind.RESCALE), node_rules.rescale),
+    (kind_is(Kind.LINEAR), node_rules.linear),
+    (kind_is(Kind.MAX), node_rules.winner_takes_all),
+    (kind_is(Kind.EMBEDDING), node_rules.embedding),
 )
 
 
@@ -55,15 +74,18 @@ COMMON_RULES = Rules(
 class LRP(ReverseAnalyzer):
     """Layer-wise Relevance Propagation (Bach et al. 2015) with any rule, or any table of rules.
 
-    Activations and sample-wise normalisations pass relevance on; max pooling gives it to the winner; sums, means and other
-    linear nodes share it by their contributions; at products the signal takes all (``gate="signal"``) or the factors share
+    Activations and sample-wise normalisations pass relevance on; max pooling gives it to the winner; sums, means and
+    other
+    linear nodes share it by their contributions; at products the signal takes all (``gate="signal"``) or the factors
+    share
     (``"half"``).
 
     Parameters
     ----------
     rule : a rule for all affine nodes, its name ("z", "epsilon", "gamma", ...), or a ``Rules`` table over them
     rules : a ``Rules`` table that goes before everything else
-    input_layer_rule : rule of the first affine node on every path from the input: "flat", "w_square", (low, high), a rule
+    input_layer_rule : rule of the first affine node on every path from the input: "flat", "w_square", (low, high), a
+        rule
     until_layer : name or position in ``model.layers``; affine nodes up to it get ``until_layer_rule``
     batchnorm : "fold" (into the affine neighbour), "linear", "two_linear" or "hui_binder" (thesis A.3)
     gate : "signal" or "half"
@@ -114,7 +136,7 @@ class LRP(ReverseAnalyzer):
             rows.append((kind_is(Kind.BATCHNORM), r.HuiBinder()))
         rows += rule.rows if isinstance(rule, Rules) else [(affine, rule)]
         rows.append((kind_is(Kind.BATCHNORM), rule if isinstance(rule, r.Epsilon) else r.Epsilon()))
-        rows.append((kind_is(Kind.PRODUCT), r.Gate(self.gate)))
+        rows.append((kind_is(Kind.PRODUCT), node_rules.Gate(self.gate)))
         return Rules(*rows).before(COMMON_RULES)
 
     def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
@@ -133,9 +155,10 @@ class LRP(ReverseAnalyzer):
 class DeepTaylor(ReverseAnalyzer):
     """Deep Taylor decomposition (Montavon et al. 2017), for ReLU networks.
 
-    Hidden affine nodes with non-negative inputs: z+; the input layer: w^2, or z^B where ``low`` and ``high`` are given; hidden
-    affine nodes whose input may be negative: w^2. No bias in any denominator. A sample whose selected score is not positive
-    gets a zero map and a warning.
+    Hidden affine nodes with non-negative inputs: z+; the input layer: w^2, or z^B where ``low`` and ``high`` are
+    given; hidden
+    affine nodes whose input may be negative: w^2. No bias in any denominator. A sample whose selected score is not
+    positive gets a zero map and a warning.
 
     Parameters
     ----------
@@ -161,8 +184,8 @@ class DeepTaylor(ReverseAnalyzer):
         if foreign and self.unsupported == "error":
             names = ", ".join(f"{n.name} ({facts.activation_key(n)})" for n in foreign)
             raise UnsupportedModelError(
-                f"Deep Taylor is defined for ReLU activations only; {self.model.name!r} has {names}. Use an LRP rule, e.g. "
-                f"'lrp.epsilon_plus'" + (", or on='logits'." if self.on == "output" else ".")
+                f"Deep Taylor is defined for ReLU activations only; {self.model.name!r} has {names}. Use an LRP rule, "
+                f"e.g. 'lrp.epsilon_plus'" + (", or on='logits'." if self.on == "output" else ".")
             )
 
     def table(self) -> Rules:
@@ -173,9 +196,9 @@ class DeepTaylor(ReverseAnalyzer):
             (first_linear, at_input),
             (both(inside, nonnegative_input), r.ZPlus()),
             (inside, r.WSquare()),
-            (relu_like, r.pass_through),
-            (kind_is(Kind.BATCHNORM, Kind.IDENTITY), r.pass_through),
-            *COMMON_RULES.rows[1:],
+            (relu_like, node_rules.pass_through),
+            (kind_is(Kind.BATCHNORM, Kind.IDENTITY), node_rules.pass_through),
+            *(row for row in COMMON_RULES.rows if row[1] is not node_rules.pass_through),
         )
 
     def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
@@ -195,5 +218,3 @@ class DeepTaylor(ReverseAnalyzer):
 
 def _plain(bound: Any) -> Any:
     return bound if np.ndim(bound) == 0 else np.asarray(bound, "float32")
-
-

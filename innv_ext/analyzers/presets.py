@@ -107,7 +107,7 @@ def preset_b_flat(epsilon: float = 0.1) -> Params:
 
 
 def preset_b_flat_until_idx(until_layer: int | str, epsilon: float = 0.1) -> Params:
-    """preset b, flat up to and including the layer ``until_layer``."""
+    """preset b, flat up to and including until_layer=."""
     return {**preset_b(epsilon), "until_layer": until_layer, "until_layer_rule": Flat()}
 
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from keras import ops, tree
 
 from innv_ext.analyzers import inputs as checks
-from innv_ext.analyzers import relevance as r_rules
+from innv_ext.analyzers import node_rules
 from innv_ext.analyzers.base import Analyzer
 from innv_ext.backend import numerics, passes, walk
-from innv_ext.backend.graph import Graph, Node, Spec, op_key, untouched
+from innv_ext.backend.graph import op_key, untouched
 from innv_ext.backend.kinds import Kind
+from innv_ext.backend.nodes import Graph, Node, Spec
 from innv_ext.backend.numerics import Compiled, widen
 from innv_ext.backend.rules import Rules, anything, kind_is
 from innv_ext.errors import InnvError, UnsupportedModelError
 
 Tensor = Any
-GRADIENT_RULES = Rules((kind_is(Kind.EMBEDDING), r_rules.embedding_gradient), (anything, r_rules.gradient))
+GRADIENT_RULES = Rules((kind_is(Kind.EMBEDDING), node_rules.embedding_gradient), (anything, node_rules.gradient))
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
 
 
@@ -29,13 +30,14 @@ _TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
 class ReverseAnalyzer(Analyzer):
     """Base of all methods that walk the graph backwards; by itself the plain gradient.
 
-    Subclasses give ``table()`` (the rules), ``seed_relevance()`` (what enters at the output) and, where the default form of
+    Subclasses give ``table()`` (the rules), ``seed_relevance()`` (what enters at the output) and, where the default
+    form of
     the graph does not fit, ``batchnorm_form``. ``add_conditional_reverse_mapping`` adds rules in front of the table.
 
     Parameters
     ----------
-    unsupported : "error" refuses models with nodes that have no rule; "gradient" back-propagates through them, warns, and
-        lists them in ``extras["approximated"]``
+    unsupported : "error" refuses models with nodes that have no rule; "gradient" back-propagates through them,
+        warns, and lists them in ``extras["approximated"]``
 
     Examples
     --------
@@ -52,8 +54,10 @@ class ReverseAnalyzer(Analyzer):
     _mappings: list[tuple[Any, ...]] = field(default_factory=list, init=False)
 
     batchnorm_form = "linear"
-    hint = ("Ways out: give a rule (rules=Rules((named('layer'), rule))), pass unsupported='gradient' to back-propagate "
-            "plainly through these nodes, or explain a model without them.")
+    hint = (
+        "Ways out: give a rule (rules=Rules((named('layer'), rule))), pass unsupported='gradient' to back-propagate "
+        "plainly through these nodes, or explain a model without them."
+    )
 
     # --- what a method defines -----------------------------------------------------------------------------------
 
@@ -81,7 +85,8 @@ class ReverseAnalyzer(Analyzer):
     def add_conditional_reverse_mapping(
         self, condition: Callable[[Any], bool], mapping: Any, name: str | None = None
     ) -> None:
-        """Use ``mapping(node, xs, ys, rs)`` for nodes whose layer, operation or activation function meets ``condition``.
+        """Use ``mapping(node, xs, ys, rs)`` for nodes whose layer, operation or activation function meets
+        ``condition``.
 
         Earlier mappings win. To be called in ``mappings``. Source: thesis, section V.3.2.2.
         """
@@ -113,16 +118,26 @@ class ReverseAnalyzer(Analyzer):
         self.rules_ = table.bind(self.graph_, self.hint)
         self._compiled: dict[Any, Compiled] = {}
         self._checked = not self.check_forward
-        if not self._checked and all(None not in self.graph_.specs[s].shape[1:] for s in self.graph_.inputs):
-            self._check_forward([_probe(self.graph_.specs[s]) for s in self.graph_.inputs])
+        if not self._checked and all(None not in spec.shape[1:] for spec in self.input_specs()):
+            self._check_forward(
+                [
+                    _probe(replace(fed, dtype=self._whole.specs[slot].dtype)).astype(
+                        numerics.wide_dtype(fed.dtype) if numerics.is_float(fed.dtype) else fed.dtype
+                    )
+                    for fed, slot in zip(self.input_specs(), self._whole.inputs, strict=True)
+                ]
+            )
 
     def _check_forward(self, xs: Sequence[np.ndarray]) -> None:
         """The rewritten graph must compute what the model computes, on ``xs``."""
         with untouched(self.model):
-            expected = self.model(tree.pack_sequence_as(self.input_structure_, list(xs)), training=False)
+            own = [x.astype(self._whole.specs[s].dtype) for x, s in zip(xs, self._whole.inputs, strict=True)]
+            expected = self.model(tree.pack_sequence_as(self.input_structure_, own), training=False)
             received = walk.evaluate(self._whole, [ops.convert_to_tensor(x) for x in xs])
         dtypes = {self.graph_.specs[s].dtype for node in self.graph_.nodes for s in node.outputs}
-        tolerance = 5e-2 if dtypes & {"float16", "bfloat16"} else max(_TOLERANCE.get(d, 0.0) for d in dtypes | {"float64"})
+        tolerance = (
+            5e-2 if dtypes & {"float16", "bfloat16"} else max(_TOLERANCE.get(d, 0.0) for d in dtypes | {"float64"})
+        )
         pairs = [ops.convert_to_numpy(widen(t)) for t in tree.flatten(expected)]
         passes.check_equal(pairs, [ops.convert_to_numpy(widen(t)) for t in received], repr(self), tolerance)
         self._checked = True
@@ -154,7 +169,9 @@ class ReverseAnalyzer(Analyzer):
             )
         return self._compiled[key]
 
-    def _walk_arrays(self, xs: list[Tensor], index: Tensor, mode: Any, layers: Sequence[str], trace: bool) -> dict[str, Any]:
+    def _walk_arrays(
+        self, xs: list[Tensor], index: Tensor, mode: Any, layers: Sequence[str], trace: bool
+    ) -> dict[str, Any]:
         found = self.walk(xs, index, mode, layers, trace)
         found["attributions"] = [self.finish(a, x) for a, x in zip(found["attributions"], xs, strict=True)]
         return found
@@ -174,12 +191,15 @@ class ReverseAnalyzer(Analyzer):
         zeros = [ops.zeros_like(widen(ops.cast(x, "float32") if not x.dtype.is_floating else x)) for x in xs]
         found: dict[str, Any] = {
             "attributions": [relevance.get(s, z) for s, z in zip(graph.inputs, zeros, strict=True)],
-            "output": y, "target": target, "score": score,
+            "output": y,
+            "target": target,
+            "score": score,
         }
         if layers:
             found["layers"] = {
                 name: relevance.get(slot, ops.zeros_like(widen(env.slots[slot])))
-                for name in layers if (slot := graph.layer_slots[name]) is not None
+                for name in layers
+                if (slot := graph.layer_slots[name]) is not None
             }
         if trace:
             found["conservation"] = sums
@@ -240,24 +260,24 @@ def _float_inputs(graph: Graph) -> Graph:
     """Integer inputs that are not token numbers (pixels 0..255) are fed as floats, so that they get a gradient."""
     users, specs = graph.consumers(), dict(graph.specs)
     for slot in graph.inputs:
-        if numerics.is_float(specs[slot].dtype):
-            continue
         kinds = {n.kind for n in users[slot]}
-        if kinds & {Kind.DISCRETE, Kind.OPAQUE}:
+        tokens = Kind.EMBEDDING in kinds and kinds <= {Kind.EMBEDDING, Kind.DISCRETE}
+        if numerics.is_float(specs[slot].dtype) or tokens or not kinds:
+            continue
+        if kinds <= {Kind.DISCRETE, Kind.OPAQUE}:
             names = ", ".join(n.name for n in users[slot])
             raise UnsupportedModelError(
-                f"The input of dtype {specs[slot].dtype} goes into {names}, which has no gradient. Explain the part of the "
-                f"model behind it: keras.Model(layer.output, model.output)."
+                f"The input of dtype {specs[slot].dtype} goes into {names}, which has no gradient. Explain the part of "
+                f"the model behind it: keras.Model(layer.output, model.output)."
             )
-        if kinds != {Kind.EMBEDDING}:
-            specs[slot] = Spec(specs[slot].shape, "float32")
-    return Graph(graph.nodes, graph.inputs, graph.outputs, specs, graph.layer_slots)
+        specs[slot] = Spec(specs[slot].shape, "float32")
+    return replace(graph, specs=specs)
 
 
 def _probe(spec: Spec) -> np.ndarray:
-    """One repeatable sample to compare the graph with the model."""
+    """One repeatable sample to compare the graph with the model; integers stay in the smallest vocabulary."""
     shape = (1, *(int(d) for d in spec.shape[1:] if d is not None))
+    rng = np.random.default_rng(0)
     if not numerics.is_float(spec.dtype):
-        return np.zeros(shape, spec.dtype)
-    dtype = "float64" if spec.dtype == "float64" else "float32"
-    return np.random.default_rng(0).uniform(-1, 1, shape).astype(dtype)
+        return rng.integers(0, 2, shape).astype(spec.dtype)
+    return rng.uniform(-1, 1, shape).astype(numerics.wide_dtype(spec.dtype))

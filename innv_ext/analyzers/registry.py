@@ -66,15 +66,30 @@ _MONTAVON = "Montavon et al. 2017"
 _ZENNIT = "Anders et al. 2021"
 
 
-def _row(name: str, cls: type[Analyzer], family: str, description: str, reference: str, *, signed: bool = True,
-         relu: bool = False, fit: bool = False, cost: str = "1", sums_to: str = "",
-         build: Callable[..., dict[str, Any]] | None = None) -> AnalyzerInfo:
+def _row(
+    name: str,
+    cls: type[Analyzer],
+    family: str,
+    description: str,
+    reference: str,
+    *,
+    signed: bool = True,
+    relu: bool = False,
+    fit: bool = False,
+    cost: str = "1",
+    sums_to: str = "",
+    build: Callable[..., dict[str, Any]] | None = None,
+) -> AnalyzerInfo:
     return AnalyzerInfo(name, cls, family, description, signed, relu, fit, cost, sums_to, reference, build)
 
 
-def _lrp(name: str, build: Any, reference: str = _BACH, cost: str = "1", sums_to: str = "", signed: bool = True) -> AnalyzerInfo:
+def _lrp(
+    name: str, build: Any, reference: str = _BACH, cost: str = "1", sums_to: str = "", signed: bool = True
+) -> AnalyzerInfo:
     description = (inspect.getdoc(build) or "").split(" (")[0].rstrip(".")
-    return _row(f"lrp.{name}", LRP, "lrp", description, reference, cost=cost, sums_to=sums_to, signed=signed, build=build)
+    return _row(
+        f"lrp.{name}", LRP, "lrp", description, reference, cost=cost, sums_to=sums_to, signed=signed, build=build
+    )
 
 
 _ABSORBED = "f_c, less what biases absorb"
@@ -86,13 +101,39 @@ _ROWS = (
     _row("gradient", Gradient, "gradient", "df_c/dx", "Simonyan et al. 2014"),
     _row("gradient.baseline", Gradient, "gradient", "df_c/dx (the same as gradient)", "Simonyan et al. 2014"),
     _row("input_t_gradient", InputTimesGradient, "gradient", "x * df_c/dx", "Shrikumar et al. 2016"),
-    _row("smoothgrad", SmoothGrad, "gradient", "mean gradient at noisy copies of x", "Smilkov et al. 2017", cost="augment_by_n"),
-    _row("integrated_gradients", IntegratedGradients, "gradient", "gradients averaged on the line from a reference",
-         "Sundararajan et al. 2017", cost="steps", sums_to="f_c(x) - f_c(reference)"),
-    _row("deconvnet", Deconvnet, "gradient", "positive signals only at ReLUs, forward ReLU ignored",
-         "Zeiler and Fergus 2014", relu=True),
-    _row("guided_backprop", GuidedBackprop, "gradient", "positive signals only at active ReLUs",
-         "Springenberg et al. 2015", relu=True),
+    _row(
+        "smoothgrad",
+        SmoothGrad,
+        "gradient",
+        "mean gradient at noisy copies of x",
+        "Smilkov et al. 2017",
+        cost="augment_by_n",
+    ),
+    _row(
+        "integrated_gradients",
+        IntegratedGradients,
+        "gradient",
+        "gradients averaged on the line from a reference",
+        "Sundararajan et al. 2017",
+        cost="steps",
+        sums_to="f_c(x) - f_c(reference)",
+    ),
+    _row(
+        "deconvnet",
+        Deconvnet,
+        "gradient",
+        "positive signals only at ReLUs, forward ReLU ignored",
+        "Zeiler and Fergus 2014",
+        relu=True,
+    ),
+    _row(
+        "guided_backprop",
+        GuidedBackprop,
+        "gradient",
+        "positive signals only at active ReLUs",
+        "Springenberg et al. 2015",
+        relu=True,
+    ),
     _row("lrp", LRP, "lrp", "any rule or table of rules (rule=, rules=)", _BACH, sums_to=_ABSORBED),
     _lrp("z", presets.lrp_z, sums_to=_ABSORBED),
     _lrp("z_IB", presets.lrp_z_ib, cost="1.5", sums_to=_EXACT),
@@ -100,7 +141,12 @@ _ROWS = (
     _lrp("epsilon_IB", presets.lrp_epsilon_ib, cost="1.5", sums_to=_EXACT + ", less what epsilon absorbs"),
     _lrp("alpha_beta", presets.lrp_alpha_beta, cost="2.5", sums_to=_ABSORBED),
     _lrp("alpha_2_beta_1", presets.lrp_alpha_2_beta_1, cost="2.5", sums_to=_ABSORBED),
-    _lrp("alpha_2_beta_1_IB", presets.lrp_alpha_2_beta_1_ib, cost="2.5", sums_to=_EXACT),
+    _lrp(
+        "alpha_2_beta_1_IB",
+        presets.lrp_alpha_2_beta_1_ib,
+        cost="2.5",
+        sums_to="f_c where contributions of both signs exist",
+    ),
     _lrp("alpha_1_beta_0", presets.lrp_alpha_1_beta_0, cost="1.5", sums_to=_ABSORBED, signed=False),
     _lrp("alpha_1_beta_0_IB", presets.lrp_alpha_1_beta_0_ib, cost="1.5", sums_to=_EXACT, signed=False),
     _lrp("gamma", presets.lrp_gamma, "Montavon et al. 2019", cost="2.5", sums_to=_ABSORBED),
@@ -108,23 +154,61 @@ _ROWS = (
     _lrp("z_plus_fast", presets.lrp_z_plus_fast, _MONTAVON, cost="1.5", sums_to=_EXACT, signed=False),
     _lrp("w_square", presets.lrp_w_square, _MONTAVON, sums_to=_EXACT, signed=False),
     _lrp("flat", presets.lrp_flat, _LAPUSCHKIN, sums_to=_EXACT, signed=False),
-    _row("lrp.rule_until_idx", LRP, "lrp", "one rule, another up to a layer (rule=, until_layer=, until_layer_rule=)",
-         _LAPUSCHKIN, sums_to=_ABSORBED),
+    _row(
+        "lrp.rule_until_idx",
+        LRP,
+        "lrp",
+        "one rule, another up to a layer (rule=, until_layer=, until_layer_rule=)",
+        _LAPUSCHKIN,
+        sums_to=_ABSORBED,
+    ),
     _lrp("sequential_preset_a", presets.preset_a, _LAPUSCHKIN, cost="1.5", sums_to=_ABSORBED),
     _lrp("sequential_preset_b", presets.preset_b, _LAPUSCHKIN, cost="2.5", sums_to=_ABSORBED),
     _lrp("sequential_preset_a_flat", presets.preset_a_flat, _LAPUSCHKIN, cost="1.5", sums_to=_ABSORBED),
     _lrp("sequential_preset_b_flat", presets.preset_b_flat, _LAPUSCHKIN, cost="2.5", sums_to=_ABSORBED),
-    _lrp("sequential_preset_b_flat_until_idx", presets.preset_b_flat_until_idx, _LAPUSCHKIN, cost="2.5", sums_to=_ABSORBED),
+    _lrp(
+        "sequential_preset_b_flat_until_idx",
+        presets.preset_b_flat_until_idx,
+        _LAPUSCHKIN,
+        cost="2.5",
+        sums_to=_ABSORBED,
+    ),
     _lrp("epsilon_plus", presets.epsilon_plus, _ZENNIT, cost="1.5", sums_to=_ABSORBED),
     _lrp("epsilon_plus_flat", presets.epsilon_plus_flat, _ZENNIT, cost="1.5", sums_to=_ABSORBED),
     _lrp("epsilon_gamma_box", presets.epsilon_gamma_box, _ZENNIT, cost="2.5", sums_to=_ABSORBED),
     _lrp("epsilon_alpha2_beta1", presets.epsilon_alpha2_beta1, _ZENNIT, cost="2.5", sums_to=_ABSORBED),
     _lrp("epsilon_alpha2_beta1_flat", presets.epsilon_alpha2_beta1_flat, _ZENNIT, cost="2.5", sums_to=_ABSORBED),
-    _lrp("excitation_backprop", presets.excitation_backprop, "Zhang et al. 2018", cost="1.5", sums_to=_EXACT, signed=False),
-    _row("deep_taylor", DeepTaylor, "deep_taylor", "z+ inside, w^2 at the input", _MONTAVON, signed=False, relu=True,
-         cost="1.5", sums_to="relu(f_c)"),
-    _row("deep_taylor.bounded", DeepTaylor, "deep_taylor", "z+ inside, z^B at the input (low=, high=)", _MONTAVON,
-         signed=False, relu=True, cost="1.5", sums_to="relu(f_c)", build=lambda low, high: {"low": low, "high": high}),
+    _lrp(
+        "excitation_backprop",
+        presets.excitation_backprop,
+        "Zhang et al. 2018",
+        cost="1.5",
+        sums_to=_EXACT,
+        signed=False,
+    ),
+    _row(
+        "deep_taylor",
+        DeepTaylor,
+        "deep_taylor",
+        "z+ inside, w^2 at the input",
+        _MONTAVON,
+        signed=False,
+        relu=True,
+        cost="1.5",
+        sums_to="relu(f_c)",
+    ),
+    _row(
+        "deep_taylor.bounded",
+        DeepTaylor,
+        "deep_taylor",
+        "z+ inside, z^B at the input (low=, high=)",
+        _MONTAVON,
+        signed=False,
+        relu=True,
+        cost="1.5",
+        sums_to="relu(f_c)",
+        build=lambda low, high: {"low": low, "high": high},
+    ),
 )
 
 _TABLE: dict[str, AnalyzerInfo] = {row.name: row for row in _ROWS}
@@ -140,8 +224,18 @@ def list_analyzers() -> list[AnalyzerInfo]:
     return list(_TABLE.values())
 
 
-def register_analyzer(name: str, cls: type[Analyzer], *, description: str = "", family: str = "user", signed: bool = True,
-                      needs_relu: bool = False, cost: str = "", sums_to: str = "", reference: str = "") -> None:
+def register_analyzer(
+    name: str,
+    cls: type[Analyzer],
+    *,
+    description: str = "",
+    family: str = "user",
+    signed: bool = True,
+    needs_relu: bool = False,
+    cost: str = "",
+    sums_to: str = "",
+    reference: str = "",
+) -> None:
     """Make ``create_analyzer(name, model)`` build ``cls``, a subclass of ``Analyzer`` or ``ReverseAnalyzer``.
 
     Raises
@@ -154,8 +248,18 @@ def register_analyzer(name: str, cls: type[Analyzer], *, description: str = "", 
     old = _TABLE.get(name)
     if old is not None and old.family != "user":
         raise InvalidInputError(f"The name {name!r} belongs to {old.cls.__name__}; choose another.")
-    _TABLE[name] = AnalyzerInfo(name, cls, family, description or (inspect.getdoc(cls) or "").split("\n")[0], signed,
-                                needs_relu, cls.needs_fit, cost, sums_to, reference)
+    _TABLE[name] = AnalyzerInfo(
+        name,
+        cls,
+        family,
+        description or (inspect.getdoc(cls) or "").split("\n")[0],
+        signed,
+        needs_relu,
+        cls.needs_fit,
+        cost,
+        sums_to,
+        reference,
+    )
 
 
 def find(name: str) -> AnalyzerInfo:

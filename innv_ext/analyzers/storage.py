@@ -14,13 +14,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from innv_ext.analyzers import registry
+from innv_ext.analyzers import node_rules, registry
 from innv_ext.analyzers import relevance as r_rules
 from innv_ext.analyzers.base import Analyzer
 from innv_ext.errors import SaveError
 
 FORMAT = 1
-_RULES = {cls.__name__: cls for cls in (*r_rules.AFFINE_RULES, r_rules.HuiBinder, r_rules.Gate)}
+_RULES = {cls.__name__: cls for cls in (*r_rules.AFFINE_RULES, r_rules.HuiBinder, node_rules.Gate)}
 
 
 def _encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:

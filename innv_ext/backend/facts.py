@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from innv_ext.backend import affine as affines
 from innv_ext.backend import kernels
-from innv_ext.backend.graph import Call, Graph, Node, op_key
+from innv_ext.backend.graph import op_key
 from innv_ext.backend.kinds import (
     AFFINE_LAYERS,
     COMPOSITE_LAYERS,
@@ -21,17 +22,21 @@ from innv_ext.backend.kinds import (
     SQUASH,
     Kind,
 )
+from innv_ext.backend.nodes import Call, Graph, Node
 
 _LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
 _SQUASH_KEEPS = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY}
 _NONNEGATIVE_FUNCTIONS = frozenset(
-    """relu6 sigmoid hard_sigmoid softmax sparsemax sparse_sigmoid softplus squareplus exponential exp exp2 square abs absolute
-    fabs sqrt rsqrt sparse_plus Softmax""".split()
+    """relu6 sigmoid hard_sigmoid softmax sparsemax sparse_sigmoid softplus squareplus exponential exp exp2 square
+    abs absolute fabs sqrt rsqrt sparse_plus Softmax""".split()
 )
 _KEEP_SIGN = frozenset(
-    """Add Average Maximum Minimum Multiply Dot add sum mean average average_pool adaptive_average_pool cumsum max_pool
-    adaptive_max_pool max min amax amin maximum minimum fmax fmin multiply divide true_divide divide_no_nan sqrt UpSampling2D
-    matmul dot einsum inner outer""".split()
+    """Add Average Multiply Dot AveragePooling1D AveragePooling2D AveragePooling3D GlobalAveragePooling1D
+    GlobalAveragePooling2D GlobalAveragePooling3D AdaptiveAveragePooling1D AdaptiveAveragePooling2D
+    AdaptiveAveragePooling3D
+    add sum mean average_pool
+    adaptive_average_pool cumsum multiply divide true_divide divide_no_nan matmul dot einsum inner
+    outer""".split()
 )
 _MAY_FILL_NEGATIVE = frozenset({"pad", "pad_images"})
 
@@ -47,13 +52,17 @@ def is_leaf(op: Any) -> bool:
 def kind_of(node: Node) -> Kind:
     """The role of a node; sums and products with constants are rescalings, matmul with a constant is affine."""
     key, call = op_key(node.op), node.call
-    if isinstance(call, kernels.Affine):
+    if isinstance(call, affines.Affine):
         return Kind.BATCHNORM if key == "BatchNormalization" else Kind.AFFINE
     if key in AFFINE_LAYERS.split():
         return Kind.OPAQUE  # quantised, so without a kernel to modify
+    if key == "Activation":
+        return KINDS.get(op_key(node.op.activation), Kind.OPAQUE)
     kind = KINDS.get(key, Kind.OPAQUE)
+    if kind is Kind.IDENTITY and isinstance(call, Call) and call.kwargs.get("training"):
+        return Kind.OPAQUE  # dropout or noise that is on in inference
     if isinstance(call, Call) and len(node.inputs) == 1:
-        constant = kernels.constant_operand(call)
+        constant = affines.constant_operand(call)
         if constant is not None and key in CONSTANT_RESCALE:
             return Kind.OPAQUE if _is_reciprocal(call, key) else Kind.RESCALE
         if constant is not None and key in CONSTANT_ACTIVATION:
@@ -130,23 +139,25 @@ def is_relu_like(node: Node) -> bool:
         return False
     key = activation_key(node)
     if key in ("maximum", "fmax") and isinstance(node.call, Call):
-        return bool(np.all(np.asarray(kernels.constant_operand(node.call)) == 0))
+        return bool(np.all(np.asarray(affines.constant_operand(node.call)) == 0))
     return key in RELU_LIKE
 
 
 def _output_nonnegative(node: Node) -> bool:
-    key = activation_key(node) if node.kind is Kind.ACTIVATION else op_key(node.op)
+    """Whether the node's outputs cannot be negative; "no" where in doubt."""
     if node.kind is Kind.ACTIVATION:
+        key = activation_key(node)
         return _relu_nonnegative(node, key) or key in _NONNEGATIVE_FUNCTIONS
-    if not node.inputs:
-        return False
+    key = op_key(node.op)
     if key in ("Maximum", "maximum", "fmax"):
         return any(node.nonnegative)
-    if node.kind is Kind.IDENTITY or (node.kind is Kind.SHAPE and key not in _MAY_FILL_NEGATIVE) or key in _KEEP_SIGN:
-        return node.kind is not Kind.RESCALE and all(node.nonnegative)
-    return node.kind is Kind.MAX and all(node.nonnegative) or node.kind is Kind.LINEAR and "Pool" in key and all(
-        node.nonnegative
-    )
+    if not node.inputs or not all(node.nonnegative):
+        return False
+    if key in ("UpSampling2D", "Resizing"):  # cubic interpolation overshoots
+        return node.op.interpolation in ("nearest", "bilinear")
+    if node.kind is Kind.SHAPE:
+        return key not in _MAY_FILL_NEGATIVE
+    return node.kind in (Kind.IDENTITY, Kind.MAX) or (node.kind in (Kind.LINEAR, Kind.PRODUCT) and key in _KEEP_SIGN)
 
 
 def _relu_nonnegative(node: Node, key: str) -> bool:

@@ -10,7 +10,6 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -19,106 +18,24 @@ from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
 
 from innv_ext.backend import numerics
+from innv_ext.backend.nodes import Arg, Call, Graph, Node, Spec
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
 
 
-@dataclass(frozen=True)
-class Arg:
-    """Stands for the i-th input tensor of a node inside its recorded arguments."""
-
-    index: int
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A recorded call of a layer or operation; calling it fills in the tensors."""
-
-    op: Any
-    args: tuple[Any, ...] = (Arg(0),)
-    kwargs: dict[str, Any] = field(default_factory=dict)
-
-    def __call__(self, *xs: Tensor) -> Any:
-        fill = functools.partial(tree.map_structure, lambda a: xs[a.index] if isinstance(a, Arg) else a)
-        return self.op(*fill(self.args), **fill(self.kwargs))
-
-
-@dataclass(frozen=True)
-class Spec:
-    """Shape (with None for free dimensions, batch first) and dtype of a slot."""
-
-    shape: tuple[int | None, ...]
-    dtype: str
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One step of the program: ``outputs = call(*inputs)`` on slots.
-
-    ``op`` is what the step is (Keras layer, Keras operation or activation function) and is what predicates look at;
-    ``call`` is how it is evaluated. ``layers`` are the names of the enclosing layers, outermost first, its own
-    included; ``position`` is the index in ``model.layers`` of the outermost one. ``kind``, ``nonnegative`` (one
-    flag per input), ``first`` (the first affine node on a path from the input) and ``signal`` (the input of a product
-    that carries the signal) are filled in by ``facts.annotate``. ``note`` says why a composite layer could not be opened.
-    """
-
-    index: int
-    name: str
-    op: Any
-    call: Callable[..., Any]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    layers: tuple[str, ...] = ()
-    position: int | None = None
-    kind: Any = None
-    nonnegative: tuple[bool, ...] = ()
-    first: bool = False
-    signal: int | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Graph:
-    """Nodes in topological order; ``layer_slots`` says in which slot a layer's output lives."""
-
-    nodes: tuple[Node, ...]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    specs: dict[int, Spec]
-    layer_slots: dict[str, int]
-
-    def producer(self) -> dict[int, Node]:
-        """The node that writes each slot."""
-        return {slot: node for node in self.nodes for slot in node.outputs}
-
-    def consumers(self) -> dict[int, list[Node]]:
-        """The nodes that read each slot, once per use."""
-        users: dict[int, list[Node]] = {slot: [] for slot in self.specs}
-        for node in self.nodes:
-            for slot in node.inputs:
-                users[slot].append(node)
-        return users
-
-    def rebuilt(self, nodes: Sequence[Node], **changes: Any) -> Graph:
-        """This graph with other nodes (renumbered), restricted to what its outputs need."""
-        outputs = changes.get("outputs", self.outputs)
-        needed, kept = set(outputs), []
-        for node in reversed(nodes):
-            if needed.intersection(node.outputs):
-                needed.update(node.inputs)
-                kept.append(node)
-        numbered = tuple(replace(node, index=i) for i, node in enumerate(reversed(kept)))
-        return replace(self, nodes=numbered, **changes)
-
-    def new_slot(self) -> int:
-        """A slot number that is not in use."""
-        return max(self.specs) + 1
-
-
-_SPECIAL_NAMES = {"ReLU": "relu", "CDist": "cdist", "BatchNorm": "batch_normalization", "SSIM": "ssim",
-                  "LayerNorm": "layer_normalization", "RMSNorm": "rms_normalization", "SegmentReduction": "segment_sum",
-                  "RGBToGrayscale": "rgb_to_grayscale", "PadImages": "pad_images", "CropImages": "crop_images"}
+_SPECIAL_NAMES = {
+    "ReLU": "relu",
+    "CDist": "cdist",
+    "BatchNorm": "batch_normalization",
+    "SSIM": "ssim",
+    "LayerNorm": "layer_normalization",
+    "RMSNorm": "rms_normalization",
+    "SegmentReduction": "segment_sum",
+    "RGBToGrayscale": "rgb_to_grayscale",
+    "PadImages": "pad_images",
+    "CropImages": "crop_images",
+}
 
 
 def op_key(op: Any) -> str:
@@ -148,8 +65,12 @@ def untouched(model: keras.Model) -> Iterator[None]:
     """Leave the model's layers as they were: calling them records nodes, losses and attributes."""
     layers = list(model._flatten_layers())
     attributes = [dict(vars(layer)) for layer in layers]
-    lists = [(old, list(old)) for a in attributes for k in ("_inbound_nodes", "_outbound_nodes", "_losses")
-             if isinstance(old := a.get(k), list)]
+    lists = [
+        (old, list(old))
+        for a in attributes
+        for k in ("_inbound_nodes", "_outbound_nodes", "_losses")
+        if isinstance(old := a.get(k), list)
+    ]
     try:
         yield
     finally:
@@ -220,8 +141,10 @@ def trace(model: keras.Model, is_leaf: Callable[[Any], bool]) -> Graph:
         tracer = _Tracer(is_leaf, model.layers)
         inputs, outputs = model_tensors(model)
         if any(kt.sparse or kt.ragged for kt in tree.flatten(inputs)):
-            raise UnsupportedModelError(f"The model {model.name!r} has a sparse or ragged input; only dense ones can be "
-                                        f"explained. Convert the data and give the model a dense keras.Input.")
+            raise UnsupportedModelError(
+                f"The model {model.name!r} has a sparse or ragged input; only dense ones can be "
+                f"explained. Convert the data and give the model a dense keras.Input."
+            )
         slots = [tracer.new_slot(kt) for kt in tree.flatten(inputs)]
         if outputs is None:
             arguments = tuple(inputs) if isinstance(inputs, tuple) else (inputs,)
@@ -301,8 +224,15 @@ class _Tracer:
         known.update({id(kt): slot for kt, slot in zip(recorded.outputs, outputs, strict=True)})
         self.append(op, Call(op, args, kwargs), inputs, outputs, here, note)
 
-    def append(self, op: Any, call: Any, inputs: tuple[int, ...], outputs: tuple[int, ...], here: tuple[str, ...],
-               note: str = "") -> None:
+    def append(
+        self,
+        op: Any,
+        call: Any,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        here: tuple[str, ...],
+        note: str = "",
+    ) -> None:
         name = "/".join(here)
         count = self.names[name] = self.names.get(name, 0) + 1
         name = name if count == 1 else f"{name}#{count}"
@@ -333,8 +263,8 @@ class _Tracer:
             self.walk(tree.flatten(outputs), inner, here)
             return [inner[id(kt)] for kt in tree.flatten(outputs)], ""
         except Exception as error:  # whatever a foreign call() raises, the layer stays one node
-            del self.nodes[before[0]:]
-            for slot in list(self.specs)[before[1]:]:
+            del self.nodes[before[0] :]
+            for slot in list(self.specs)[before[1] :]:
                 del self.specs[slot]
             self.names, self.layer_slots = before[2], before[3]
             return None, f"its call() cannot run on KerasTensors ({type(error).__name__}: {error})"

@@ -37,12 +37,15 @@ _LAYERS: dict[Kind, str] = {
     Kind.AFFINE: AFFINE_LAYERS,
     Kind.BATCHNORM: "BatchNormalization",
     Kind.ACTIVATION: "Activation ReLU LeakyReLU PReLU ELU Softmax",
-    Kind.IDENTITY: """Identity InputLayer ActivityRegularization Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D
-        AlphaDropout GaussianDropout GaussianNoise AugMix CutMix MixUp RandAugment RandomBrightness RandomColorDegeneration
+    Kind.IDENTITY: """Identity InputLayer ActivityRegularization Dropout SpatialDropout1D SpatialDropout2D
+    SpatialDropout3D
+        AlphaDropout GaussianDropout GaussianNoise AugMix CutMix MixUp RandAugment RandomBrightness
+        RandomColorDegeneration
         RandomColorJitter RandomContrast RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur
         RandomGrayscale RandomHue RandomInvert RandomPerspective RandomPosterization RandomRotation RandomSaturation
         RandomSharpness RandomShear RandomTranslation RandomZoom""",
-    Kind.SHAPE: """Flatten Reshape Permute RepeatVector Concatenate Cropping1D Cropping2D Cropping3D CenterCrop RandomCrop
+    Kind.SHAPE: """Flatten Reshape Permute RepeatVector Concatenate Cropping1D Cropping2D Cropping3D CenterCrop
+    RandomCrop
         ZeroPadding1D ZeroPadding2D ZeroPadding3D UpSampling1D UpSampling3D Masking""",
     Kind.RESCALE: "Rescaling Normalization",
     Kind.LINEAR: """Add Subtract Average AveragePooling1D AveragePooling2D AveragePooling3D GlobalAveragePooling1D
@@ -53,11 +56,14 @@ _LAYERS: dict[Kind, str] = {
     Kind.PRODUCT: "Multiply Dot",
     Kind.NORM: "LayerNormalization RMSNormalization UnitNormalization GroupNormalization",
     Kind.EMBEDDING: "Embedding",
-    Kind.RECURRENT: """LSTM GRU SimpleRNN RNN ConvLSTM1D ConvLSTM2D ConvLSTM3D Bidirectional TimeDistributed LSTMCell GRUCell
+    Kind.RECURRENT: """LSTM GRU SimpleRNN RNN ConvLSTM1D ConvLSTM2D ConvLSTM3D Bidirectional TimeDistributed LSTMCell
+    GRUCell
         SimpleRNNCell StackedRNNCells""",
     Kind.OPAQUE: """MelSpectrogram STFTSpectrogram AutoContrast Equalization Solarization
-        ContrastLimitedAdaptiveHistogramEqualization ReversibleEmbedding JaxLayer FlaxLayer TFSMLayer TorchModuleWrapper""",
-    Kind.DISCRETE: """CategoryEncoding Discretization HashedCrossing Hashing IntegerLookup StringLookup TextVectorization
+        ContrastLimitedAdaptiveHistogramEqualization ReversibleEmbedding JaxLayer FlaxLayer TFSMLayer
+        TorchModuleWrapper""",
+    Kind.DISCRETE: """CategoryEncoding Discretization HashedCrossing Hashing IntegerLookup StringLookup
+    TextVectorization
         MaxNumBoundingBoxes""",
 }
 
@@ -65,11 +71,13 @@ _FUNCTIONS: dict[Kind, str] = {
     Kind.AFFINE: "matmul einsum dot tensordot conv conv_transpose depthwise_conv",
     Kind.BATCHNORM: "",
     Kind.ACTIVATION: """relu relu6 leaky_relu elu selu celu gelu silu swish mish softplus softsign sigmoid hard_sigmoid
-        hard_silu hard_swish hard_tanh tanh tanh_shrink soft_shrink hard_shrink threshold squareplus log_sigmoid sparse_plus
-        sparse_sigmoid softmax log_softmax sparsemax exponential exp expm1 exp2 log log1p log2 log10 sqrt rsqrt square cbrt
-        reciprocal abs absolute fabs erf erfc sin cos tan arctan arcsinh sinh clip sign""",
+        hard_silu hard_swish hard_tanh tanh tanh_shrink soft_shrink hard_shrink threshold squareplus log_sigmoid
+        sparse_plus
+        sparse_sigmoid softmax log_softmax sparsemax exponential exp expm1 exp2 log log1p log2 log10 sqrt rsqrt
+        square cbrt reciprocal abs absolute fabs erf erfc sin cos tan arctan arcsinh sinh clip sign""",
     Kind.IDENTITY: "identity linear copy cast convert_to_tensor array stop_gradient real nan_to_num",
-    Kind.SHAPE: """reshape transpose squeeze expand_dims get_item concatenate stack hstack vstack dstack append flip fliplr flipud
+    Kind.SHAPE: """reshape transpose squeeze expand_dims get_item concatenate stack hstack vstack dstack append flip
+    fliplr flipud
         roll repeat tile broadcast_to split array_split hsplit vsplit dsplit unstack swapaxes moveaxis ravel take slice
         rot90 rearrange diagonal tril triu depth_to_space space_to_depth unfold pad crop_images pad_images
         extract_patches""",

@@ -11,10 +11,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from innv_ext.backend import affine as affines
 from innv_ext.backend import facts, kernels
-from innv_ext.backend.graph import Arg, Call, Graph, Node, keep_mask, op_key, open_function
-from innv_ext.backend.kernels import Affine
+from innv_ext.backend.affine import Affine
+from innv_ext.backend.graph import keep_mask, op_key, open_function
 from innv_ext.backend.kinds import FUNCTION_KINDS, TRAILING_SQUASH, Kind
+from innv_ext.backend.nodes import Call, Graph, Node
 from innv_ext.errors import InnvError
 
 Tensor = Any
@@ -51,7 +53,9 @@ def split_activations(graph: Graph) -> Graph:
         graph, between = _with_slot(graph, graph.specs[node.outputs[0]])
         nodes.append(replace(affine, outputs=(between,)))
         name = getattr(activation, "__name__", type(activation).__name__)
-        nodes.append(replace(node, name=f"{node.name}/{name}", op=activation, call=KeepMask(activation), inputs=(between,)))
+        nodes.append(
+            replace(node, name=f"{node.name}/{name}", op=activation, call=KeepMask(activation), inputs=(between,))
+        )
     return graph.rebuilt(nodes)
 
 
@@ -73,7 +77,9 @@ def open_custom_functions(graph: Graph) -> Graph:
                 graph, slots[slot] = _with_slot(graph, spec)
         for part in inner.nodes:
             moved = {"inputs": tuple(slots[s] for s in part.inputs), "outputs": tuple(slots[s] for s in part.outputs)}
-            nodes.append(replace(part, name=f"{node.name}/{part.name}", layers=node.layers, position=node.position, **moved))
+            nodes.append(
+                replace(part, name=f"{node.name}/{part.name}", layers=node.layers, position=node.position, **moved)
+            )
     return graph.rebuilt(nodes)
 
 
@@ -103,7 +109,7 @@ def affine_operations(graph: Graph) -> Graph:
             continue
         affine = None
         if isinstance(node.call, Call) and FUNCTION_KINDS.get(op_key(node.op)) is Kind.AFFINE and len(node.inputs) == 1:
-            affine = kernels.affine_op(node.call)
+            affine = affines.affine_op(node.call)
         if affine is None:
             nodes.append(node)
             continue
@@ -125,7 +131,7 @@ def _added_constant(users: dict[int, list[Node]], graph: Graph, node: Node) -> t
     adder = readers[0]
     if op_key(adder.op) != "add" or not isinstance(adder.call, Call) or len(adder.inputs) != 1:
         return None
-    constant = kernels.constant_operand(adder.call)
+    constant = affines.constant_operand(adder.call)
     same = graph.specs[adder.outputs[0]].shape == graph.specs[node.outputs[0]].shape
     return (adder, constant) if constant is not None and same else None
 
@@ -162,24 +168,32 @@ def _is_identity(node: Node) -> bool:
 
 
 def split_embeddings(graph: Graph) -> tuple[Graph, Graph]:
-    """(head, main): the head turns token numbers into vectors, main goes on from floats (an empty head without tokens)."""
+    """(head, main): the head turns token numbers into vectors, main goes on from floats.
+
+    main's inputs are the embeddings' outputs, and the token numbers too where something else reads them (masks).
+    """
     users, head = graph.consumers(), []
     inputs: list[int] = []
     for slot in graph.inputs:
-        tokens = users[slot] if users[slot] and all(n.kind is Kind.EMBEDDING for n in users[slot]) else []
+        tokens = [n for n in users[slot] if n.kind is Kind.EMBEDDING]
         head.extend(tokens)
-        inputs.extend([n.outputs[0] for n in tokens] or [slot])
+        inputs.extend(n.outputs[0] for n in tokens)
+        if len(tokens) < len(users[slot]) or not tokens:
+            inputs.append(slot)
     main = replace(graph, inputs=tuple(inputs)).rebuilt([n for n in graph.nodes if n not in head])
     return replace(graph, nodes=tuple(head), outputs=tuple(inputs)), main
 
 
 def batchnorm_nodes(graph: Graph) -> Graph:
     """Every BatchNormalization (in inference) as an elementwise affine node."""
-    return graph.rebuilt([
-        replace(n, call=kernels.elementwise(n.op, _bn_axis(n, graph), functools.partial(_scale_shift, n.op)))
-        if _is_batchnorm(n) else n
-        for n in graph.nodes
-    ])
+    return graph.rebuilt(
+        [
+            replace(n, call=affines.elementwise(n.op, _bn_axis(n, graph), functools.partial(_scale_shift, n.op)))
+            if _is_batchnorm(n)
+            else n
+            for n in graph.nodes
+        ]
+    )
 
 
 def split_batchnorm(graph: Graph) -> Graph:
@@ -193,13 +207,13 @@ def split_batchnorm(graph: Graph) -> Graph:
         graph, between = _with_slot(graph, graph.specs[node.outputs[0]])
 
         def normalise(layer: Any = node.op) -> tuple[Tensor, Tensor]:
-            mean, inverse, _, _ = kernels.batchnorm_vectors(layer)
+            mean, inverse, _, _ = affines.batchnorm_vectors(layer)
             return inverse, -mean * inverse
 
         def rescale(layer: Any = node.op) -> tuple[Tensor, Tensor]:
-            return kernels.batchnorm_vectors(layer)[2:]
+            return affines.batchnorm_vectors(layer)[2:]
 
-        first, second = (kernels.elementwise(node.op, axis, f) for f in (normalise, rescale))
+        first, second = (affines.elementwise(node.op, axis, f) for f in (normalise, rescale))
         nodes.append(replace(node, name=f"{node.name}/normalise", call=first, outputs=(between,)))
         nodes.append(replace(node, name=f"{node.name}/scale", call=second, inputs=(between,)))
     return graph.rebuilt(nodes)
@@ -214,10 +228,12 @@ def fold_batchnorm(graph: Graph) -> Graph:
         users, producer = graph.consumers(), graph.producer()
         axis, scale_shift = _bn_axis(node, graph), functools.partial(_scale_shift, node.op)
         before = producer.get(node.inputs[0])
-        if before is not None and _foldable(before, axis, "scale_outputs") and (
-            len(users[node.inputs[0]]) == 1 and node.inputs[0] not in graph.outputs
+        if (
+            before is not None
+            and _foldable(before, axis, "scale_outputs")
+            and (len(users[node.inputs[0]]) == 1 and node.inputs[0] not in graph.outputs)
         ):
-            merged = replace(before, call=kernels.fold_after(before.call, axis, scale_shift), outputs=node.outputs)
+            merged = replace(before, call=affines.fold_after(before.call, axis, scale_shift), outputs=node.outputs)
             slots = {k: node.outputs[0] if v == before.outputs[0] else v for k, v in graph.layer_slots.items()}
             graph = _swap(replace(graph, layer_slots=slots), {id(before): merged, id(node): None})
             continue
@@ -225,7 +241,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
         if after and node.outputs[0] not in graph.outputs and all(_foldable(n, axis, "scale_inputs") for n in after):
             changes: dict[int, Node | None] = {id(node): None}
             for n in after:
-                call = kernels.fold_before(n.call, axis, scale_shift)
+                call = affines.fold_before(n.call, axis, scale_shift)
                 changes[id(n)] = replace(n, call=call, inputs=node.inputs)
             slots = {k: node.inputs[0] if v == node.outputs[0] else v for k, v in graph.layer_slots.items()}
             graph = _swap(replace(graph, layer_slots=slots), changes)
@@ -239,7 +255,9 @@ def _swap(graph: Graph, changes: dict[int, Node | None]) -> Graph:
 
 
 def _is_batchnorm(node: Node) -> bool:
-    return op_key(node.op) == "BatchNormalization" and isinstance(node.call, Call) and not node.call.kwargs.get("training")
+    return (
+        op_key(node.op) == "BatchNormalization" and isinstance(node.call, Call) and not node.call.kwargs.get("training")
+    )
 
 
 def _bn_axis(node: Node, graph: Graph) -> int:
@@ -257,7 +275,7 @@ def _foldable(node: Node, axis: int, how: str) -> bool:
 
 
 def _scale_shift(layer: Any) -> tuple[Tensor, Tensor]:
-    mean, inverse, gamma, beta = kernels.batchnorm_vectors(layer)
+    mean, inverse, gamma, beta = affines.batchnorm_vectors(layer)
     return gamma * inverse, beta - mean * gamma * inverse
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from innv_ext.backend import facts
-from innv_ext.backend.graph import Graph, Node, op_key
+from innv_ext.backend import facts, numerics
+from innv_ext.backend.graph import op_key
 from innv_ext.backend.kinds import Kind
+from innv_ext.backend.nodes import Graph, Node
 from innv_ext.errors import NoRuleError
 
 Predicate = Callable[[Node, Graph], bool]
@@ -63,7 +64,8 @@ def _describe(missing: Sequence[Node], hint: str) -> str:
     lines = [
         f"  - {n.name} ({op_key(n.op).removeprefix('custom:')}, node {n.index}"
         + (f", model.layers[{n.position}]" if n.position is not None else "")
-        + (f"; not opened because {n.note}" if n.note else "") + ")"
+        + (f"; not opened because {n.note}" if n.note else "")
+        + ")"
         for n in missing
     ]
     return "No rule for these nodes:\n" + "\n".join(lines) + (f"\n{hint}" if hint else "")
@@ -144,6 +146,11 @@ def first_linear(node: Node, graph: Graph) -> bool:
 def nonnegative_input(node: Node, graph: Graph) -> bool:
     """Nodes whose inputs are proved non-negative."""
     return bool(node.nonnegative) and all(node.nonnegative)
+
+
+def not_differentiable(node: Node, graph: Graph) -> bool:
+    """Nodes whose outputs are integers or booleans: masks, positions, comparisons."""
+    return not any(numerics.is_float(graph.specs[slot].dtype) for slot in node.outputs)
 
 
 def up_to(layer: int | str) -> Predicate:

@@ -9,7 +9,8 @@ from typing import Any
 from keras import ops, tree
 
 from innv_ext.backend import numerics
-from innv_ext.backend.graph import Graph, Node, alias
+from innv_ext.backend.graph import alias
+from innv_ext.backend.nodes import Graph, Node
 
 Tensor = Any
 ReverseRule = Callable[[Node, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]], Sequence[Tensor | None]]
