@@ -56,6 +56,8 @@ def kind_of(node: Node) -> Kind:
         return Kind.BATCHNORM if key == "BatchNormalization" else Kind.AFFINE
     if key in AFFINE_LAYERS.split():
         return Kind.OPAQUE  # quantised, so without a kernel to modify
+    if key == "BatchNormalization" and isinstance(call, Call) and call.kwargs.get("training"):
+        return Kind.OPAQUE  # normalises by the statistics of the batch
     if key == "Activation":
         return KINDS.get(op_key(node.op.activation), Kind.OPAQUE)
     kind = KINDS.get(key, Kind.OPAQUE)

@@ -64,6 +64,7 @@ def op_key(op: Any) -> str:
 def untouched(model: keras.Model) -> Iterator[None]:
     """Leave the model's layers as they were: calling them records nodes, losses and attributes."""
     layers = list(model._flatten_layers())
+    layers += [op for m in layers if isinstance(m, Functional) for op in m.operations if op not in layers]
     attributes = [dict(vars(layer)) for layer in layers]
     lists = [
         (old, list(old))
@@ -149,13 +150,14 @@ def trace(model: keras.Model, is_leaf: Callable[[Any], bool]) -> Graph:
         if outputs is None:
             arguments = tuple(inputs) if isinstance(inputs, tuple) else (inputs,)
             try:
-                outputs = tracer.run_symbolically(model, arguments, {})
+                outputs = tracer.run_symbolically(model, arguments, tracer.with_training(model, {}))
             except Exception as error:
                 raise UnsupportedModelError(
                     f"The call() of the subclassed model {model.name!r} cannot run on keras.KerasTensor: {error}. "
                     f"Write it with Keras layers and keras.ops, or wrap its parts in Keras layers."
                 ) from error
         known = {id(kt): slot for kt, slot in zip(tree.flatten(inputs), slots, strict=True)}
+        tracer.recorded = _runs_recorded_graph(model)
         tracer.walk(tree.flatten(outputs), known, ())
         flat = tuple(known[id(kt)] for kt in tree.flatten(outputs))
         return Graph(tuple(tracer.nodes), tuple(slots), flat, tracer.specs, tracer.layer_slots)
@@ -170,6 +172,7 @@ class _Tracer:
         self.specs: dict[int, Spec] = {}
         self.layer_slots: dict[str, int] = {}
         self.names: dict[str, int] = {}
+        self.training, self.recorded = False, False
         self.positions = {layer.name: i for i, layer in enumerate(layers)}
 
     def new_slot(self, kt: keras.KerasTensor) -> int:
@@ -217,9 +220,8 @@ class _Tracer:
         mark = functools.partial(
             tree.map_structure, lambda a: Arg(next(counter)) if isinstance(a, keras.KerasTensor) else a
         )
-        args, kwargs = mark(recorded.arguments.args), mark(recorded.arguments.kwargs)
-        if isinstance(op, keras.layers.Layer) and op._call_has_training_arg and kwargs.get("training") is None:
-            kwargs = {**kwargs, "training": False}
+        args = mark(recorded.arguments.args)
+        kwargs = self.with_training(op, mark(recorded.arguments.kwargs))
         outputs = tuple(self.new_slot(kt) for kt in recorded.outputs)
         known.update({id(kt): slot for kt, slot in zip(recorded.outputs, outputs, strict=True)})
         self.append(op, Call(op, args, kwargs), inputs, outputs, here, note)
@@ -245,6 +247,9 @@ class _Tracer:
         if any(getattr(kt, "_keras_mask", None) is not None for kt in outer) and not isinstance(op, keras.Model):
             return None, "a Keras mask reaches it"
         before = len(self.nodes), len(self.specs), dict(self.names), dict(self.layer_slots)
+        context = self.training, self.recorded
+        kwargs = self.with_training(op, kwargs)
+        self.training, self.recorded = bool(kwargs.get("training", self.training)), _runs_recorded_graph(op)
         try:
             if _runs_recorded_graph(op):
                 inputs, outputs = model_tensors(op)
@@ -268,14 +273,21 @@ class _Tracer:
                 del self.specs[slot]
             self.names, self.layer_slots = before[2], before[3]
             return None, f"its call() cannot run on KerasTensors ({type(error).__name__}: {error})"
+        finally:
+            self.training, self.recorded = context
+
+    def with_training(self, op: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The call's keyword arguments with ``training`` as ``predict`` would pass it.
+
+        A functional model hands its own value to all of its layers, whatever was recorded; in a ``call`` written by hand
+        an explicit value counts.
+        """
+        takes_it = isinstance(op, keras.layers.Layer) and op._call_has_training_arg
+        inherits = self.recorded or kwargs.get("training") is None
+        return {**kwargs, "training": self.training} if takes_it and inherits else kwargs
 
     def run_symbolically(self, op: Any, args: Any, kwargs: Any) -> Any:
-        if isinstance(op, keras.layers.Layer):
-            if op._call_has_training_arg and kwargs.get("training") is None:
-                kwargs = {**kwargs, "training": False}
-            outputs = op.call(*args, **kwargs)
-        else:
-            outputs = op(*args, **kwargs)
+        outputs = op.call(*args, **kwargs)
         if not all(isinstance(kt, keras.KerasTensor) for kt in tree.flatten(outputs)):
             raise TypeError("an output is not symbolic")
         return outputs

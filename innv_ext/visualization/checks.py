@@ -1,0 +1,83 @@
+"""Typed checks of arguments; each error names the argument, what was received and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from innv_ext.errors import InvalidInputError
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+_LISTED = 20  # longer lists of choices are not spelt out
+
+
+def choice(argument: str, value: Any, choices: Collection[str]) -> str:
+    """Return ``value`` if it is one of ``choices``; otherwise the error names all three."""
+    if isinstance(value, str) and value in choices:
+        return value
+    close = difflib.get_close_matches(value, choices, n=3) if isinstance(value, str) else []
+    listed = ", ".join(map(repr, choices)) if len(choices) <= _LISTED else "one of matplotlib's names"
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    raise InvalidInputError(f"{argument}={value!r} is not known. Choose from: {listed}.{hint}")
+
+
+def number(argument: str, value: Any, low: float, high: float = np.inf, *, inclusive: bool = False) -> float:
+    """Return ``value`` as a float if it is finite, above ``low`` (inclusive: or at it), at most ``high``."""
+    numbers = as_numbers(value, argument)
+    enough = numbers >= low if inclusive else numbers > low
+    if numbers.ndim or not np.isfinite(numbers) or not enough or numbers > high:
+        lower = f"{'at least' if inclusive else 'above'} {low:g}"
+        upper = "" if high == np.inf else f" and at most {high:g}"
+        raise InvalidInputError(f"{argument} must be one number {lower}{upper}; got {value!r}.")
+    return float(numbers)
+
+
+def as_numbers(values: ArrayLike, argument: str) -> Floats:
+    """Copy anything array-like to float64, so that nothing later can reach the caller's memory."""
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind in "cSUTmM":
+            raise TypeError(f"dtype {array.dtype}")
+        with np.errstate(over="ignore"):
+            return array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{argument} must be an array of real numbers; got {error}.") from error
+
+
+def as_batch(values: ArrayLike, argument: str, channel_axis: int) -> Floats:
+    """Copy (batch, H, W), (batch, H, W, C) or (batch, C, H, W), by ``channel_axis``, to (batch, H, W, C)."""
+    if channel_axis not in (-1, 3, 1, -3):
+        raise InvalidInputError(f"channel_axis must be -1 (channels last) or 1 (channels first); got {channel_axis!r}.")
+    array = as_numbers(values, argument)
+    if array.ndim not in (3, 4):
+        raise InvalidInputError(
+            f"{argument} has shape {array.shape}; expected (batch, height, width) or that with a channel "
+            f"axis. A single image needs a batch axis: {argument}[None]."
+        )
+    if 0 in array.shape[1:]:
+        raise InvalidInputError(f"{argument} has shape {array.shape}: there are no pixels to draw.")
+    return array[..., None] if array.ndim == 3 else np.moveaxis(array, channel_axis, -1)
+
+
+def check_same_size(relevance: Floats, image: Floats, argument: str = "relevance") -> None:
+    """Raise unless both are pictures of the same number, height and width; channels may differ."""
+    if relevance.shape[:3] != image.shape[:3]:
+        raise InvalidInputError(
+            f"{argument} has (batch, height, width) {relevance.shape[:3]} but image has {image.shape[:3]}; "
+            f"they must agree. Check channel_axis too: it holds for both."
+        )
+
+
+def three_channels(values: Floats, argument: str) -> None:
+    """Raise unless the (batch, H, W, C) array can be shown as grey or RGB."""
+    if values.shape[-1] not in (1, 3):
+        raise InvalidInputError(
+            f"{argument} has {values.shape[-1]} channels (shape {values.shape} with channels last); only 1 "
+            f"(grey) or 3 (RGB) can be shown. Select some, e.g. {argument}[..., :3], or set channel_axis."
+        )

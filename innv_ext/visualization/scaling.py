@@ -1,0 +1,149 @@
+"""From relevance to one number per pixel in [-1, 1]: reduction of channels, scales, warnings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from innv_ext.errors import InvalidInputError
+from innv_ext.visualization.checks import Floats, Mask, as_batch, as_numbers, choice, number
+
+Reduction = str | Callable[[Floats, int], ArrayLike]
+Color = str | tuple[float, float, float]
+
+GREEN: Color = (0.0, 1.0, 0.0)
+_LISTED = 20  # a warning lists at most this many image indices
+
+
+def _largest(values: Floats) -> Floats:
+    index = np.abs(values).argmax(axis=-1)[..., None]
+    return np.take_along_axis(values, index, axis=-1)[..., 0]
+
+
+REDUCTIONS: dict[str, Callable[[Floats], Floats]] = {
+    "sum": lambda v: v.sum(axis=-1),
+    "mean": lambda v: v.mean(axis=-1),
+    "norm": lambda v: np.hypot.reduce(np.abs(v), axis=-1),  # no overflow, unlike the root of a sum of squares
+    "max_abs": _largest,
+}
+
+
+def reduce_channels(relevance: ArrayLike, reduce: Reduction = "sum", channel_axis: int = -1) -> Floats:
+    """Reduce the channels of relevance maps to one value per pixel (thesis, section V.3.4.3).
+
+    Parameters
+    ----------
+    relevance : array, shape (batch, H, W, C) or (batch, H, W)
+        Any real dtype; a three-dimensional array has one channel. It is not modified.
+    reduce : {"sum", "norm", "max_abs", "mean"} or callable, default "sum"
+        "norm" is the Euclidean norm (non-negative), "max_abs" the signed value of the largest magnitude (of
+        the first such channel). A callable gets a (batch, H, W, C) copy and the axis -1, and returns (batch,
+        H, W).
+    channel_axis : int, default -1
+        1 for (batch, C, H, W).
+
+    Returns
+    -------
+    array, shape (batch, H, W), float64
+
+    Raises
+    ------
+    InvalidInputError
+        Wrong rank, no pixels, not numbers, unknown name, or a callable that returns another shape.
+
+    Examples
+    --------
+    >>> reduce_channels([[[[1.0, -3.0]]]], "max_abs")
+    array([[[-3.]]])
+    """
+    return collapse(as_batch(relevance, "relevance", channel_axis), reduce)
+
+
+def collapse(values: Floats, reduce: Reduction) -> Floats:
+    """``reduce_channels`` of an array that is already checked and channels-last."""
+    if not callable(reduce):
+        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is reported later, as not finite
+            return REDUCTIONS[choice("reduce", reduce, REDUCTIONS)](values)
+    reduced = as_numbers(reduce(values.copy(), -1), "the result of reduce")
+    if reduced.shape != values.shape[:-1]:
+        raise InvalidInputError(
+            f"reduce returned shape {reduced.shape} for relevance of shape {values.shape}; "
+            f"expected {values.shape[:-1]}: it must remove the last axis."
+        )
+    return reduced
+
+
+def signed(values: Floats, reduce: Reduction) -> tuple[Floats, Mask]:
+    """Reduced (batch, H, W) with 0 where not finite, and the mask of those pixels."""
+    reduced = collapse(values, reduce)
+    bad = ~np.isfinite(values).all(axis=-1) | ~np.isfinite(reduced)
+    return np.where(bad, 0.0, reduced), bad
+
+
+def magnitude(values: Floats, reduce: Reduction) -> tuple[Floats, Mask]:
+    """Like ``signed``, but the sign is taken off before the reduction, so that channels cannot cancel out."""
+    reduced, bad = signed(np.abs(values), reduce)
+    return np.abs(reduced), bad
+
+
+def peaks(values: Floats) -> Floats:
+    """Largest magnitude per image, shape (batch,)."""
+    return np.abs(values).max(axis=tuple(range(1, values.ndim)))
+
+
+def own_scale(values: Floats, bad: Mask, percentile: float) -> Floats:
+    """Percentile of the finite magnitudes per image; the maximum where sparsity makes that percentile 0."""
+    number("percentile", percentile, 0, 100)
+    largest = peaks(values)
+    if percentile == 100:
+        return largest
+    pairs = zip(np.abs(values), ~bad, strict=True)
+    clipped = np.array([np.percentile(v[good], percentile) if good.any() else 0.0 for v, good in pairs])
+    return np.where(clipped > 0, clipped, largest)
+
+
+def given_scale(scale: ArrayLike, largest: Floats) -> Floats:
+    """Check the ``scale`` argument and spread it to shape (batch,)."""
+    scales = as_numbers(scale, "scale")
+    if scales.shape not in ((), largest.shape):
+        raise InvalidInputError(f"scale must be one number or have shape {largest.shape}; got shape {scales.shape}.")
+    scales = np.broadcast_to(scales, largest.shape)
+    if not (np.isfinite(scales) & (scales >= 0)).all() or ((scales == 0) & (largest > 0)).any():
+        raise InvalidInputError(f"scale must be positive and finite (0 only for an all-zero map); got {scale!r}.")
+    return scales
+
+
+def to_unit(values: Floats, scales: Floats) -> Floats:
+    """Divide each image by its scale and clip to [-1, 1]; a scale of 0 gives 0."""
+    spread = scales.reshape(-1, *[1] * (values.ndim - 1))
+    with np.errstate(over="ignore"):
+        return np.clip(np.divide(values, spread, out=np.zeros_like(values), where=spread > 0), -1.0, 1.0)
+
+
+def _indices(flags: Mask) -> str:
+    found = np.flatnonzero(flags).tolist()
+    return str(found) if len(found) <= _LISTED else f"{found[:_LISTED]} and {len(found) - _LISTED} more"
+
+
+def report_bad(bad: Mask, argument: str, color: Color, stacklevel: int = 3) -> None:
+    """Warn once, with the number of pixels that are not finite."""
+    if bad.any():
+        warnings.warn(
+            f"{argument} is not finite (NaN or infinite) at {int(bad.sum())} pixel(s) of image(s) "
+            f"{_indices(bad.any(axis=(1, 2)))}: drawn in {color}, scale taken from the finite ones.",
+            stacklevel=stacklevel,
+        )
+
+
+def report(largest: Floats | Mask, bad: Mask, color: Color, what: str = "zero everywhere") -> None:
+    """Warn, once each, about maps that show nothing and about values that are not finite.
+
+    To be called directly by a public function, so that the warning points at the caller's line.
+    """
+    empty = (largest == 0) & ~bad.all(axis=(1, 2))
+    if empty.any():
+        warnings.warn(f"relevance is {what} in image(s) {_indices(empty)}: drawn neutral.", stacklevel=3)
+    report_bad(bad, "relevance", color, stacklevel=4)
