@@ -23,3 +23,11 @@ class NotFittedError(InnvError, RuntimeError):
 
 class SaveError(InnvError, ValueError):
     """An analyzer cannot be saved or loaded."""
+
+
+class ZeroMapWarning(UserWarning):
+    """A map is zero everywhere, e.g. Deep Taylor of a score that is not positive."""
+
+
+class ApproximationWarning(UserWarning):
+    """A method goes through some nodes by a rule that is not its own (``unsupported="gradient"``)."""

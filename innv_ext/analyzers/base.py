@@ -38,6 +38,11 @@ class Explanation:
     target: np.ndarray
     extras: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def score(self) -> np.ndarray:
+        """The explained score of each sample, shape (batch,)."""
+        return self.extras["score"]
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Analyzer:

@@ -26,7 +26,7 @@ from innv_ext.backend.rules import (
     relu_like,
     up_to,
 )
-from innv_ext.errors import InvalidInputError, UnsupportedModelError
+from innv_ext.errors import InvalidInputError, UnsupportedModelError, ZeroMapWarning
 
 Tensor = Any
 
@@ -211,7 +211,8 @@ class DeepTaylor(ReverseAnalyzer):
         if len(dead):
             warnings.warn(
                 f"Deep Taylor explains positive scores only: {len(dead)} samples (first: {dead[0]}) have zero maps.",
-                stacklevel=4,
+                ZeroMapWarning,
+                stacklevel=5,
             )
         return super().finish_extras(extras)
 

@@ -9,7 +9,7 @@ from typing import Any
 from keras import ops
 
 from innv_ext.backend import numerics
-from innv_ext.backend.graph import op_key
+from innv_ext.backend.nodes import op_key
 from innv_ext.backend.numerics import safe_divide, widen
 from innv_ext.errors import InvalidInputError
 

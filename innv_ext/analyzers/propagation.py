@@ -14,12 +14,12 @@ from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers import node_rules
 from innv_ext.analyzers.base import Analyzer
 from innv_ext.backend import numerics, passes, walk
-from innv_ext.backend.graph import op_key, untouched
+from innv_ext.backend.graph import untouched
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.nodes import Graph, Node, Spec
+from innv_ext.backend.nodes import Graph, Node, Spec, op_key
 from innv_ext.backend.numerics import Compiled, widen
 from innv_ext.backend.rules import Rules, anything, kind_is
-from innv_ext.errors import InnvError, UnsupportedModelError
+from innv_ext.errors import ApproximationWarning, InnvError, UnsupportedModelError
 
 Tensor = Any
 GRADIENT_RULES = Rules((kind_is(Kind.EMBEDDING), node_rules.embedding_gradient), (anything, node_rules.gradient))
@@ -113,7 +113,8 @@ class ReverseAnalyzer(Analyzer):
             missing = [n.name for n in self.graph_.nodes if table.match(n, self.graph_) is None]
             self.approximated_ = tuple(missing)
             if missing:
-                warnings.warn(f"Plain gradient through nodes without a rule: {', '.join(missing)}.", stacklevel=4)
+                message = f"Plain gradient through nodes without a rule: {', '.join(missing)}."
+                warnings.warn(message, ApproximationWarning, stacklevel=6)
             table = Rules(*table.rows, *GRADIENT_RULES.rows)
         self.rules_ = table.bind(self.graph_, self.hint)
         self._compiled: dict[Any, Compiled] = {}

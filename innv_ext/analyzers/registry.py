@@ -59,6 +59,10 @@ class AnalyzerInfo:
                 found[f.name] = f.default
         return found
 
+    def required(self) -> tuple[str, ...]:
+        """The parameters without a default."""
+        return tuple(k for k, default in self.parameters().items() if default is inspect.Parameter.empty)
+
 
 _BACH = "Bach et al. 2015"
 _LAPUSCHKIN = "Lapuschkin et al. 2017"
@@ -92,7 +96,7 @@ def _lrp(
     )
 
 
-_ABSORBED = "f_c, less what biases absorb"
+_ABSORBED = "f_c up to biases and epsilon"
 _EXACT = "f_c"
 
 _ROWS = (
@@ -138,7 +142,7 @@ _ROWS = (
     _lrp("z", presets.lrp_z, sums_to=_ABSORBED),
     _lrp("z_IB", presets.lrp_z_ib, cost="1.5", sums_to=_EXACT),
     _lrp("epsilon", presets.lrp_epsilon, sums_to=_ABSORBED),
-    _lrp("epsilon_IB", presets.lrp_epsilon_ib, cost="1.5", sums_to=_EXACT + ", less what epsilon absorbs"),
+    _lrp("epsilon_IB", presets.lrp_epsilon_ib, cost="1.5", sums_to="f_c up to epsilon"),
     _lrp("alpha_beta", presets.lrp_alpha_beta, cost="2.5", sums_to=_ABSORBED),
     _lrp("alpha_2_beta_1", presets.lrp_alpha_2_beta_1, cost="2.5", sums_to=_ABSORBED),
     _lrp(
@@ -302,7 +306,7 @@ def create_analyzer(name: str, model: keras.Model, **params: Any) -> Analyzer:
     arguments = dict(params)
     if row.build is not None:
         own = inspect.signature(row.build).parameters
-        missing = [k for k, p in own.items() if p.default is p.empty and k not in params]
+        missing = [k for k in row.required() if k not in params]
         if missing:
             raise InvalidInputError(f"{name!r} needs the parameter {', '.join(missing)}.")
         built = row.build(**{k: arguments.pop(k) for k in own if k in arguments})

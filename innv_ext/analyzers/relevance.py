@@ -147,7 +147,7 @@ class Gamma:
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         affine, x, w, nonnegative = _parts(node, xs)
         b = _bias(affine, x, self.bias)
-        above = widen(ys[0]) > 0
+        above = (widen(ys[0]) if self.bias else affine.bilinear(x, w)) > 0
         total = 0.0
         for sign, where in ((+1, above), (-1, ops.logical_not(above))):
             signed = positive if sign > 0 else negative

@@ -10,7 +10,6 @@ import numpy as np
 
 from innv_ext.backend import affine as affines
 from innv_ext.backend import kernels
-from innv_ext.backend.graph import op_key
 from innv_ext.backend.kinds import (
     AFFINE_LAYERS,
     COMPOSITE_LAYERS,
@@ -22,7 +21,7 @@ from innv_ext.backend.kinds import (
     SQUASH,
     Kind,
 )
-from innv_ext.backend.nodes import Call, Graph, Node
+from innv_ext.backend.nodes import Call, Graph, Node, op_key
 
 _LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
 _SQUASH_KEEPS = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY}

@@ -7,62 +7,30 @@ custom layer can be run on ``keras.KerasTensor``. This is the only file that rea
 from __future__ import annotations
 
 import functools
-import re
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 from keras import tree
+from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
-from keras.src.ops.operation import Operation
 
 from innv_ext.backend import numerics
-from innv_ext.backend.nodes import Arg, Call, Graph, Node, Spec
+from innv_ext.backend.nodes import Arg, Call, Graph, Node, Spec, op_key, try_out
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
 
 
-_SPECIAL_NAMES = {
-    "ReLU": "relu",
-    "CDist": "cdist",
-    "BatchNorm": "batch_normalization",
-    "SSIM": "ssim",
-    "LayerNorm": "layer_normalization",
-    "RMSNorm": "rms_normalization",
-    "SegmentReduction": "segment_sum",
-    "RGBToGrayscale": "rgb_to_grayscale",
-    "PadImages": "pad_images",
-    "CropImages": "crop_images",
-}
-
-
-def op_key(op: Any) -> str:
-    """The canonical name of what a node does.
-
-    ``"Dense"`` for Keras layers (subclasses that do not override ``call`` count as their base), ``"relu"`` for
-    Keras functions and operations, ``"custom:Name"`` for everything that is not part of Keras.
-    """
-    if isinstance(op, keras.layers.Layer):
-        for cls in type(op).__mro__:
-            if cls.__module__.split(".")[0] == "keras" and hasattr(keras.layers, cls.__name__):
-                same = all(getattr(type(op), m, None) is getattr(cls, m, None) for m in ("call", "__call__"))
-                return cls.__name__ if same else f"custom:{type(op).__name__}"
-        return f"custom:{type(op).__name__}"
-    if isinstance(op, Operation):
-        name = type(op).__name__
-        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-        known = type(op).__module__.split(".")[0] == "keras"
-        return _SPECIAL_NAMES.get(name, snake) if known else f"custom:{name}"
-    if callable(op) and getattr(op, "__module__", "").split(".")[0] == "keras":
-        return op.__name__
-    return f"custom:{getattr(op, '__name__', type(op).__name__)}"
-
-
 @contextmanager
 def untouched(model: keras.Model) -> Iterator[None]:
-    """Leave the model's layers as they were: calling them records nodes, losses and attributes."""
+    """Call layers as ``predict`` does, and leave the model as it was.
+
+    Calling layers records nodes, losses, attributes and names of operations. A layer that is built by the call keeps
+    its new weights.
+    """
     layers = list(model._flatten_layers())
     layers += [op for m in layers if isinstance(m, Functional) for op in m.operations if op not in layers]
     attributes = [dict(vars(layer)) for layer in layers]
@@ -72,19 +40,28 @@ def untouched(model: keras.Model) -> Iterator[None]:
         for k in ("_inbound_nodes", "_outbound_nodes", "_losses")
         if isinstance(old := a.get(k), list)
     ]
+    names = global_state.get_global_attribute("object_name_uids")
+    counts = dict(names) if names is not None else None
+    model._get_call_context().training = False
     try:
         yield
     finally:
+        model._maybe_reset_call_context()
         for old, content in lists:
             if len(old) != len(content):
                 old[:] = content
         for layer, before in zip(layers, attributes, strict=True):
             now = vars(layer)
+            if now.get("built") and not before.get("built") and getattr(layer, "variables", None):
+                continue
             for key in [k for k in now if k not in before]:
                 object.__delattr__(layer, key)
             for key, value in before.items():
                 if now.get(key) is not value:
                     object.__setattr__(layer, key, value)
+        if counts is not None:
+            names.clear()
+            names.update(counts)
 
 
 def alias(x: Tensor) -> Tensor:
@@ -111,7 +88,9 @@ def model_tensors(model: keras.Model) -> tuple[Any, Any]:
     if isinstance(model, keras.Sequential) and model._functional is not None:
         model = model._functional
     if isinstance(model, Functional):
-        return model._inputs_struct, model._outputs_struct
+        if _runs_recorded_graph(model):
+            return model._inputs_struct, model._outputs_struct
+        return tree.map_structure(lambda kt: keras.KerasTensor(kt.shape, kt.dtype), model._inputs_struct), None
     config = model.get_build_config() if model.built else None
     shapes = (config or {}).get("input_shape") or (config or {}).get("shapes_dict")
     if not shapes:
@@ -141,7 +120,7 @@ def trace(model: keras.Model, is_leaf: Callable[[Any], bool]) -> Graph:
     with untouched(model):
         tracer = _Tracer(is_leaf, model.layers)
         inputs, outputs = model_tensors(model)
-        if any(kt.sparse or kt.ragged for kt in tree.flatten(inputs)):
+        if any(kt.sparse or getattr(kt, "ragged", False) for kt in tree.flatten(inputs)):
             raise UnsupportedModelError(
                 f"The model {model.name!r} has a sparse or ragged input; only dense ones can be "
                 f"explained. Convert the data and give the model a dense keras.Input."
@@ -201,7 +180,10 @@ class _Tracer:
         op, args, kwargs = recorded.operation, recorded.arguments.args, recorded.arguments.kwargs
         if recorded.is_input:
             raise UnsupportedModelError(f"The layer {op.name!r} is not connected to the model's inputs.")
-        here = (*path, op.name)
+        # operations made while a call() is run are numbered through the whole process: name them by what they do
+        own = op.name if self.recorded or isinstance(op, keras.layers.Layer) else op_key(op)
+        here = (*path, own)
+        name = self.unique_name(here)
         opened, note = None, ""
         if isinstance(op, keras.Model) or not self.is_leaf(op):
             opened, note = self.open(op, args, kwargs, known, here)
@@ -209,25 +191,34 @@ class _Tracer:
             for kt, slot in zip(recorded.outputs, opened, strict=True):
                 known[id(kt)] = slot
         else:
-            self.add(op, recorded, known, here, note)
-        name = "/".join(here)
+            self.add(op, recorded, known, here, name, note)
         self.layer_slots[name] = known[id(recorded.outputs[0])]
 
-    def add(self, op: Any, recorded: Any, known: dict[int, int], here: tuple[str, ...], note: str) -> None:
-        tensors = list(recorded.input_tensors)
-        inputs = tuple(known[id(kt)] for kt in tensors)
-        counter = iter(range(len(tensors)))
+    def unique_name(self, here: tuple[str, ...]) -> str:
+        """The path of a node, numbered from its second use on."""
+        name = "/".join(here)
+        count = self.names[name] = self.names.get(name, 0) + 1
+        return name if count == 1 else f"{name}#{count}"
+
+    def add(self, op: Any, recorded: Any, known: dict[int, int], here: tuple[str, ...], name: str, note: str) -> None:
+        inputs = tuple(known[id(kt)] for kt in recorded.input_tensors)
+        args, kwargs = self.templates(recorded.arguments.args, self.with_training(op, recorded.arguments.kwargs))
+        outputs = tuple(self.new_slot(kt) for kt in recorded.outputs)
+        known.update({id(kt): slot for kt, slot in zip(recorded.outputs, outputs, strict=True)})
+        self.append(name, op, Call(op, args, kwargs), inputs, outputs, here, note)
+
+    @staticmethod
+    def templates(args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments with the i-th tensor replaced by ``Arg(i)``."""
+        counter = itertools.count()
         mark = functools.partial(
             tree.map_structure, lambda a: Arg(next(counter)) if isinstance(a, keras.KerasTensor) else a
         )
-        args = mark(recorded.arguments.args)
-        kwargs = self.with_training(op, mark(recorded.arguments.kwargs))
-        outputs = tuple(self.new_slot(kt) for kt in recorded.outputs)
-        known.update({id(kt): slot for kt, slot in zip(recorded.outputs, outputs, strict=True)})
-        self.append(op, Call(op, args, kwargs), inputs, outputs, here, note)
+        return mark(args), mark(kwargs)
 
     def append(
         self,
+        name: str,
         op: Any,
         call: Any,
         inputs: tuple[int, ...],
@@ -235,9 +226,6 @@ class _Tracer:
         here: tuple[str, ...],
         note: str = "",
     ) -> None:
-        name = "/".join(here)
-        count = self.names[name] = self.names.get(name, 0) + 1
-        name = name if count == 1 else f"{name}#{count}"
         position = self.positions.get(here[0])
         self.nodes.append(Node(len(self.nodes), name, op, call, inputs, outputs, here, position, note=note))
 
@@ -266,7 +254,12 @@ class _Tracer:
             for kt, inside in zip(outer, inner_inputs, strict=True):
                 inner[id(inside)] = self.cast(known[id(kt)], inside, here)
             self.walk(tree.flatten(outputs), inner, here)
-            return [inner[id(kt)] for kt in tree.flatten(outputs)], ""
+            slots = [inner[id(kt)] for kt in tree.flatten(outputs)]
+            if not self.recorded:
+                recorded_call = Call(op, *self.templates(args, kwargs))
+                feeds = [known[id(kt)] for kt in outer]
+                try_out(recorded_call, feeds, [self.specs[s] for s in feeds], self.nodes[before[0] :], slots)
+            return slots, ""
         except Exception as error:  # whatever a foreign call() raises, the layer stays one node
             del self.nodes[before[0] :]
             for slot in list(self.specs)[before[1] :]:
@@ -279,8 +272,8 @@ class _Tracer:
     def with_training(self, op: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The call's keyword arguments with ``training`` as ``predict`` would pass it.
 
-        A functional model hands its own value to all of its layers, whatever was recorded; in a ``call`` written by hand
-        an explicit value counts.
+        A functional model hands its own value to all of its layers, whatever was recorded; in a ``call`` written by
+        hand an explicit value counts.
         """
         takes_it = isinstance(op, keras.layers.Layer) and op._call_has_training_arg
         inherits = self.recorded or kwargs.get("training") is None
@@ -302,7 +295,8 @@ class _Tracer:
             return slot
         new = self.new_slot(keras.KerasTensor(outer.shape, dtype))
         call = Call(keras.ops.cast, (Arg(0), dtype))
-        self.append(keras.ops.cast, call, (slot,), (new,), (*here, "cast"))
+        inside_path = (*here, "cast")
+        self.append(self.unique_name(inside_path), keras.ops.cast, call, (slot,), (new,), inside_path)
         return new
 
 

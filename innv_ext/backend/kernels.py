@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from innv_ext.backend.affine import Affine, ScaleKernel, along
-from innv_ext.backend.graph import op_key
+from innv_ext.backend.nodes import op_key
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any

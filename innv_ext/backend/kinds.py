@@ -82,10 +82,10 @@ _FUNCTIONS: dict[Kind, str] = {
         rot90 rearrange diagonal tril triu depth_to_space space_to_depth unfold pad crop_images pad_images
         extract_patches""",
     Kind.RESCALE: "negative",
-    Kind.LINEAR: """add subtract sum mean average average_pool adaptive_average_pool cumsum diff trace fold resize kron
+    Kind.LINEAR: """add subtract sum mean average average_pool adaptive_average_pool cumsum diff trace fold resize
         segment_sum rgb_to_grayscale gaussian_blur""",
     Kind.MAX: "max_pool adaptive_max_pool max min amax amin maximum minimum fmax fmin",
-    Kind.PRODUCT: "multiply divide true_divide divide_no_nan dot_product_attention inner outer vdot power prod",
+    Kind.PRODUCT: "multiply divide true_divide divide_no_nan dot_product_attention inner outer vdot kron",
     Kind.NORM: "layer_normalization rms_normalization normalize",
     Kind.DISCRETE: """argmax argmin argsort argpartition all any equal not_equal greater greater_equal less less_equal
         logical_and logical_or logical_not logical_xor isnan isinf isfinite isclose floor ceil round trunc one_hot

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keras import tree
+import keras
+import numpy as np
+from keras import ops, tree
+
+from innv_ext.backend import numerics
 
 Tensor = Any
 
@@ -103,3 +108,69 @@ class Graph:
     def new_slot(self) -> int:
         """A slot number that is not in use."""
         return max(self.specs) + 1
+
+
+_SPECIAL_NAMES = {
+    "ReLU": "relu",
+    "CDist": "cdist",
+    "BatchNorm": "batch_normalization",
+    "SSIM": "ssim",
+    "LayerNorm": "layer_normalization",
+    "RMSNorm": "rms_normalization",
+    "SegmentReduction": "segment_sum",
+    "RGBToGrayscale": "rgb_to_grayscale",
+    "PadImages": "pad_images",
+    "CropImages": "crop_images",
+}
+
+
+def op_key(op: Any) -> str:
+    """The canonical name of what a node does.
+
+    ``"Dense"`` for Keras layers (subclasses that do not override ``call`` count as their base), ``"relu"`` for
+    Keras functions and operations, ``"custom:Name"`` for everything that is not part of Keras.
+    """
+    if isinstance(op, keras.layers.Layer):
+        for cls in type(op).__mro__:
+            if cls.__module__.split(".")[0] == "keras" and hasattr(keras.layers, cls.__name__):
+                same = all(getattr(type(op), m, None) is getattr(cls, m, None) for m in ("call", "__call__"))
+                return cls.__name__ if same else f"custom:{type(op).__name__}"
+        return f"custom:{type(op).__name__}"
+    if isinstance(op, keras.Operation):
+        name = type(op).__name__
+        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+        known = type(op).__module__.split(".")[0] == "keras"
+        return _SPECIAL_NAMES.get(name, snake) if known else f"custom:{name}"
+    if callable(op) and getattr(op, "__module__", "").split(".")[0] == "keras":
+        return op.__name__
+    return f"custom:{getattr(op, '__name__', type(op).__name__)}"
+
+
+def try_out(
+    call: Call, feeds: Sequence[int], specs: Sequence[Spec], nodes: Sequence[Node], outputs: Sequence[int]
+) -> None:
+    """Raise ValueError unless ``nodes`` compute what ``call`` computes, for two batch sizes.
+
+    This finds calls that read the batch size or draw random numbers, which a symbolic run freezes. Free dimensions
+    other than the batch are left to the check of the whole graph.
+    """
+    if any(None in spec.shape[1:] for spec in specs):
+        return
+    for batch in (2, 3):
+        xs = [_sample(spec, batch) for spec in specs]
+        expected = tree.flatten(call(*xs))
+        values = dict(zip(feeds, xs, strict=True))
+        for node in nodes:
+            ys = tree.flatten(node.call(*(values[s] for s in node.inputs)))
+            values.update(zip(node.outputs, ys, strict=True))
+        if not all(numerics.close(e, values[slot]) for e, slot in zip(expected, outputs, strict=True)):
+            raise ValueError("run symbolically it computes something else: it is random or reads its batch size")
+
+
+def _sample(spec: Spec, batch: int) -> Tensor:
+    """Values to try a layer with: small floats, token numbers 0 and 1, open masks."""
+    shape, rng = (batch, *spec.shape[1:]), np.random.default_rng(batch)
+    if spec.dtype == "bool":
+        return ops.ones(shape, spec.dtype)
+    values = rng.uniform(-1, 1, shape) if numerics.is_float(spec.dtype) else rng.integers(0, 2, shape)
+    return ops.convert_to_tensor(values, spec.dtype)

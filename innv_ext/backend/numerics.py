@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -106,6 +107,15 @@ def safe_divide(r: Tensor, z: Tensor, epsilon: float = 0.0) -> Tensor:
     if epsilon:
         return r / (z + epsilon * sign)
     return r / ops.where(ops.abs(z) < TINY, 1e-7 * sign, z)
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors agree to a hundredth of a percent of the largest value (a tenth in half precision)."""
+    half = any(keras.backend.standardize_dtype(t.dtype) in ("float16", "bfloat16") for t in (a, b))
+    a, b = (np.asarray(ops.cast(t, "float64")) for t in (a, b))
+    return a.shape == b.shape and np.allclose(
+        a, b, rtol=0, atol=(0.1 if half else 1e-4) * max(np.abs(a).max(initial=0), 1e-6)
+    )
 
 
 class Compiled:

@@ -14,9 +14,9 @@ from keras import ops
 from innv_ext.backend import affine as affines
 from innv_ext.backend import facts, kernels
 from innv_ext.backend.affine import Affine
-from innv_ext.backend.graph import keep_mask, op_key, open_function
+from innv_ext.backend.graph import keep_mask, open_function
 from innv_ext.backend.kinds import FUNCTION_KINDS, TRAILING_SQUASH, Kind
-from innv_ext.backend.nodes import Call, Graph, Node
+from innv_ext.backend.nodes import Call, Graph, Node, op_key
 from innv_ext.errors import InnvError
 
 Tensor = Any
@@ -188,7 +188,11 @@ def batchnorm_nodes(graph: Graph) -> Graph:
     """Every BatchNormalization (in inference) as an elementwise affine node."""
     return graph.rebuilt(
         [
-            replace(n, call=affines.elementwise(n.op, _bn_axis(n, graph), functools.partial(_scale_shift, n.op)))
+            replace(
+                n,
+                call=affines.elementwise(n.op, _bn_axis(n, graph), functools.partial(_scale_shift, n.op)),
+                inputs=n.inputs[:1],  # a mask has no effect in inference
+            )
             if _is_batchnorm(n)
             else n
             for n in graph.nodes
@@ -214,7 +218,9 @@ def split_batchnorm(graph: Graph) -> Graph:
             return affines.batchnorm_vectors(layer)[2:]
 
         first, second = (affines.elementwise(node.op, axis, f) for f in (normalise, rescale))
-        nodes.append(replace(node, name=f"{node.name}/normalise", call=first, outputs=(between,)))
+        nodes.append(
+            replace(node, name=f"{node.name}/normalise", call=first, inputs=node.inputs[:1], outputs=(between,))
+        )
         nodes.append(replace(node, name=f"{node.name}/scale", call=second, inputs=(between,)))
     return graph.rebuilt(nodes)
 
@@ -242,7 +248,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
             changes: dict[int, Node | None] = {id(node): None}
             for n in after:
                 call = affines.fold_before(n.call, axis, scale_shift)
-                changes[id(n)] = replace(n, call=call, inputs=node.inputs)
+                changes[id(n)] = replace(n, call=call, inputs=node.inputs[:1])
             slots = {k: node.inputs[0] if v == node.outputs[0] else v for k, v in graph.layer_slots.items()}
             graph = _swap(replace(graph, layer_slots=slots), changes)
     return batchnorm_nodes(graph)

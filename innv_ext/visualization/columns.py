@@ -27,6 +27,8 @@ class Options:
     scale: str = "map"
     channel_axis: int = -1
     value_range: tuple[float, float] | None = None
+    percentile: float = 100.0
+    gamma: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +50,23 @@ class Mode:
     peak: Callable[[Floats, Reduction], Floats] | None = None
 
 
-_HEATMAP = "Channels: {reduce}. Each map scaled symmetrically to {scale}; red positive, blue negative."
-_GRAYMAP = "Channels: {reduce} of magnitudes. Each map scaled to {scale}; black zero, white largest."
-_SCALED = "Channels: {reduce} of magnitudes. Input dimmed where they are small, each map by its own maximum."
-_MASKED = f"Channels: {{reduce}}. Only the {SHARE:.0%} most relevant pixels of the input shown, if positive."
-_BLENDED = "Channels: {reduce} of magnitudes, blurred, each map scaled to its own maximum; yellow largest."
+_HEATMAP = "{signed}Each map scaled symmetrically to {scale}; red positive, blue negative."
+_GRAYMAP = "{magnitudes}Each map scaled to {own}; black zero, white largest."
+_SCALED = "{magnitudes}Input dimmed where they are small, each map by its own maximum."
+_MASKED = f"{{signed}}Only the {SHARE:.0%} most relevant pixels of the input shown, if positive."
+_BLENDED = "{magnitudes}Blurred, each map scaled to its own maximum; yellow largest."
 _PROJECTED = "Channels kept. Values scaled symmetrically to {scale} around mid-grey, which is zero."
 
 MODES: dict[str, Mode] = {
     "heatmap": Mode(
-        lambda r, x, s, o: heatmap(r, o.reduce, scale=s, channel_axis=o.channel_axis),
+        lambda r, x, s, o: heatmap(
+            r,
+            o.reduce,
+            scale=s,
+            percentile=o.percentile if s is None else 100.0,
+            gamma=o.gamma,
+            channel_axis=o.channel_axis,
+        ),
         _HEATMAP,
         lambda values, reduce: peaks(signed(values, reduce)[0]),
     ),
@@ -67,7 +76,9 @@ MODES: dict[str, Mode] = {
         lambda values, reduce: peaks(magnitude(values, reduce)[0]),
     ),
     "back_project": Mode(
-        lambda r, x, s, o: back_project(r, scale=s, channel_axis=o.channel_axis),
+        lambda r, x, s, o: back_project(
+            r, scale=s, percentile=o.percentile if s is None else 100.0, channel_axis=o.channel_axis
+        ),
         _PROJECTED,
         lambda values, reduce: peaks(np.where(np.isfinite(values).all(axis=-1)[..., None], values, 0.0)),
     ),
@@ -170,6 +181,12 @@ def _checked(drawn: ArrayLike, column: Column) -> Floats:
     return rgb
 
 
+def _scale_text(options: Options) -> str:
+    if options.scale == "map" and options.percentile < 100:
+        return f"the {options.percentile:g} % percentile of its magnitudes, larger ones clipped"
+    return SCALES[options.scale]
+
+
 def describe(columns: Sequence[Column], options: Options, images: Floats) -> list[str]:
     """Write the caption, a paragraph for every mode that occurs: reduction, scaling and colours."""
     reduce = options.reduce if isinstance(options.reduce, str) else getattr(options.reduce, "__name__", "own function")
@@ -180,7 +197,15 @@ def describe(columns: Sequence[Column], options: Options, images: Floats) -> lis
     lines = []
     for name, names in members.items():
         text = MODES[name].caption if name in MODES else "Drawn by the function given."
-        text = text.format(reduce=reduce, scale=SCALES[options.scale])
+        several = any(column.values.shape[-1] > 1 for column in columns if column.name in names)
+        text = text.format(
+            signed=f"Channels: {reduce}. " if several else "",
+            magnitudes=f"Channels: {reduce} of magnitudes. " if several else "Magnitudes. ",
+            scale=_scale_text(options),
+            own=SCALES[options.scale],
+        )
+        if name == "heatmap" and options.gamma != 1:
+            text += f" Scaled values raised to the power {options.gamma:g}, signs kept."
         if len(members) > 1:
             others = "" if name == usual or names == [name] else f" ({', '.join(names)})"
             text = f"{name}{others} \N{EN DASH} {text}"

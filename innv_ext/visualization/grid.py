@@ -62,6 +62,8 @@ def imshow_grid(
     modes: Mapping[str, str | Draw] | None = None,
     reduce: Reduction = "sum",
     scale: str = "map",
+    percentile: float = 100.0,
+    gamma: float = 1.0,
     titles: Mapping[str, str] | None = None,
     colorbar: bool = False,
     channel_axis: int = -1,
@@ -97,6 +99,11 @@ def imshow_grid(
         See `reduce_channels`.
     scale : {"map", "row", "column", "all"}, default "map"
         The maps that share a scale, among heatmaps, graymaps and back projections, each kind on its own.
+    percentile : float, default 100
+        With ``scale="map"``: heatmaps and back projections are scaled to this percentile of the map's magnitudes
+        instead of their maximum, so that few outliers cannot whiten large maps; the caption says so.
+    gamma : float, default 1
+        Sign-preserving power of the scaled values of heatmaps; 0.5 lifts small values (figure V.9).
     titles : dict of name -> header, optional
         Other headers than the names.
     colorbar : bool, default False
@@ -136,7 +143,11 @@ def imshow_grid(
     """
     choice("scale", scale, SCALES)
     number("cell", cell, 0)
-    options = Options(reduce, scale, channel_axis, value_range)
+    number("percentile", percentile, 0, 100)
+    number("gamma", gamma, 0)
+    if percentile < 100 and scale != "map":
+        raise InvalidInputError(f"percentile={percentile!r} goes with scale='map' only; got scale={scale!r}.")
+    options = Options(reduce, scale, channel_axis, value_range, percentile, gamma)
     pictures = as_batch(images, "images", channel_axis)
     if not len(pictures):
         raise InvalidInputError(f"images has shape {pictures.shape}: there is no row to draw.")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from innv_ext.errors import InvalidInputError
+from innv_ext.errors import InvalidInputError, ZeroMapWarning
 from innv_ext.visualization.checks import Floats, Mask, as_batch, as_numbers, choice, number
 
 Reduction = str | Callable[[Floats, int], ArrayLike]
@@ -145,5 +145,6 @@ def report(largest: Floats | Mask, bad: Mask, color: Color, what: str = "zero ev
     """
     empty = (largest == 0) & ~bad.all(axis=(1, 2))
     if empty.any():
-        warnings.warn(f"relevance is {what} in image(s) {_indices(empty)}: drawn neutral.", stacklevel=3)
+        message = f"relevance is {what} in image(s) {_indices(empty)}: drawn neutral."
+        warnings.warn(message, ZeroMapWarning, stacklevel=3)
     report_bad(bad, "relevance", color, stacklevel=4)

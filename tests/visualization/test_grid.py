@@ -213,11 +213,13 @@ def test_predictions_are_compared_as_classes(labels, predictions, names, wrong):
 
 def test_caption_states_reduction_and_scaling():
     expected = "Channels: sum. Each map scaled symmetrically to its own maximum; red positive, blue negative."
-    assert caption(imshow_grid(IMAGES, MAPS)) == expected
-    written = caption(imshow_grid(IMAGES, MAPS, reduce="max_abs", scale="row", modes={"gradient": "graymap"}))
+    three = {name: np.repeat(np.asarray(m), 3, axis=-1) for name, m in MAPS.items()}
+    assert caption(imshow_grid(IMAGES, three)) == expected
+    assert caption(imshow_grid(IMAGES, MAPS)) == expected.removeprefix("Channels: sum. ")
+    written = caption(imshow_grid(IMAGES, three, reduce="max_abs", scale="row", modes={"gradient": "graymap"}))
     assert "graymap – Channels: max_abs of magnitudes. Each map scaled to the maximum of its row" in written
     assert "heatmap (lrp.epsilon) – Channels: max_abs." in written
-    written = caption(imshow_grid(IMAGES, MAPS, reduce=lambda v, axis: v.sum(axis)))
+    written = caption(imshow_grid(IMAGES, three, reduce=lambda v, axis: v.sum(axis)))
     assert written.startswith("Channels: <lambda>.")
 
 
@@ -402,3 +404,15 @@ def test_package_imports_only_arrays_and_matplotlib_without_pyplot():
 def test_errors_name_the_argument_what_was_got_and_the_remedy(options, message):
     with pytest.raises(InvalidInputError, match=message):
         imshow_grid(**{"images": IMAGES, "maps": MAPS, **options})
+
+
+def test_percentile_and_gamma_reach_the_heatmaps_and_the_caption():
+    relevance = np.random.default_rng(0).normal(size=(2, 6, 6))
+    figure = imshow_grid(np.zeros((2, 6, 6)), {"a": relevance}, percentile=90, gamma=0.5)
+    shown = figure.axes[1].images[0].get_array()
+    np.testing.assert_allclose(shown, heatmap(relevance, percentile=90, gamma=0.5)[0])
+    caption = " ".join(text.get_text() for text in figure.texts)
+    assert "90 % percentile" in caption and "power 0.5" in caption
+    assert "Channels" not in caption  # there is only one
+    with pytest.raises(InvalidInputError, match="scale='map'"):
+        imshow_grid(np.zeros((2, 6, 6)), {"a": relevance}, percentile=90, scale="row")

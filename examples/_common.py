@@ -1,0 +1,106 @@
+"""What the examples share: a quiet TensorFlow, running many analyzers on the same images, and the table they print."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@contextlib.contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Drop what C++ libraries write to the standard error while they load; Python errors are raised as usual."""
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+with _no_stderr():  # TensorFlow 2.21 prints start-up notes before it reads TF_CPP_MIN_LOG_LEVEL
+    import keras
+
+import innv_ext
+
+# Maps can be empty, e.g. Deep Taylor's where the score is not positive: table() counts them, imshow_grid() marks them.
+warnings.simplefilter("ignore", innv_ext.errors.ZeroMapWarning)
+
+
+LEGEND = """
+first: seconds to build and compile the analyzer and explain one image; all: then to explain all images
+sum/score: sum of the relevance over the explained score; positive: share of the positive part in the sum of magnitudes
+(medians over the images)"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one analyzer found on a batch of images, and what it cost.
+
+    Attributes
+    ----------
+    relevance : shaped like the images
+    scores : (images,), the outputs before softmax that were explained
+    first, all : seconds to build and compile the analyzer and explain one image, then to explain all images
+    theory : what the relevance of an image sums to, "" where the method makes no promise
+    """
+
+    relevance: np.ndarray
+    scores: np.ndarray
+    first: float
+    all: float
+    theory: str
+
+
+def run_analyzers(
+    model: keras.Model, x: np.ndarray, analyzers: Mapping[str, Mapping[str, Any]], neurons: np.ndarray | None = None
+) -> dict[str, Result]:
+    """Explain ``x`` with every analyzer (name -> parameters).
+
+    Explained is the largest output of each image, or that of the given ``neurons``. Numbers among the parameters become
+    part of the name: "lrp.epsilon" with ``{"epsilon": 0.1}`` is found under "lrp.epsilon 0.1".
+    """
+    theories = {info.name: info.sums_to for info in innv_ext.list_analyzers()}
+    results = {}
+    for name, params in analyzers.items():
+        start = time.perf_counter()
+        analyzer = innv_ext.create_analyzer(name, model, **params)
+        analyzer.explain(x[:1], None if neurons is None else neurons[:1])  # compiles
+        ready = time.perf_counter()
+        found = analyzer.explain(x, neurons)
+        done = time.perf_counter()
+        title = " ".join([name, *(f"{v:g}" for v in params.values() if isinstance(v, (int, float)))])
+        results[title] = Result(found.attribution, found.score, ready - start, done - ready, theories[name])
+    return results
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """One line per analyzer: seconds, sum of the map over the explained score, share of positive relevance."""
+    width = max(map(len, results))
+    lines = [f"{'analyzer':{width}s}  first [s]  all [s]  sum/score  positive  sum in theory"]
+    notes = []
+    for title, found in results.items():
+        flat = found.relevance.reshape(len(found.relevance), -1).astype("float64")
+        size = np.abs(flat).sum(axis=1)
+        full = size != 0
+        ratio = share = "-"
+        if found.theory and full.any():
+            ratio = f"{np.median(flat[full].sum(axis=1) / found.scores[full]):.3f}"
+        if full.any():
+            share = f"{np.median(flat[full].clip(min=0).sum(axis=1) / size[full]):.0%}"
+        lines.append(
+            f"{title:{width}s}  {found.first:9.2f}  {found.all:7.3f}  {ratio:>9s}  {share:>8s}  {found.theory or '-'}"
+        )
+        if not full.all():
+            notes.append(f"{title}: {np.count_nonzero(~full)} of {len(full)} maps are empty.")
+    return "\n".join([*lines, *notes, LEGEND])

@@ -1,0 +1,1 @@
+"""Solvers over arrays, batched over independent problems; knows no model."""
