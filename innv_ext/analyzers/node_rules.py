@@ -8,7 +8,7 @@ from typing import Any
 
 from keras import ops
 
-from innv_ext.backend import numerics
+from innv_ext.backend import facts, numerics
 from innv_ext.backend.nodes import op_key
 from innv_ext.backend.numerics import safe_divide, widen
 from innv_ext.errors import InvalidInputError
@@ -53,6 +53,8 @@ def linear(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     signs = [-1.0 if i == 1 and op_key(node.op) in ("subtract", "Subtract") else 1.0 for i in range(len(xs))]
     units = [sign * ops.ones_like(x) if x.dtype.is_floating else x for sign, x in zip(signs, xs, strict=True)]
     sizes = widen(node.call(*units))
+    if facts.has_constants(node):  # a constant term is no weight of any input
+        sizes = sizes - widen(node.call(*(ops.zeros_like(x) if x.dtype.is_floating else x for x in xs)))
     empty = ops.logical_and(ops.abs(y) < numerics.TINY, ops.abs(sizes) > 1e-6)
     shares = node.pullback(ops.where(empty, zero, safe_divide(rs[0], y)))
     spread = node.pullback(ops.where(empty, safe_divide(rs[0], sizes), zero))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +29,8 @@ class Affine:
     bias : ``(x) -> bias`` broadcastable against z, or None
     channel_axis : axis of z (negative) along which the output channels lie
     scale_outputs, scale_inputs : ``(kernel, factor per channel) -> kernel``, or None where the kernel has no such axis
+    add : how the bias is added; layers of Keras use ``keras.ops.add``, which takes a vector as long as the last axis
+        for a channels-last bias whatever its shape
     """
 
     layer: Any
@@ -37,12 +40,13 @@ class Affine:
     channel_axis: int = -1
     scale_outputs: ScaleKernel | None = None
     scale_inputs: ScaleKernel | None = None
+    add: Callable[[Tensor, Tensor], Tensor] = operator.add
 
     def __call__(self, x: Tensor) -> Tensor:
         kernel = self.kernel()
         x_wide = self.cast(x, kernel)
         z, bias = self.bilinear(x_wide, kernel), self.bias(x_wide)
-        z = z if bias is None else ops.add(z, bias)
+        z = z if bias is None else self.add(z, bias)
         return keep_mask(x, z) if getattr(self.layer, "supports_masking", False) else z
 
     @staticmethod
@@ -85,7 +89,9 @@ def fold_after(affine: Affine, axis: int, scale_shift: Callable[[], tuple[Tensor
         (scale, shift), b = scale_shift(), affine.bias(x)
         return along(shift, axis) if b is None else b * along(scale, axis) + along(shift, axis)
 
-    return replace(affine, kernel=lambda: affine.scale_outputs(affine.kernel(), scale_shift()[0]), bias=bias)
+    return replace(
+        affine, kernel=lambda: affine.scale_outputs(affine.kernel(), scale_shift()[0]), bias=bias, add=operator.add
+    )
 
 
 def fold_before(affine: Affine, axis: int, scale_shift: Callable[[], tuple[Tensor, Tensor]]) -> Affine:
@@ -96,13 +102,15 @@ def fold_before(affine: Affine, axis: int, scale_shift: Callable[[], tuple[Tenso
         shifted, b = affine.bilinear(constant, affine.kernel()), affine.bias(x)
         return shifted if b is None else shifted + b
 
-    return replace(affine, kernel=lambda: affine.scale_inputs(affine.kernel(), scale_shift()[0]), bias=bias)
+    return replace(
+        affine, kernel=lambda: affine.scale_inputs(affine.kernel(), scale_shift()[0]), bias=bias, add=operator.add
+    )
 
 
 def affine_op(call: Call) -> Affine | None:
     """An operation such as ``ops.matmul(x, w)`` with one tensor and one constant operand, as an affine node."""
     positional = list(call.args) + [v for v in call.kwargs.values() if isinstance(v, Arg)]
-    constants = [(i, a) for i, a in enumerate(call.args) if _is_array(a)]
+    constants = [(i, a) for i, a in enumerate(call.args) if is_array(a)]
     if sum(isinstance(a, Arg) for a in positional) != 1 or len(constants) != 1:
         return None
     place, constant = constants[0]
@@ -117,10 +125,11 @@ def affine_op(call: Call) -> Affine | None:
 
 def constant_operand(call: Call) -> Any | None:
     """The constant of a two-operand operation with one tensor, or None."""
-    constants = [a for a in call.args if _is_array(a) or isinstance(a, (int, float))]
+    constants = [a for a in call.args if is_array(a) or isinstance(a, (int, float))]
     tensors = [a for a in call.args if isinstance(a, Arg)]
     return constants[0] if len(constants) == 1 and len(tensors) == 1 else None
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Whether an argument is an array or variable."""
     return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, keras.KerasTensor)

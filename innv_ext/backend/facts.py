@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from keras import tree
 
 from innv_ext.backend import affine as affines
 from innv_ext.backend import kernels
@@ -152,13 +153,21 @@ def _output_nonnegative(node: Node) -> bool:
     key = op_key(node.op)
     if key in ("Maximum", "maximum", "fmax"):
         return any(node.nonnegative)
-    if not node.inputs or not all(node.nonnegative):
+    if not node.inputs or not all(node.nonnegative) or has_constants(node):
         return False
-    if key in ("UpSampling2D", "Resizing"):  # cubic interpolation overshoots
-        return node.op.interpolation in ("nearest", "bilinear")
+    if key in ("UpSampling2D", "Resizing"):  # cubic interpolation overshoots, padding fills with any value
+        return node.op.interpolation in ("nearest", "bilinear") and not getattr(node.op, "pad_to_aspect_ratio", False)
     if node.kind is Kind.SHAPE:
         return key not in _MAY_FILL_NEGATIVE
     return node.kind in (Kind.IDENTITY, Kind.MAX) or (node.kind in (Kind.LINEAR, Kind.PRODUCT) and key in _KEEP_SIGN)
+
+
+def has_constants(node: Node) -> bool:
+    """Whether arrays or starting values take part beside the node's inputs."""
+    if not isinstance(node.call, Call):
+        return False
+    given = any(affines.is_array(a) for a in tree.flatten((node.call.args, node.call.kwargs)))
+    return given or getattr(node.op, "initial", None) is not None
 
 
 def _relu_nonnegative(node: Node, key: str) -> bool:
@@ -168,7 +177,7 @@ def _relu_nonnegative(node: Node, key: str) -> bool:
     if key not in ("relu", "ReLU"):
         return False
     settings: dict[str, Any] = {}
-    op = node.op
+    op = node.op.activation if op_key(node.op) == "Activation" else node.op
     for name in ("negative_slope", "threshold", "max_value"):
         if hasattr(op, name):
             settings[name] = getattr(op, name)

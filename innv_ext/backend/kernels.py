@@ -122,6 +122,7 @@ def affine_of(layer: Any) -> Affine:
         axis,
         row.scale_outputs(layer),
         row.scale_inputs(layer),
+        ops.add,
     )
 
 
@@ -178,7 +179,8 @@ def _embedding(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _einsum_scale(layer: Any) -> ScaleKernel | None:
-    kernel, output = layer.equation.replace("...", "").replace("->", ",").split(",")[1:]
+    kernel, output = layer.equation.replace("->", ",").split(",")[1:]
+    kernel = kernel.replace("...", "")
     return _scale_axis(kernel.index(output[-1]) - len(kernel)) if output and output[-1] in kernel else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras import tree
+from keras import ops, tree
 
 from innv_ext.backend import facts, passes, walk
 from innv_ext.backend.graph import model_tensors, trace
@@ -16,7 +16,7 @@ class ModelWithoutSoftmax(keras.Model):
     """The wrapped model up to its trailing softmax or sigmoid; the weights are shared."""
 
     def __init__(self, model: keras.Model, **kwargs: Any):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # the layers' own dtypes count
         self.wrapped = model
         graph = passes.canonical(trace(model, facts.is_leaf))
         self._graph = passes.cut_softmax(graph)[0]
@@ -26,7 +26,9 @@ class ModelWithoutSoftmax(keras.Model):
 
     def call(self, inputs: Any) -> Any:
         """The logits."""
-        outputs = walk.evaluate(self._graph, tree.flatten(inputs))
+        specs = [self._graph.specs[slot] for slot in self._graph.inputs]
+        flat = [ops.cast(x, spec.dtype) for x, spec in zip(tree.flatten(inputs), specs, strict=True)]
+        outputs = walk.evaluate(self._graph, flat)
         return outputs[0] if self._single else outputs
 
     def get_config(self) -> dict[str, Any]:
