@@ -190,7 +190,7 @@ class DeepTaylor(ReverseAnalyzer):
 
     def table(self) -> Rules:
         """z+ inside, w^2 or z^B at the input, conservation everywhere else."""
-        at_input = r.WSquare() if self.low is None else r.Bounded(_plain(self.low), _plain(self.high))
+        at_input = r.WSquare() if self.low is None else r.Bounded(self.low, self.high)
         inside = kind_is(Kind.AFFINE)
         return Rules(
             (first_linear, at_input),
@@ -215,7 +215,3 @@ class DeepTaylor(ReverseAnalyzer):
                 stacklevel=5,
             )
         return super().finish_extras(extras)
-
-
-def _plain(bound: Any) -> Any:
-    return bound if np.ndim(bound) == 0 else np.asarray(bound, "float32")

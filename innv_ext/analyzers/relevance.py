@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+import numpy as np
 from keras import ops
 
 from innv_ext.backend import numerics
@@ -43,11 +45,15 @@ def proportional(
     r: Tensor,
     bias: Tensor | None = None,
     epsilon: float = 0.0,
+    sign: int = 0,
 ) -> list[Tensor]:
-    """One relevance per term (x_k, w_k): each gets its share of r in z' = sum_k w_k x_k + bias."""
+    """One relevance per term (x_k, w_k): each gets its share of r in z' = sum_k w_k x_k + bias.
+
+    ``sign`` is +1 or -1 where all contributions are known to have that sign.
+    """
     products = [numerics.vjp(lambda x, w=w: affine.bilinear(x, w), x) for x, w in terms]
     z = sum(ys[0] for ys, _ in products)
-    s = safe_divide(r, z if bias is None else z + bias, epsilon)
+    s = safe_divide(r, z if bias is None else z + bias, epsilon, sign)
     return [x * pullback(s)[0] for (x, _), (_, pullback) in zip(terms, products, strict=True)]
 
 
@@ -105,10 +111,10 @@ class AlphaBeta:
         affine, x, w, nonnegative = _parts(node, xs)
         b = _bias(affine, x, self.bias)
         up = signed_terms(x, w, nonnegative, +1)
-        total = self.alpha * sum(proportional(affine, up, rs[0], None if b is None else positive(b)))
+        total = self.alpha * sum(proportional(affine, up, rs[0], None if b is None else positive(b), sign=+1))
         if self.beta:
             down = signed_terms(x, w, nonnegative, -1)
-            total -= self.beta * sum(proportional(affine, down, rs[0], None if b is None else negative(b)))
+            total -= self.beta * sum(proportional(affine, down, rs[0], None if b is None else negative(b), sign=-1))
         return [total]
 
 
@@ -130,7 +136,8 @@ class ZPlus:
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         affine, x, w, nonnegative = _parts(node, xs)
         terms = signed_terms(x, w, nonnegative or not self.general, +1)
-        return [sum(proportional(affine, terms, rs[0]))]
+        exact = self.general or nonnegative
+        return [sum(proportional(affine, terms, rs[0], sign=+1 if exact else 0))]
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,7 @@ def _unit_share(affine: Affine, x: Tensor, w: Tensor, r: Tensor) -> Tensor:
     """The proportional rule at x' = 1. Its denominator is the same for all samples: computed for one."""
     z = affine.bilinear(ops.ones_like(x[:1]), w)
     _, pullback = numerics.vjp(lambda ones: affine.bilinear(ones, w), ops.ones_like(x))
-    return pullback(safe_divide(r, z))[0]
+    return pullback(safe_divide(r, z, sign=+1))[0]
 
 
 @dataclass(frozen=True)
@@ -195,7 +202,8 @@ class Bounded:
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         affine, x, w, _ = _parts(node, xs)
-        low, high = (ops.zeros_like(x) + ops.cast(ops.convert_to_tensor(v), x.dtype) for v in (self.low, self.high))
+        bounds = (np.asarray(v, keras.backend.standardize_dtype(x.dtype)) for v in (self.low, self.high))
+        low, high = (ops.zeros_like(x) + ops.convert_to_tensor(v) for v in bounds)
         terms = [(x, w), (-low, positive(w)), (-high, negative(w))]
         return [sum(proportional(affine, terms, rs[0]))]
 

@@ -98,15 +98,20 @@ def _fit_range(ys: list[Tensor], rs: list[Tensor]) -> tuple[list[Tensor], Tensor
     return [tf.cast(r, y.dtype) for y, r in zip(ys, scaled, strict=True)], scale
 
 
-def safe_divide(r: Tensor, z: Tensor, epsilon: float = 0.0) -> Tensor:
+def safe_divide(r: Tensor, z: Tensor, epsilon: float = 0.0, sign: int = 0) -> Tensor:
     """``r / stabilise(z)`` with stabilise(z) = z + epsilon * sign(z) and sign(0) = +1.
 
-    With ``epsilon=0`` only exact zeros (|z| < 1e-30) are stabilised, by 1e-7.
+    With ``epsilon=0`` only exact zeros (|z| < 1e-30) are stabilised, by 1e-7. Where all terms of z are known to have
+    one
+    ``sign`` (+1 or -1), z = 0 means that there is nothing to share: the result is 0 there, and where rounding (fast
+    convolutions on accelerators) gave z the other sign.
     """
-    sign = ops.where(z < 0, -ops.ones_like(z), ops.ones_like(z))
+    if sign:
+        return ops.divide_no_nan(r if sign > 0 else -r, ops.relu(z - TINY if sign > 0 else -z - TINY))
+    side = ops.where(z < 0, ops.cast(-1.0, z.dtype), ops.cast(1.0, z.dtype))
     if epsilon:
-        return r / (z + epsilon * sign)
-    return r / ops.where(ops.abs(z) < TINY, 1e-7 * sign, z)
+        return r / (z + epsilon * side)
+    return r / ops.where(ops.abs(z) < TINY, 1e-7 * side, z)
 
 
 def close(a: Tensor, b: Tensor) -> bool:
