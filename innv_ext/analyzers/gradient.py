@@ -79,9 +79,9 @@ class _ReluAnalyzer(Gradient):
 
     def check_model(self, graph: Graph) -> None:
         """At least one of the non-linearities has to be a ReLU."""
-        activations = [n for n in graph.nodes if n.kind is Kind.ACTIVATION]
-        if activations and not any(facts.is_relu_like(n) for n in activations):
-            names = ", ".join(sorted({facts.activation_key(n) for n in activations}))
+        curved = [n for n in graph.nodes if n.kind in (Kind.ACTIVATION, Kind.RECURRENT, Kind.OPAQUE)]
+        if curved and not any(facts.is_relu_like(n) for n in curved):
+            names = ", ".join(sorted({facts.activation_key(n).removeprefix("custom:") for n in curved}))
             raise UnsupportedModelError(
                 f"{type(self).__name__} is defined by what it does at ReLUs, but the non-linearities "
                 f"of {self.model.name!r} are {names}. Use 'gradient' or 'smoothgrad'."

@@ -135,7 +135,8 @@ class LRP(ReverseAnalyzer):
         if self.batchnorm == "hui_binder":
             rows.append((kind_is(Kind.BATCHNORM), r.HuiBinder()))
         rows += rule.rows if isinstance(rule, Rules) else [(affine, rule)]
-        rows.append((kind_is(Kind.BATCHNORM), rule if isinstance(rule, r.Epsilon) else r.Epsilon()))
+        stabiliser = rule if isinstance(rule, r.Epsilon) else r.Epsilon()
+        rows.append((kind_is(Kind.BATCHNORM), node_rules.ScaleShift(stabiliser.epsilon, stabiliser.bias)))
         rows.append((kind_is(Kind.PRODUCT), node_rules.Gate(self.gate)))
         return Rules(*rows).before(COMMON_RULES)
 

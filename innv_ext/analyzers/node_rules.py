@@ -43,6 +43,24 @@ def rescale(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     )
 
 
+@dataclass(frozen=True)
+class ScaleShift:
+    """Batch normalisation on its own: x g in y = x g + s, like ``Epsilon``; where y = 0 all relevance goes to x.
+
+    Every output has one input, so there is nothing to share at a silent neuron, only something to lose.
+    """
+
+    epsilon: float = 1e-7
+    bias: bool = True
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        affine = node.call
+        x = affine.cast(xs[0], affine.kernel())
+        z = widen(ys[0]) if self.bias else affine.bilinear(x, affine.kernel())
+        share = x * affine.kernel() * safe_divide(rs[0], z, self.epsilon)
+        return [ops.where(ops.abs(z) < numerics.TINY, rs[0], share)]
+
+
 def linear(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """The Z rule of a linear node without a kernel (sums, means, pooling, interpolation).
 

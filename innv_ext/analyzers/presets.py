@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from innv_ext.analyzers.node_rules import ScaleShift
 from innv_ext.analyzers.relevance import AlphaBeta, Bounded, Epsilon, Flat, Gamma, WSquare, ZPlus
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.rules import Rules, convolution, dense, kind_is
@@ -13,7 +14,7 @@ Params = dict[str, Any]
 
 def composite(conv: Any, epsilon: float) -> Rules:
     """Dense nodes (and unfolded batch normalisation) by epsilon, convolutions by ``conv``."""
-    return Rules((convolution, conv), (dense, Epsilon(epsilon)), (kind_is(Kind.BATCHNORM), Epsilon(epsilon)))
+    return Rules((convolution, conv), (dense, Epsilon(epsilon)), (kind_is(Kind.BATCHNORM), ScaleShift(epsilon)))
 
 
 def lrp_z() -> Params:

@@ -54,8 +54,10 @@ class AnalyzerInfo:
         """The accepted parameters with their defaults (``inspect.Parameter.empty`` where one is needed)."""
         own = inspect.signature(self.build).parameters if self.build else {}
         found = {k: p.default for k, p in own.items()}
+        given = {k: 1.0 if p.default is p.empty else p.default for k, p in own.items()}
+        fixed = self.build(**given) if self.build else {}  # what the name itself decides
         for f in fields(self.cls):
-            if f.init and f.name != "model" and f.name not in found:
+            if f.init and f.name != "model" and f.name not in found and f.name not in fixed:
                 found[f.name] = f.default
         return found
 
