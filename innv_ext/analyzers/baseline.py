@@ -20,6 +20,8 @@ Tensor = Any
 class Input(ReverseAnalyzer):
     """The input as its own explanation."""
 
+    propagates = False
+
     def layer_names(self) -> tuple[str, ...]:
         """None: nothing is propagated."""
         return ()

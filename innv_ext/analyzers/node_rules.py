@@ -130,8 +130,8 @@ def _first_equal(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
 class Gate:
     """A product of inputs: the signal takes all (``gate="signal"``), or the factors share equally (``"half"``).
 
-    The signal is the factor that is neither squashed (sigmoid, softmax, tanh) nor broadcast; where that leaves more
-    than one, all of them share equally.
+    The signal is what is neither squashed (sigmoid, softmax, tanh) nor broadcast; several such factors share
+    equally. Of a quotient the numerator is the signal, of attention the values.
     """
 
     gate: str = "signal"
@@ -141,14 +141,22 @@ class Gate:
             raise InvalidInputError(f"gate must be 'signal' or 'half', got {self.gate!r}.")
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        fixed = node.signal if self.gate == "signal" or op_key(node.op) == "dot_product_attention" else None
-        elementwise = "ultiply" in op_key(node.op) or "divide" in op_key(node.op)
-        if fixed is not None and elementwise and xs[fixed].shape[1:] == ys[0].shape[1:]:
-            return [rs[0] if i == fixed else None for i in range(len(xs))]
-        shares = node.pullback(safe_divide(rs[0], widen(ys[0])))
-        if fixed is not None:
-            return [widen(x) * g if i == fixed else None for i, (x, g) in enumerate(zip(xs, shares, strict=True))]
-        return [None if g is None else widen(x) * g / len(xs) for x, g in zip(xs, shares, strict=True)]
+        key = op_key(node.op)
+        halves = self.gate == "half" and "divide" not in key and key != "dot_product_attention"
+        chosen = tuple(range(len(xs))) if halves else node.signal
+        part = rs[0] / len(chosen)
+        if "ultiply" in key or "divide" in key:  # each output has one value of each factor, whatever that value is
+            return [_to_shape(part, x) if i in chosen else None for i, x in enumerate(xs)]
+        shares = node.pullback(safe_divide(part, widen(ys[0])))
+        return [widen(x) * g if i in chosen else None for i, (x, g) in enumerate(zip(xs, shares, strict=True))]
+
+
+def _to_shape(r: Tensor, x: Tensor) -> Tensor:
+    """The relevance of a broadcast operand: summed over the positions it was copied to."""
+    if len(r.shape) == len(x.shape) and r.shape[1:] == x.shape[1:]:
+        return r
+    _, pullback = numerics.vjp(lambda t: t + ops.zeros_like(r), ops.cast(x, r.dtype))
+    return pullback(r)[0]
 
 
 def embedding(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:

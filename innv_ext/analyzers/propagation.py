@@ -18,7 +18,7 @@ from innv_ext.backend.graph import untouched
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.nodes import Graph, Node, Spec, op_key
 from innv_ext.backend.numerics import Compiled, widen
-from innv_ext.backend.rules import Rules, anything, kind_is
+from innv_ext.backend.rules import Rules, anything, kind_is, not_differentiable
 from innv_ext.errors import ApproximationWarning, InnvError, UnsupportedModelError
 
 Tensor = Any
@@ -54,6 +54,7 @@ class ReverseAnalyzer(Analyzer):
     _mappings: list[tuple[Any, ...]] = field(default_factory=list, init=False)
 
     batchnorm_form = "linear"
+    propagates = True
     hint = (
         "Ways out: give a rule (rules=Rules((named('layer'), rule))), pass unsupported='gradient' to back-propagate "
         "plainly through these nodes, or explain a model without them."
@@ -104,6 +105,8 @@ class ReverseAnalyzer(Analyzer):
         if self.on == "logits":
             graph, self.cut_ = passes.cut_softmax(graph)
         self.graph_ = _float_inputs(graph)
+        if self.propagates:
+            _check_reachable(self.graph_)
         self.check_model(self.graph_)
         self.prepare()
         self.mappings()
@@ -263,16 +266,31 @@ def _float_inputs(graph: Graph) -> Graph:
     for slot in graph.inputs:
         kinds = {n.kind for n in users[slot]}
         tokens = Kind.EMBEDDING in kinds and kinds <= {Kind.EMBEDDING, Kind.DISCRETE}
-        if numerics.is_float(specs[slot].dtype) or tokens or not kinds:
-            continue
-        if kinds <= {Kind.DISCRETE, Kind.OPAQUE}:
-            names = ", ".join(n.name for n in users[slot])
-            raise UnsupportedModelError(
-                f"The input of dtype {specs[slot].dtype} goes into {names}, which has no gradient. Explain the part of "
-                f"the model behind it: keras.Model(layer.output, model.output)."
-            )
-        specs[slot] = Spec(specs[slot].shape, "float32")
+        if not (numerics.is_float(specs[slot].dtype) or tokens or kinds <= {Kind.DISCRETE, Kind.OPAQUE}):
+            specs[slot] = Spec(specs[slot].shape, "float32")
     return replace(graph, specs=specs)
+
+
+def _check_reachable(graph: Graph) -> None:
+    """Refuse models where all that an input does goes through hashing, look-ups, comparisons or casts to integers."""
+    smooth, any_path, blocking = set(graph.outputs), set(graph.outputs), []
+    for node in reversed(graph.nodes):
+        if any_path.intersection(node.outputs):
+            any_path.update(node.inputs)
+        if not smooth.intersection(node.outputs):
+            continue
+        open_slots = {s for s in node.inputs if numerics.is_float(graph.specs[s].dtype) or node.kind is Kind.EMBEDDING}
+        if not_differentiable(node, graph) or not open_slots:
+            blocking.append(node)
+        else:
+            smooth.update(open_slots)
+    blocked = [slot for slot in graph.inputs if slot in any_path and slot not in smooth]
+    if blocked:
+        names = ", ".join(f"{n.name} ({op_key(n.op)})" for n in reversed(blocking))
+        raise UnsupportedModelError(
+            f"No gradient reaches input {graph.inputs.index(blocked[0])}, because {names} has none. Explain the "
+            f"part of the model behind it: keras.Model(layer.output, model.output)."
+        )
 
 
 def _probe(spec: Spec) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from innv_ext.backend import numerics
 from innv_ext.backend.graph import keep_mask
 from innv_ext.backend.nodes import Arg, Call
 
@@ -51,9 +52,14 @@ class Affine:
 
     @staticmethod
     def cast(x: Tensor, kernel: Tensor) -> Tensor:
-        """``x`` in the dtype of the weights: a mixed-precision layer is explained in float32."""
+        """``x`` in the dtype of the weights; in half precision both are float32."""
         dtype = keras.backend.standardize_dtype(kernel.dtype)
         return x if keras.backend.standardize_dtype(x.dtype) == dtype else ops.cast(x, dtype)
+
+
+def read(weight: Any) -> Tensor:
+    """The value of a weight now, in float32 or float64."""
+    return numerics.widen(ops.convert_to_tensor(weight))
 
 
 def along(vector: Tensor, axis: int) -> Tensor:
@@ -63,9 +69,9 @@ def along(vector: Tensor, axis: int) -> Tensor:
 
 def batchnorm_vectors(layer: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(mean, 1 / sqrt(variance + epsilon), gamma, beta) of a BatchNormalization layer in inference."""
-    mean, variance = (ops.convert_to_tensor(v) for v in (layer.moving_mean, layer.moving_variance))
-    gamma = ops.convert_to_tensor(layer.gamma) if layer.scale else ops.ones_like(mean)
-    beta = ops.convert_to_tensor(layer.beta) if layer.center else ops.zeros_like(mean)
+    mean, variance = read(layer.moving_mean), read(layer.moving_variance)
+    gamma = read(layer.gamma) if layer.scale else ops.ones_like(mean)
+    beta = read(layer.beta) if layer.center else ops.zeros_like(mean)
     return mean, ops.rsqrt(variance + layer.epsilon), gamma, beta
 
 
@@ -120,7 +126,7 @@ def affine_op(call: Call) -> Affine | None:
         args[place] = kernel
         return replace(call, args=tuple(args))(x)
 
-    return Affine(call.op, product, lambda: ops.convert_to_tensor(constant), lambda x: None)
+    return Affine(call.op, product, lambda: read(constant), lambda x: None)
 
 
 def constant_operand(call: Call) -> Any | None:

@@ -107,22 +107,18 @@ def _is_gate(node: Node, gates: set[int]) -> bool:
     return node.kind in _SQUASH_KEEPS and bool(node.inputs) and all(slot in gates for slot in node.inputs)
 
 
-def _signal(node: Node, graph: Graph, gates: set[int]) -> int | None:
-    """The input that carries the signal: not the squashed one, not the one that is broadcast; None if unclear."""
+def _signal(node: Node, graph: Graph, gates: set[int]) -> tuple[int, ...]:
+    """The inputs that carry the signal: not the squashed ones, not those that are broadcast."""
     key = op_key(node.op)
     if key == "dot_product_attention":
-        return 2 if len(node.inputs) > 2 else None
+        return (len(node.inputs) - 1,) if len(node.inputs) <= 2 else (2,)
     if "divide" in key:
-        return 0
-    if len(set(node.inputs)) == 1:
-        return None  # x * x: both factors are the signal
-    free = [i for i, slot in enumerate(node.inputs) if slot not in gates]
-    if len(free) == 1:
-        return free[0]
-    sizes = [_static_size(graph.specs[slot].shape) for slot in node.inputs]
-    largest = [i for i, size in enumerate(sizes) if size == max(sizes)]
-    elementwise = key in ("multiply", "Multiply")
-    return largest[0] if elementwise and len(largest) == 1 else None
+        return (0,)
+    free = [i for i, slot in enumerate(node.inputs) if slot not in gates] or list(range(len(node.inputs)))
+    if key not in ("multiply", "Multiply"):
+        return tuple(free)
+    sizes = {i: _static_size(graph.specs[node.inputs[i]].shape) for i in free}
+    return tuple(i for i in free if sizes[i] == max(sizes.values()))
 
 
 def _static_size(shape: tuple[int | None, ...]) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from innv_ext.backend.affine import Affine, ScaleKernel, along
+from innv_ext.backend.affine import Affine, ScaleKernel, along, read
 from innv_ext.backend.nodes import op_key
 from innv_ext.errors import UnsupportedModelError
 
@@ -112,12 +112,12 @@ def affine_of(layer: Any) -> Affine:
 
     def bias(x: Tensor) -> Tensor | None:
         b = row.bias(layer)
-        return None if b is None else along(ops.convert_to_tensor(b), axis)
+        return None if b is None else along(read(b), axis)
 
     return Affine(
         layer,
         lambda x, kernel: row.bilinear(layer, x, kernel),
-        lambda: ops.convert_to_tensor(row.kernel(layer)),
+        lambda: read(row.kernel(layer)),
         bias,
         axis,
         row.scale_outputs(layer),
@@ -248,7 +248,7 @@ def separable_parts(layer: Any) -> tuple[Affine, Affine]:
     depthwise = Affine(
         layer,
         lambda x, k: _depthwise(layer, x, k),
-        lambda: ops.convert_to_tensor(layer.depthwise_kernel),
+        lambda: read(layer.depthwise_kernel),
         lambda x: None,
         axis,
         _scale_multiplier,

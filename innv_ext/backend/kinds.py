@@ -82,7 +82,7 @@ _FUNCTIONS: dict[Kind, str] = {
         rot90 rearrange diagonal tril triu depth_to_space space_to_depth unfold pad crop_images pad_images
         extract_patches""",
     Kind.RESCALE: "negative",
-    Kind.LINEAR: """add subtract sum mean average average_pool adaptive_average_pool cumsum diff trace fold resize
+    Kind.LINEAR: """add subtract sum mean average average_pool adaptive_average_pool cumsum trace fold resize
         segment_sum rgb_to_grayscale gaussian_blur""",
     Kind.MAX: "max_pool adaptive_max_pool max min amax amin maximum minimum fmax fmin",
     Kind.PRODUCT: "multiply divide true_divide divide_no_nan dot_product_attention inner outer vdot kron",
@@ -114,5 +114,5 @@ ABSTRACT_LAYERS = frozenset("Layer Wrapper InputSpec".split())
 
 def public_layer_names() -> list[str]:
     """Every public Keras layer class, under its own (not an alias') name."""
-    found = {getattr(keras.layers, name) for name in dir(keras.layers)}
+    found = [getattr(keras.layers, name) for name in dir(keras.layers)]
     return sorted({cls.__name__ for cls in found if isinstance(cls, type)})

@@ -52,8 +52,9 @@ class Node:
     ``op`` is what the step is (Keras layer, Keras operation or activation function) and is what predicates look at;
     ``call`` is how it is evaluated. ``layers`` are the names of the enclosing layers, outermost first, its own
     included; ``position`` is the index in ``model.layers`` of the outermost one. ``kind``, ``nonnegative`` (one
-    flag per input), ``first`` (the first affine node on a path from the input) and ``signal`` (the input of a product
-    that carries the signal) are filled in by ``facts.annotate``. ``note`` says why a composite layer could not be
+    flag per input), ``first`` (the first affine node on a path from the input) and ``signal`` (the inputs of a
+    product that carry
+    the signal) are filled in by ``facts.annotate``. ``note`` says why a composite layer could not be
     opened.
     """
 
@@ -68,7 +69,7 @@ class Node:
     kind: Any = None
     nonnegative: tuple[bool, ...] = ()
     first: bool = False
-    signal: int | None = None
+    signal: tuple[int, ...] = ()
     note: str = ""
 
 

@@ -59,7 +59,8 @@ def vjp(fn: Callable[..., Any], *xs: Tensor) -> tuple[tuple[Tensor, ...], Callab
     ys : tuple of tensors, the flattened outputs
     pullback : ``pullback(*rs)`` gives one gradient per input (None for integer inputs); it may be called more
         than once, shares the forward pass, and takes None for an output without cotangent. Gradients are float32 or
-        float64; float16 outputs are scaled to the range of float16 and back, so that nothing underflows.
+        float64; where float16 takes part they are scaled to its range and back, sample by sample, so that nothing
+        underflows.
     """
     floats = [i for i, x in enumerate(xs) if x.dtype.is_floating]
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
@@ -72,7 +73,8 @@ def vjp(fn: Callable[..., Any], *xs: Tensor) -> tuple[tuple[Tensor, ...], Callab
         gradients: list[Tensor | None] = [None] * len(xs)
         if not targets or not floats:
             return tuple(gradients)
-        cotangents, scale = _fit_range([y for y, _ in targets], [r for _, r in targets])
+        half = any(t.dtype == tf.float16 for t in (*ys, *xs))
+        cotangents, scale = _fit_range([y for y, _ in targets], [r for _, r in targets], half)
         found = tape.gradient(
             [y for y, _ in targets],
             [xs[i] for i in floats],
@@ -87,9 +89,9 @@ def vjp(fn: Callable[..., Any], *xs: Tensor) -> tuple[tuple[Tensor, ...], Callab
     return ys, pullback
 
 
-def _fit_range(ys: list[Tensor], rs: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+def _fit_range(ys: list[Tensor], rs: list[Tensor], half: bool) -> tuple[list[Tensor], Tensor | None]:
     """Cotangents in the dtype of their outputs, and the factor per sample that was divided out for float16."""
-    if all(y.dtype != tf.float16 for y in ys):
+    if not half:
         return [tf.cast(r, y.dtype) for y, r in zip(ys, rs, strict=True)], None
     peaks = [ops.max(ops.abs(ops.reshape(widen(r), [ops.shape(r)[0], -1])), axis=1) for r in rs]
     scale = ops.max(ops.stack(peaks), axis=0)

@@ -117,7 +117,7 @@ def affine_operations(graph: Graph) -> Graph:
         if bias is not None:
             adder, constant = bias
             merged.add(adder.index)
-            affine = replace(affine, bias=lambda x, c=constant: ops.cast(ops.convert_to_tensor(c), x.dtype))
+            affine = replace(affine, bias=lambda x, c=constant: ops.cast(c, x.dtype))
             node = replace(node, outputs=adder.outputs)
         nodes.append(replace(node, call=affine))
     return graph.rebuilt(nodes)
