@@ -299,6 +299,20 @@ def test_a_saved_model_as_a_layer(tmp_path):
         innv_ext.create_analyzer("lrp.epsilon", model)
 
 
+def test_the_same_interpolation_gets_the_same_relevance():
+    """CenterCrop to more than there is resizes: then it is the linear map of Resizing, with its relevance."""
+    xs = np.random.default_rng(0).uniform(0.1, 1.0, (2, 4, 4, 1)).astype("float32")
+    kernel = np.random.default_rng(1).normal(size=(49, 2)).astype("float32")
+    maps = []
+    for layer in (L.CenterCrop(7, 7), L.Resizing(7, 7)):
+        x = keras.Input((4, 4, 1))
+        model = keras.Model(x, L.Dense(2, use_bias=False)(L.Flatten()(layer(x))))
+        model.layers[-1].kernel.assign(kernel)
+        maps.append((np.asarray(model(xs)), innv_ext.create_analyzer("lrp.epsilon", model).analyze(xs, 0)))
+    np.testing.assert_array_equal(maps[0][0], maps[1][0])
+    np.testing.assert_allclose(maps[0][1], maps[1][1], rtol=1e-4, atol=1e-6)
+
+
 def test_additive_attention_without_its_scale_is_opened():
     q, v = keras.Input(SEQUENCE), keras.Input(SEQUENCE)
     model = keras.Model([q, v], L.Dense(3)(L.Flatten()(L.AdditiveAttention(use_scale=False)([q, v]))))

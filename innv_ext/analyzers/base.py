@@ -159,7 +159,7 @@ class Analyzer:
             raise InvalidInputError(f"trace=True needs one backward walk, which {type(self).__name__} is not.")
         if self.needs_fit and not self.is_fitted():
             raise NotFittedError(f"{type(self).__name__} learns from data: call fit(X) before analyze(x).")
-        size = checks.positive_int("batch_size", batch_size or self.batch_size)
+        size = checks.positive_int("batch_size", self.batch_size if batch_size is None else batch_size)
         specs = self.input_specs()
         xs = checks.standardize(x, self.input_structure_, specs, self.check_input)
         count = len(xs[0])
@@ -255,7 +255,7 @@ class Analyzer:
         joined = tree.map_structure(lambda *a: np.concatenate(a)[:count], *parts)
         arrays = [self.postprocess_array(a) for a in joined.pop("attributions")]
         output, target = joined.pop("output"), joined.pop("target")
-        flat = [np.reshape(a, (len(a), -1)) for a in arrays]
+        flat = [np.reshape(a, (len(a), int(np.prod(a.shape[1:])))) for a in arrays]
         extras = joined
         extras["sum"] = np.sum([a.sum(axis=1) for a in flat], axis=0)
         extras["finite"] = np.all([np.isfinite(a).all(axis=1) for a in flat], axis=0)

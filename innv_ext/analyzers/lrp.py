@@ -59,6 +59,13 @@ def as_rule(value: Any, argument: str) -> Any:
     return value
 
 
+def _on_affine_nodes(table: Rules) -> list[Any]:
+    """The rows; a rule for affine nodes leaves the fused activation of a layer that it was given by name alone."""
+    weighted = kind_is(Kind.AFFINE, Kind.BATCHNORM)
+    affine_rules = (*r.AFFINE_RULES, r.HuiBinder)
+    return [(both(weighted, row[0]), *row[1:]) if isinstance(row[1], affine_rules) else row for row in table.rows]
+
+
 COMMON_RULES = Rules(
     (not_differentiable, node_rules.nothing),
     (kind_is(Kind.ACTIVATION, Kind.IDENTITY, Kind.NORM), node_rules.pass_through),
@@ -125,7 +132,7 @@ class LRP(ReverseAnalyzer):
     def table(self) -> Rules:
         """User's rules, input layer, lower layers, affine nodes, all other kinds."""
         affine = kind_is(Kind.AFFINE)
-        rows: list[Any] = list(self.rules.rows) if self.rules is not None else []
+        rows: list[Any] = _on_affine_nodes(self.rules) if self.rules is not None else []
         if self.input_layer_rule is not None:
             rows.append((first_linear, as_rule(self.input_layer_rule, "input_layer_rule")))
         if self.until_layer is not None:
@@ -134,7 +141,7 @@ class LRP(ReverseAnalyzer):
         rule = self.rule if isinstance(self.rule, Rules) else as_rule(self.rule, "rule")
         if self.batchnorm == "hui_binder":
             rows.append((kind_is(Kind.BATCHNORM), r.HuiBinder()))
-        rows += rule.rows if isinstance(rule, Rules) else [(affine, rule)]
+        rows += _on_affine_nodes(rule) if isinstance(rule, Rules) else [(affine, rule)]
         stabiliser = rule if isinstance(rule, r.Epsilon) else r.Epsilon()
         rows.append((kind_is(Kind.BATCHNORM), node_rules.ScaleShift(stabiliser.epsilon, stabiliser.bias)))
         rows.append((kind_is(Kind.PRODUCT), node_rules.Gate(self.gate)))

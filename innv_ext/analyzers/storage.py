@@ -17,7 +17,7 @@ import numpy as np
 from innv_ext.analyzers import node_rules, registry
 from innv_ext.analyzers import relevance as r_rules
 from innv_ext.analyzers.base import Analyzer
-from innv_ext.errors import SaveError
+from innv_ext.errors import SaveError, UnsupportedModelError
 
 FORMAT = 1
 _RULES = {cls.__name__: cls for cls in (*r_rules.AFFINE_RULES, r_rules.HuiBinder, node_rules.Gate)}
@@ -114,20 +114,23 @@ def load_analyzer(path: Any, *, safe_mode: bool = True, custom_objects: dict[str
             content = json.loads(archive.read("analyzer.json"))
             stored = [_read_arrays(archive.read(name)) for name in ("params.npz", "state.npz")]
             model_bytes = archive.read("model.keras")
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise SaveError(f"{path} is not an archive written by Analyzer.save: {error}") from error
-    if content.get("format") != FORMAT:
-        raise SaveError(f"{path} has format {content.get('format')}; this version of innv_ext reads format {FORMAT}.")
-    with tempfile.TemporaryDirectory() as folder:
-        model_file = Path(folder) / "model.keras"
-        model_file.write_bytes(model_bytes)
-        model = keras.models.load_model(model_file, custom_objects=custom_objects, safe_mode=safe_mode)
-    params = {k: _decode(v, stored[0]) for k, v in content["params"].items()}
-    if content["name"] is not None:
-        analyzer = registry.create_analyzer(content["name"], model, **params)
-    else:
-        analyzer = registry.class_named(content["class"])(model, **params)
-    analyzer.set_state(stored[1])
+        if content.get("format") != FORMAT:
+            raise ValueError(f"it has format {content.get('format')}, this version of innv_ext reads {FORMAT}")
+        params = {k: _decode(v, stored[0]) for k, v in content["params"].items()}
+        name, class_name = content["name"], content["class"]
+        with tempfile.TemporaryDirectory() as folder:
+            model_file = Path(folder) / "model.keras"
+            model_file.write_bytes(model_bytes)
+            model = keras.models.load_model(model_file, custom_objects=custom_objects, safe_mode=safe_mode)
+        if name is not None:
+            analyzer = registry.create_analyzer(name, model, **params)
+        else:
+            analyzer = registry.class_named(class_name)(model, **params)
+        analyzer.set_state(stored[1])
+    except UnsupportedModelError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise SaveError(f"{path} cannot be loaded as an archive of Analyzer.save: {error}") from error
     return analyzer
 
 

@@ -166,6 +166,8 @@ def test_relevance_of_layers_and_trace(case):
     assert list(traced) and set(traced) == {node.name for node in case.analyzer.graph_.nodes}
     if case.info.family in ("lrp", "deep_taylor"):  # the first node hands over to the input
         close(traced[case.analyzer.graph_.nodes[0].name], everything.extras["sum"] / everything.extras["score"])
+    if case.name not in zoo.BASIC:  # another compilation, and the same code
+        return
     wanted = case.model.layers[2].name
     attribution, one = case.analyzer.analyze(case.x, return_layers=[wanted], batch_size=3)
     close(attribution, case.expected)
@@ -251,7 +253,7 @@ def test_model_is_unchanged_after_success_and_after_an_exception(case):
 
 def test_weights_are_read_when_it_runs(case):
     """Further training shows up in an analyzer that was built before."""
-    if case.info.needs_fit or case.info.family == "baseline":
+    if case.info.needs_fit or case.info.family == "baseline" or case.name not in zoo.BASIC:
         return
     weights = case.model.get_weights()
     try:

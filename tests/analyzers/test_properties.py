@@ -22,7 +22,7 @@ from innv_ext.backend.graph import trace
 
 # No shrinking: every example compiles, and a plan is short and can be replayed as it is printed.
 fast = settings(
-    max_examples=8, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck),
+    max_examples=6, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck),
     phases=(Phase.generate,),
 )
 pytestmark = pytest.mark.filterwarnings("ignore:Deep Taylor explains positive scores only")
