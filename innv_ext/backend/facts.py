@@ -31,7 +31,8 @@ _NONNEGATIVE_FUNCTIONS = frozenset(
     abs absolute fabs sqrt rsqrt sparse_plus Softmax""".split()
 )
 _KEEP_SIGN = frozenset(
-    """Add Average Multiply Dot AveragePooling1D AveragePooling2D AveragePooling3D GlobalAveragePooling1D
+    """Add Average CenterCrop RandomCrop Multiply Dot AveragePooling1D AveragePooling2D AveragePooling3D
+    GlobalAveragePooling1D
     GlobalAveragePooling2D GlobalAveragePooling3D AdaptiveAveragePooling1D AdaptiveAveragePooling2D
     AdaptiveAveragePooling3D
     add sum mean average_pool

@@ -44,13 +44,12 @@ _LAYERS: dict[Kind, str] = {
         RandomColorJitter RandomContrast RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur
         RandomGrayscale RandomHue RandomInvert RandomPerspective RandomPosterization RandomRotation RandomSaturation
         RandomSharpness RandomShear RandomTranslation RandomZoom""",
-    Kind.SHAPE: """Flatten Reshape Permute RepeatVector Concatenate Cropping1D Cropping2D Cropping3D CenterCrop
-    RandomCrop
+    Kind.SHAPE: """Flatten Reshape Permute RepeatVector Concatenate Cropping1D Cropping2D Cropping3D
         ZeroPadding1D ZeroPadding2D ZeroPadding3D UpSampling1D UpSampling3D Masking""",
     Kind.RESCALE: "Rescaling Normalization",
     Kind.LINEAR: """Add Subtract Average AveragePooling1D AveragePooling2D AveragePooling3D GlobalAveragePooling1D
         GlobalAveragePooling2D GlobalAveragePooling3D AdaptiveAveragePooling1D AdaptiveAveragePooling2D
-        AdaptiveAveragePooling3D UpSampling2D Resizing""",
+        AdaptiveAveragePooling3D UpSampling2D Resizing CenterCrop RandomCrop""",
     Kind.MAX: """MaxPooling1D MaxPooling2D MaxPooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D
         AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D Maximum Minimum""",
     Kind.PRODUCT: "Multiply Dot",

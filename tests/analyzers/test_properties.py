@@ -25,6 +25,7 @@ fast = settings(
     max_examples=6, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck),
     phases=(Phase.generate,),
 )
+eager = settings(fast, max_examples=20)  # nothing is compiled
 pytestmark = pytest.mark.filterwarnings("ignore:Deep Taylor explains positive scores only")
 
 OPS = ("affine", "affine", "add", "concat", "maxpool", "avgpool", "batchnorm", "relu")
@@ -251,7 +252,7 @@ def test_samples_do_not_see_each_other(plan):
 # --- the graph ---------------------------------------------------------------------------------------------------
 
 
-@fast
+@eager
 @given(plans)
 def test_traced_and_rewritten_graphs_compute_the_model(plan):
     """However batch normalisation is treated."""
@@ -266,7 +267,7 @@ def test_traced_and_rewritten_graphs_compute_the_model(plan):
         assert [node.index for node in g.nodes] == list(range(len(g.nodes)))
 
 
-@fast
+@eager
 @given(plans)
 def test_proved_signs_are_true(plan):
     """Where the graph claims that an input isn't negative, it isn't."""
