@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
+# most of a test's time is single-threaded tracing: two processes keep two cores busy
+WORKERS ?= 2
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: demo test test-all lint benchmark clean
@@ -11,10 +13,10 @@ demo: $(STAMP)
 	$(PY) examples/demo.py
 
 test: $(STAMP)
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 test-all: $(STAMP)
-	$(PY) -m pytest -m ""
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m ""
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -82,10 +82,8 @@ class LRP(ReverseAnalyzer):
     """Layer-wise Relevance Propagation (Bach et al. 2015) with any rule, or any table of rules.
 
     Activations and sample-wise normalisations pass relevance on; max pooling gives it to the winner; sums, means and
-    other
-    linear nodes share it by their contributions; at products the signal takes all (``gate="signal"``) or the factors
-    share
-    (``"half"``).
+    other linear nodes share it by their contributions; at products the signal takes all (``gate="signal"``) or the
+    factors share (``"half"``).
 
     Parameters
     ----------

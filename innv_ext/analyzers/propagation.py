@@ -31,8 +31,8 @@ class ReverseAnalyzer(Analyzer):
     """Base of all methods that walk the graph backwards; by itself the plain gradient.
 
     Subclasses give ``table()`` (the rules), ``seed_relevance()`` (what enters at the output) and, where the default
-    form of
-    the graph does not fit, ``batchnorm_form``. ``add_conditional_reverse_mapping`` adds rules in front of the table.
+    form of the graph does not fit, ``batchnorm_form``. ``add_conditional_reverse_mapping`` adds rules in front of the
+    table.
 
     Parameters
     ----------
@@ -86,8 +86,7 @@ class ReverseAnalyzer(Analyzer):
     def add_conditional_reverse_mapping(
         self, condition: Callable[[Any], bool], mapping: Any, name: str | None = None
     ) -> None:
-        """Use ``mapping(node, xs, ys, rs)`` for nodes whose layer, operation or activation function meets
-        ``condition``.
+        """Use ``mapping(node, xs, ys, rs)`` for nodes whose layer, operation or activation meets ``condition``.
 
         Earlier mappings win. To be called in ``mappings``. Source: thesis, section V.3.2.2.
         """
