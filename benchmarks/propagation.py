@@ -145,7 +145,7 @@ def main() -> None:
         rows = []
         for name in args.analyzers:
             rows += measure(model, name, args.batches, args.calls, baseline)
-            print(table(network, rows[-len(args.batches) :]).splitlines()[-1], flush=True)
+            print("\n".join(table(network, rows).splitlines()[-len(args.batches) :]), flush=True)
         text += table(network, rows) + "\n"
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(text)

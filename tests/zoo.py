@@ -165,7 +165,7 @@ def _tokens(rng, n):
 def _masked_tokens(rng, n):
     x = _tokens(rng, n)
     for i in range(n):
-        x[i, 6 - i % 3:] = 0
+        x[i, 6 - i % 3 :] = 0
     return x
 
 
@@ -200,23 +200,30 @@ def convnet():
 
 @model(shape=(6, 6, 2))
 def sequential():
-    return keras.Sequential([
-        keras.Input((6, 6, 2)),
-        conv(3, strides=2),
-        layers.ReLU(),
-        layers.GlobalAveragePooling2D(),
-        layers.Dense(3),
-        layers.Softmax(),
-    ])
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            conv(3, strides=2),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+            layers.Softmax(),
+        ]
+    )
 
 
 @model(shape=(6, 6, 2))
 def nested():
-    base = keras.Sequential([
-        keras.Input((6, 6, 2)),
-        conv(3, activation="relu", name="base_conv"),
-        keras.Sequential([keras.Input((6, 6, 3)), conv(4), layers.BatchNormalization(), layers.ReLU()], name="block"),
-    ], name="base")
+    base = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            conv(3, activation="relu", name="base_conv"),
+            keras.Sequential(
+                [keras.Input((6, 6, 3)), conv(4), layers.BatchNormalization(), layers.ReLU()], name="block"
+            ),
+        ],
+        name="base",
+    )
     i = keras.Input((6, 6, 2))
     y = layers.GlobalMaxPooling2D()(base(i))
     return keras.Model(i, keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="softmax")], name="head")(y))

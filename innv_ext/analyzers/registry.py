@@ -100,6 +100,7 @@ def _lrp(
 
 _ABSORBED = "f_c up to biases and epsilon"
 _EXACT = "f_c"
+_BOTH_SIGNS = "f_c up to biases, where both signs occur"
 
 _ROWS = (
     _row("input", Input, "baseline", "the input itself", "", cost="0.5"),
@@ -145,8 +146,8 @@ _ROWS = (
     _lrp("z_IB", presets.lrp_z_ib, cost="1.5", sums_to=_EXACT),
     _lrp("epsilon", presets.lrp_epsilon, sums_to=_ABSORBED),
     _lrp("epsilon_IB", presets.lrp_epsilon_ib, cost="1.5", sums_to="f_c up to epsilon"),
-    _lrp("alpha_beta", presets.lrp_alpha_beta, cost="2.5", sums_to=_ABSORBED),
-    _lrp("alpha_2_beta_1", presets.lrp_alpha_2_beta_1, cost="2.5", sums_to=_ABSORBED),
+    _lrp("alpha_beta", presets.lrp_alpha_beta, cost="2.5", sums_to=_BOTH_SIGNS),
+    _lrp("alpha_2_beta_1", presets.lrp_alpha_2_beta_1, cost="2.5", sums_to=_BOTH_SIGNS),
     _lrp(
         "alpha_2_beta_1_IB",
         presets.lrp_alpha_2_beta_1_ib,
@@ -169,21 +170,21 @@ _ROWS = (
         sums_to=_ABSORBED,
     ),
     _lrp("sequential_preset_a", presets.preset_a, _LAPUSCHKIN, cost="1.5", sums_to=_ABSORBED),
-    _lrp("sequential_preset_b", presets.preset_b, _LAPUSCHKIN, cost="2.5", sums_to=_ABSORBED),
+    _lrp("sequential_preset_b", presets.preset_b, _LAPUSCHKIN, cost="2.5", sums_to=_BOTH_SIGNS),
     _lrp("sequential_preset_a_flat", presets.preset_a_flat, _LAPUSCHKIN, cost="1.5", sums_to=_ABSORBED),
-    _lrp("sequential_preset_b_flat", presets.preset_b_flat, _LAPUSCHKIN, cost="2.5", sums_to=_ABSORBED),
+    _lrp("sequential_preset_b_flat", presets.preset_b_flat, _LAPUSCHKIN, cost="2.5", sums_to=_BOTH_SIGNS),
     _lrp(
         "sequential_preset_b_flat_until_idx",
         presets.preset_b_flat_until_idx,
         _LAPUSCHKIN,
         cost="2.5",
-        sums_to=_ABSORBED,
+        sums_to=_BOTH_SIGNS,
     ),
     _lrp("epsilon_plus", presets.epsilon_plus, _ZENNIT, cost="1.5", sums_to=_ABSORBED),
     _lrp("epsilon_plus_flat", presets.epsilon_plus_flat, _ZENNIT, cost="1.5", sums_to=_ABSORBED),
     _lrp("epsilon_gamma_box", presets.epsilon_gamma_box, _ZENNIT, cost="2.5", sums_to=_ABSORBED),
-    _lrp("epsilon_alpha2_beta1", presets.epsilon_alpha2_beta1, _ZENNIT, cost="2.5", sums_to=_ABSORBED),
-    _lrp("epsilon_alpha2_beta1_flat", presets.epsilon_alpha2_beta1_flat, _ZENNIT, cost="2.5", sums_to=_ABSORBED),
+    _lrp("epsilon_alpha2_beta1", presets.epsilon_alpha2_beta1, _ZENNIT, cost="2.5", sums_to=_BOTH_SIGNS),
+    _lrp("epsilon_alpha2_beta1_flat", presets.epsilon_alpha2_beta1_flat, _ZENNIT, cost="2.5", sums_to=_BOTH_SIGNS),
     _lrp(
         "excitation_backprop",
         presets.excitation_backprop,

@@ -349,8 +349,16 @@ def foreign():
 def test_all_offending_layers_are_listed(foreign):
     """Name, class and position of each, why it could not be opened, and the ways out."""
     words = [
-        "first_sort", "second_sort", "inner/second_sort", "Sorted", r"model.layers\[2\]", r"model.layers\[3\]",
-        "KerasTensor", "rules=", "unsupported='gradient'", "named",
+        "first_sort",
+        "second_sort",
+        "inner/second_sort",
+        "Sorted",
+        r"model.layers\[2\]",
+        r"model.layers\[3\]",
+        "KerasTensor",
+        "rules=",
+        "unsupported='gradient'",
+        "named",
     ]
     for name in ("lrp.epsilon", "deep_taylor"):
         refused(words, create, name, foreign, error=NoRuleError)
@@ -359,6 +367,7 @@ def test_all_offending_layers_are_listed(foreign):
 
 def test_way_out_by_a_rule(foreign):
     """A rule for one of them: the other one is still refused; rules for both work."""
+
     def keep(node, xs, ys, rs):
         return node.pullback(*rs)
 

@@ -39,18 +39,20 @@ def functional():
 
 def sequential():
     """Sequential, with every activation as a layer of its own."""
-    return keras.Sequential([
-        keras.Input(SHAPE),
-        conv_a(),
-        layers.ReLU(),
-        layers.MaxPooling2D(2),
-        conv_b(),
-        layers.Activation("relu"),
-        layers.GlobalAveragePooling2D(),
-        layers.Dropout(0.5),
-        layers.Dense(3, name="dense_b"),
-        layers.Softmax(),
-    ])
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            conv_a(),
+            layers.ReLU(),
+            layers.MaxPooling2D(2),
+            conv_b(),
+            layers.Activation("relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dropout(0.5),
+            layers.Dense(3, name="dense_b"),
+            layers.Softmax(),
+        ]
+    )
 
 
 def nested():
@@ -58,10 +60,13 @@ def nested():
     stem = keras.Sequential([keras.Input(SHAPE), conv_a(activation="relu"), layers.MaxPooling2D(2)], name="stem")
     i = keras.Input(SHAPE)
     body = keras.Model(i, conv_b(activation="relu")(stem(i)), name="body")
-    head = keras.Sequential([
-        layers.GlobalAveragePooling2D(),
-        layers.Dense(3, activation="softmax", name="dense_b"),
-    ], name="head")
+    head = keras.Sequential(
+        [
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, activation="softmax", name="dense_b"),
+        ],
+        name="head",
+    )
     i = keras.Input(SHAPE)
     return keras.Model(i, head(body(i)))
 
@@ -288,6 +293,7 @@ def _normalised():
 
 def _folded(net):
     """The same function without batch normalisation, folded by hand with numpy."""
+
     def scale_shift(name):
         layer = net.get_layer(name)
         mean, variance = np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)

@@ -22,7 +22,11 @@ from innv_ext.backend.graph import trace
 
 # No shrinking: every example compiles, and a plan is short and can be replayed as it is printed.
 fast = settings(
-    max_examples=6, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck),
+    max_examples=6,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
     phases=(Phase.generate,),
 )
 eager = settings(fast, max_examples=20)  # nothing is compiled

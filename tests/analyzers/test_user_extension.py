@@ -68,12 +68,14 @@ def test_a_mapping_is_named_in_the_summary():
     sample = zoo.make("convnet")
     lines = str(MyGuidedBackprop(sample.model)).splitlines()
     assert [line.split()[2] for line in lines if line.endswith("guided_backprop") or " guided_backprop " in line] == [
-        "relu", "relu"
+        "relu",
+        "relu",
     ]
 
 
 def test_earlier_mappings_win_and_go_before_the_table():
     """Both conditions hold for the dense layers; conditions see layers."""
+
     class Twice(ReverseAnalyzer):
         def mappings(self):
             self.add_conditional_reverse_mapping(lambda op: isinstance(op, layers.Dense), _times(3.0))
@@ -157,6 +159,7 @@ def test_what_register_analyzer_refuses(registered):
 
 def test_an_analyzer_that_walks_nothing(registered):
     """``Analyzer`` itself: explain_batch is all that is needed for batching, checks and selection."""
+
     class Difference(Analyzer):
         def explain_batch(self, xs, index, size, **options):
             y = np.asarray(self.model(xs[0]))
@@ -262,11 +265,14 @@ def rows(analyzer):
 def net():
     """Two convolutions in a nested model, a dense head; every layer has a name."""
     with zoo.precision("float64"):
-        body = keras.Sequential([
-            keras.Input((6, 6, 2)),
-            layers.Conv2D(3, 3, activation="relu", name="conv_a"),
-            layers.Conv2D(3, 3, activation="relu", name="conv_b"),
-        ], name="body")
+        body = keras.Sequential(
+            [
+                keras.Input((6, 6, 2)),
+                layers.Conv2D(3, 3, activation="relu", name="conv_a"),
+                layers.Conv2D(3, 3, activation="relu", name="conv_b"),
+            ],
+            name="body",
+        )
         i = keras.Input((6, 6, 2))
         y = layers.Flatten(name="flatten")(body(i))
         y = layers.Dense(5, activation="relu", name="hidden")(y)
@@ -292,11 +298,15 @@ AFFINE = ("body/conv_a", "body/conv_b", "hidden", "top")
         (at_index(-1, 2), {"flatten", "top"}),
         (first_linear, {"body/conv_a"}),
         (up_to(1), {"body/conv_a", "body/conv_a/relu", "body/conv_b", "body/conv_b/relu"}),
-        (up_to(-2), {"body/conv_a", "body/conv_a/relu", "body/conv_b", "body/conv_b/relu", "flatten", "hidden",
-                     "hidden/relu"}),
+        (
+            up_to(-2),
+            {"body/conv_a", "body/conv_a/relu", "body/conv_b", "body/conv_b/relu", "flatten", "hidden", "hidden/relu"},
+        ),
         (up_to("conv_a"), {"body/conv_a", "body/conv_a/relu"}),
-        (up_to("hidden"), {"body/conv_a", "body/conv_a/relu", "body/conv_b", "body/conv_b/relu", "flatten", "hidden",
-                           "hidden/relu"}),
+        (
+            up_to("hidden"),
+            {"body/conv_a", "body/conv_a/relu", "body/conv_b", "body/conv_b/relu", "flatten", "hidden", "hidden/relu"},
+        ),
         (both(up_to("hidden"), is_a(layers.Dense)), {"hidden"}),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -317,8 +327,12 @@ def test_rules_for_some_layers(net):
     found = rows(analyzer)
     assert [found[name] for name in AFFINE] == [Flat(), Epsilon(0.0), Epsilon(0.5), Epsilon(0.5)]
     x = np.random.default_rng(0).uniform(-1, 1, (2, 6, 6, 2))
-    twin = create("lrp", net, rule=Rules((is_a(layers.Conv2D), Epsilon(0.0)), (is_a(layers.Dense), Epsilon(0.5))),
-                  input_layer_rule="flat")
+    twin = create(
+        "lrp",
+        net,
+        rule=Rules((is_a(layers.Conv2D), Epsilon(0.0)), (is_a(layers.Dense), Epsilon(0.5))),
+        input_layer_rule="flat",
+    )
     np.testing.assert_allclose(analyzer.analyze(x), twin.analyze(x), rtol=1e-12)
 
 
@@ -342,15 +356,23 @@ def test_rule_takes_a_table_over_the_affine_nodes(net):
 
 def test_order_of_precedence(net):
     """rules, then input_layer_rule, then until_layer, then rule."""
-    found = rows(create(
-        "lrp", net, rules=Rules((named("conv_b"), ZPlus())), input_layer_rule="w_square", until_layer="hidden",
-        until_layer_rule="flat", rule="gamma",
-    ))
+    found = rows(
+        create(
+            "lrp",
+            net,
+            rules=Rules((named("conv_b"), ZPlus())),
+            input_layer_rule="w_square",
+            until_layer="hidden",
+            until_layer_rule="flat",
+            rule="gamma",
+        )
+    )
     assert [found[name] for name in AFFINE] == [WSquare(), ZPlus(), Flat(), Gamma()]
 
 
 def test_a_function_is_a_rule(net):
     """Any function of (node, xs, ys, rs); here the z rule by hand, which the class must equal."""
+
     def by_hand(node, xs, ys, rs):
         z = ys[0]
         return [xs[0] * node.pullback(rs[0] / ops.where(z == 0, 1.0, z))[0]]
