@@ -22,7 +22,7 @@ from innv_ext.backend.kinds import (
     SQUASH,
     Kind,
 )
-from innv_ext.backend.nodes import Call, Graph, Node, op_key
+from innv_ext.backend.nodes import Arg, Call, Graph, Node, op_key
 
 _LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
 _SQUASH_KEEPS = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY}
@@ -32,12 +32,9 @@ _NONNEGATIVE_FUNCTIONS = frozenset(
 )
 _KEEP_SIGN = frozenset(
     """Add Average CenterCrop RandomCrop Multiply Dot AveragePooling1D AveragePooling2D AveragePooling3D
-    GlobalAveragePooling1D
-    GlobalAveragePooling2D GlobalAveragePooling3D AdaptiveAveragePooling1D AdaptiveAveragePooling2D
-    AdaptiveAveragePooling3D
-    add sum mean average_pool
-    adaptive_average_pool cumsum multiply divide true_divide divide_no_nan matmul dot einsum inner
-    outer""".split()
+    GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D AdaptiveAveragePooling1D
+    AdaptiveAveragePooling2D AdaptiveAveragePooling3D add sum mean average_pool adaptive_average_pool cumsum multiply
+    divide true_divide divide_no_nan matmul dot einsum inner outer""".split()
 )
 _MAY_FILL_NEGATIVE = frozenset({"pad", "pad_images"})
 
@@ -79,7 +76,7 @@ def kind_of(node: Node) -> Kind:
 
 def _is_reciprocal(call: Call, key: str) -> bool:
     """constant / x is not linear in x."""
-    return "divide" in key and not hasattr(call.args[0], "index")
+    return "divide" in key and not isinstance(call.args[0], Arg)
 
 
 def annotate(graph: Graph) -> Graph:

@@ -53,9 +53,8 @@ class Node:
     ``call`` is how it is evaluated. ``layers`` are the names of the enclosing layers, outermost first, its own
     included; ``position`` is the index in ``model.layers`` of the outermost one. ``kind``, ``nonnegative`` (one
     flag per input), ``first`` (the first affine node on a path from the input) and ``signal`` (the inputs of a
-    product that carry
-    the signal) are filled in by ``facts.annotate``. ``note`` says why a composite layer could not be
-    opened.
+    product that carry the signal) are filled in by ``facts.annotate``. ``note`` says why a composite layer could not
+    be opened.
     """
 
     index: int
@@ -147,6 +146,15 @@ def op_key(op: Any) -> str:
     return f"custom:{getattr(op, '__name__', type(op).__name__)}"
 
 
+def run(nodes: Sequence[Node], slots: dict[int, Tensor]) -> dict[int, Tensor]:
+    """The values of all slots, starting from those that are given."""
+    slots = dict(slots)
+    for node in nodes:
+        ys = tree.flatten(node.call(*(slots[s] for s in node.inputs)))
+        slots.update(zip(node.outputs, ys, strict=True))
+    return slots
+
+
 def try_out(
     call: Call, feeds: Sequence[int], specs: Sequence[Spec], nodes: Sequence[Node], outputs: Sequence[int]
 ) -> None:
@@ -160,10 +168,7 @@ def try_out(
     for batch in (2, 3):
         xs = [_sample(spec, batch) for spec in specs]
         expected = tree.flatten(call(*xs))
-        values = dict(zip(feeds, xs, strict=True))
-        for node in nodes:
-            ys = tree.flatten(node.call(*(values[s] for s in node.inputs)))
-            values.update(zip(node.outputs, ys, strict=True))
+        values = run(nodes, dict(zip(feeds, xs, strict=True)))
         if not all(numerics.close(e, values[slot]) for e, slot in zip(expected, outputs, strict=True)):
             raise ValueError("run symbolically it computes something else: it is random or reads its batch size")
 

@@ -13,7 +13,7 @@ from keras import ops
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
-TINY = 1e-30  # denominators below this are zero: r / TINY still fits into float32 for relevance up to 1e8
+TINY = 1e-30  # denominators below this count as zero; r / TINY still fits into float32 for relevance up to 1e8
 
 
 def check_backend() -> None:
@@ -104,8 +104,7 @@ def safe_divide(r: Tensor, z: Tensor, epsilon: float = 0.0, sign: int = 0) -> Te
     """``r / stabilise(z)`` with stabilise(z) = z + epsilon * sign(z) and sign(0) = +1.
 
     With ``epsilon=0`` only exact zeros (|z| < 1e-30) are stabilised, by 1e-7. Where all terms of z are known to have
-    one
-    ``sign`` (+1 or -1), z = 0 means that there is nothing to share: the result is 0 there, and where rounding (fast
+    one ``sign`` (+1 or -1), z = 0 means that there is nothing to share: the result is 0 there, and where rounding (fast
     convolutions on accelerators) gave z the other sign.
     """
     if sign:

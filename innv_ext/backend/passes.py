@@ -157,14 +157,11 @@ def cut_softmax(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
 
 
 def _squashes(node: Node) -> bool:
-    key = op_key(node.op)
-    return (op_key(node.op.activation) if key == "Activation" else key) in TRAILING_SQUASH
+    return facts.activation_key(node) in TRAILING_SQUASH
 
 
 def _is_identity(node: Node) -> bool:
-    key = op_key(node.op)
-    key = op_key(node.op.activation) if key == "Activation" else key
-    return key in ("Identity", "Dropout", "linear", "ActivityRegularization", "cast")
+    return facts.activation_key(node) in ("Identity", "Dropout", "linear", "ActivityRegularization", "cast")
 
 
 def split_embeddings(graph: Graph) -> tuple[Graph, Graph]:

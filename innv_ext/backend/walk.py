@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from keras import ops, tree
+from keras import ops
 
 from innv_ext.backend import numerics
 from innv_ext.backend.graph import alias
-from innv_ext.backend.nodes import Graph, Node
+from innv_ext.backend.nodes import Graph, Node, run
 
 Tensor = Any
 ReverseRule = Callable[[Node, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]], Sequence[Tensor | None]]
@@ -66,10 +66,7 @@ def forward(graph: Graph, inputs: Sequence[Any], rules: Sequence[ForwardRule] | 
 
 def evaluate(graph: Graph, inputs: Sequence[Tensor]) -> list[Tensor]:
     """The graph's outputs, without keeping anything."""
-    slots = dict(zip(graph.inputs, inputs, strict=True))
-    for node in graph.nodes:
-        ys = tree.flatten(node.call(*(slots[s] for s in node.inputs)))
-        slots.update(zip(node.outputs, ys, strict=True))
+    slots = run(graph.nodes, dict(zip(graph.inputs, inputs, strict=True)))
     return [slots[s] for s in graph.outputs]
 
 
