@@ -4,7 +4,7 @@
 >>> relevance = innv_ext.create_analyzer("lrp.epsilon_plus", model).analyze(x)
 """
 
-from innv_ext import analyzers, errors, visualization
+from innv_ext import analyzers, errors, evaluation, optim, visualization
 from innv_ext.analyzers import (
     Analyzer,
     Explanation,
@@ -28,9 +28,11 @@ __all__ = [
     "analyzers",
     "create_analyzer",
     "errors",
+    "evaluation",
     "list_analyzers",
     "load_analyzer",
     "model_wo_softmax",
+    "optim",
     "register_analyzer",
     "register_bilinear",
     "visualization",

@@ -31,3 +31,7 @@ class ZeroMapWarning(UserWarning):
 
 class ApproximationWarning(UserWarning):
     """A method goes through some nodes by a rule that is not its own (``unsupported="gradient"``)."""
+
+
+class NonFiniteWarning(UserWarning):
+    """An objective became NaN or infinite; the message names the node, and the last finite point is returned."""

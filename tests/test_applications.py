@@ -12,7 +12,10 @@ from keras import applications
 from keras import layers as L
 
 import innv_ext
-from innv_ext.backend import facts, walk
+from innv_ext.analyzers import moments
+from innv_ext.analyzers.moment_rules import MOMENT_RULES
+from innv_ext.analyzers.moments import Moments
+from innv_ext.backend import facts, passes, walk
 from innv_ext.backend.graph import trace
 from innv_ext.errors import UnsupportedModelError
 
@@ -80,6 +83,11 @@ def logit_gradient(twin, x, target):
     return tape.gradient(score, x)
 
 
+def networks_of(fast):
+    """The names as parameters; those not in ``fast`` are slow."""
+    return [pytest.param(n, marks=() if n in fast else pytest.mark.slow, id=n) for n in SIZES]
+
+
 def cases():
     for name in SIZES:
         for analyzer in ANALYZERS:
@@ -87,7 +95,7 @@ def cases():
             yield pytest.param(name, analyzer, marks=() if fast else pytest.mark.slow, id=f"{name}-{analyzer}")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow, id=n) for n in SIZES])
+@pytest.mark.parametrize("name", networks_of(FAST))
 def test_the_traced_network_is_the_network(name, networks):
     model, _ = networks(name)
     x = tf.constant(pictures(name, 2))
@@ -99,6 +107,34 @@ def test_the_traced_network_is_the_network(name, networks):
     assert not [n.name for n in graph.nodes if n.note]  # nothing had to stay closed
     after = {id(layer): (len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model._flatten_layers()}
     assert before == after
+
+
+@pytest.mark.parametrize("name", networks_of(FAST))
+def test_moments_pass_through_networks(name, networks):
+    """Every node has a moment rule. Without noise the mean is the logits; tiny directions follow the gradient."""
+    model, twin = networks(name)
+    graph, _ = passes.cut_softmax(passes.canonical(trace(model, facts.is_leaf), "fold"))
+    rules = moments.bind(graph, MOMENT_RULES)
+    x = pictures(name, 2)
+    logits = np.asarray(twin(x, training=False))
+    unit = np.ptp(x) / 2  # of pictures in -1..1 or 0..255
+    direction = np.random.default_rng(2).normal(size=(2, 1, *x.shape[1:])).astype("float32") * unit
+    scale = 1e-6
+
+    def filtered(mean, var, factor):
+        y = moments.propagate(graph, rules, [Moments.of_input(mean, var, factor)])
+        return y.mean, y.var, y.factors[-1]
+
+    run = tf.function(filtered, autograph=False)
+    mean, var, factor = (np.asarray(t) for t in run(tf.constant(x), tf.zeros_like(x), tf.constant(scale * direction)))
+    np.testing.assert_allclose(mean, logits, rtol=2e-3, atol=2e-3 * np.abs(logits).max())
+    top = logits.argmax(axis=1)
+    gradient = np.asarray(logit_gradient(twin, tf.constant(x), tf.constant(top)))
+    expected = (gradient * direction[:, 0]).reshape(2, -1).sum(axis=1)
+    np.testing.assert_allclose(factor[[0, 1], 0, top] / scale, expected, rtol=0.02, atol=0.02 * np.abs(expected).max())
+    noise = tf.fill(x.shape, np.float32(0.01 * unit**2))
+    mean, var, factor = (np.asarray(t) for t in run(tf.constant(x), noise, tf.constant(0 * direction)))
+    assert np.isfinite(mean).all() and np.isfinite(var).all() and (var > 0).all() and not factor.any()
 
 
 @pytest.mark.parametrize(("name", "analyzer"), cases())

@@ -27,6 +27,10 @@ PARAMS = {  # needed by the method, or what makes it cheap
     "lrp.epsilon_gamma_box": {"low": -3.0, "high": 3.0},
     "lrp.sequential_preset_b_flat_until_idx": {"until_layer": 1},
     "lrp.rule_until_idx": {"rule": "epsilon", "until_layer": 1},
+    "l_rde": {"max_iter": 3},
+    "rc_rde": {"rate": 2, "max_iter": 4},
+    "mr_rde": {"rates": (1, 3), "max_iter": 3},
+    "ord_rde": {"rates": 3, "max_iter": 4},
 }
 NAMES = [info.name for info in innv_ext.list_analyzers()]
 INFOS = {info.name: info for info in innv_ext.list_analyzers()}
@@ -55,6 +59,8 @@ def applies(name, sample):
     info = INFOS[name]
     if info.family == "deep_taylor":
         return sample.relevance and sample.relu == "all"
+    if info.family == "rde":
+        return sample.noise
     if info.needs_relu:
         return sample.relu != "none"
     return sample.relevance or info.family != "lrp"
@@ -69,6 +75,7 @@ class Sample:
 
     relu : "all" (or no) activations are ReLUs, "some", or "none"
     relevance : LRP has a rule for every node
+    noise : the inputs can be mixed with noise (no tokens), and every node has a moment rule
     params : constructor arguments that every analyzer of this model needs
     index : a valid neuron_selection
     """
@@ -78,6 +85,7 @@ class Sample:
     draw: Any
     relu: str
     relevance: bool
+    noise: bool
     params: dict
     index: Any
 
@@ -90,12 +98,12 @@ ZOO = {}
 FLOAT32_ONLY = {"channels_first", "volume", "uint8"}  # no float64 kernel on the CPU; a fixed Input dtype
 
 
-def model(draw=None, *, shape=None, relu="all", relevance=True, params=None, index=0):
+def model(draw=None, *, shape=None, relu="all", relevance=True, noise=True, params=None, index=0):
     """Add a builder to the zoo."""
 
     def add(builder):
         drawer = draw or (lambda rng, n: rng.uniform(-1, 1, (n, *shape)))
-        ZOO[builder.__name__] = (builder, drawer, relu, relevance, params or {}, index)
+        ZOO[builder.__name__] = (builder, drawer, relu, relevance, noise, params or {}, index)
         return builder
 
     return add
@@ -142,7 +150,7 @@ def make(name, dtype="float32"):
 
 def fresh(name, dtype="float32"):
     """A model that the caller may change."""
-    builder, draw, relu, relevance, params, index = ZOO[name]
+    builder, draw, relu, relevance, noise, params, index = ZOO[name]
     keras.utils.set_random_seed(0)
     with precision(dtype):
         net = builder()
@@ -151,7 +159,7 @@ def fresh(name, dtype="float32"):
     def inputs(rng, n):
         return keras.tree.map_structure(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a, draw(rng, n))
 
-    return Sample(name, net, inputs, relu, relevance, dict(params), index)
+    return Sample(name, net, inputs, relu, relevance, noise, dict(params), index)
 
 
 def _uniform(*shapes):
@@ -388,7 +396,7 @@ def transformer():
     return keras.Model(i, layers.Dense(3)(y))
 
 
-@model(_tokens)
+@model(_tokens, noise=False)
 def tokens():
     i = keras.Input((6,), dtype="int32")
     y = layers.Embedding(9, 4)(i)
@@ -396,14 +404,14 @@ def tokens():
     return keras.Model(i, layers.Dense(3)(layers.GlobalMaxPooling1D()(y)))
 
 
-@model(_masked_tokens, relu="none", relevance=False)
+@model(_masked_tokens, relu="none", relevance=False, noise=False)
 def masked_lstm():
     i = keras.Input((6,), dtype="int32")
     y = layers.LSTM(5, unroll=True)(layers.Embedding(9, 4, mask_zero=True)(i))
     return keras.Model(i, layers.Dense(3)(y))
 
 
-@model(shape=(5, 3), relu="some", relevance=False)
+@model(shape=(5, 3), relu="some", relevance=False, noise=False)
 def recurrent():
     i = keras.Input((5, 3))
     y = layers.TimeDistributed(layers.Dense(4, activation="tanh"))(i)

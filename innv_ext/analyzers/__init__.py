@@ -5,7 +5,10 @@ from innv_ext.analyzers.base import Analyzer, Explanation
 from innv_ext.analyzers.baseline import Input, Random
 from innv_ext.analyzers.gradient import Deconvnet, Gradient, GuidedBackprop, InputTimesGradient
 from innv_ext.analyzers.lrp import LRP, DeepTaylor
+from innv_ext.analyzers.moments import Moments
+from innv_ext.analyzers.ord_rde import OrderingRDE
 from innv_ext.analyzers.propagation import ReverseAnalyzer
+from innv_ext.analyzers.rde import LagrangianRDE, MultiRateRDE, RateConstrainedRDE
 from innv_ext.analyzers.registry import AnalyzerInfo, create_analyzer, list_analyzers, register_analyzer
 from innv_ext.analyzers.storage import load_analyzer
 
@@ -21,7 +24,12 @@ __all__ = [
     "Input",
     "InputTimesGradient",
     "IntegratedGradients",
+    "LagrangianRDE",
+    "Moments",
+    "MultiRateRDE",
+    "OrderingRDE",
     "Random",
+    "RateConstrainedRDE",
     "ReverseAnalyzer",
     "SmoothGrad",
     "create_analyzer",

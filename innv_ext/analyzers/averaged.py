@@ -10,7 +10,8 @@ from keras import ops, tree
 
 from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers.gradient import postprocessed
-from innv_ext.analyzers.propagation import ReverseAnalyzer, select
+from innv_ext.analyzers.graph_analyzer import select
+from innv_ext.analyzers.propagation import ReverseAnalyzer
 from innv_ext.backend import passes, walk
 from innv_ext.backend.graph import keep_mask, repeat_rows
 from innv_ext.backend.nodes import Spec
@@ -62,8 +63,7 @@ class AveragedGradient(ReverseAnalyzer):
 
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
         """Select the neuron at x, then add up the weighted gradients chunk by chunk."""
-        if not self._checked:
-            self._check_forward([x[:1] for x in xs])
+        self.check_once(xs)
         mode = options["mode"]
         start = tree.map_structure(np.asarray, self.compiled(self._at_input, {"mode": mode})(*xs, index))
         mode = "index" if mode == "max_activation" else mode

@@ -158,7 +158,7 @@ class Analyzer:
         if trace and not self.layer_names():
             raise InvalidInputError(f"trace=True needs one backward walk, which {type(self).__name__} is not.")
         if self.needs_fit and not self.is_fitted():
-            raise NotFittedError(f"{type(self).__name__} learns from data: call fit(X) before analyze(x).")
+            raise self.not_fitted()
         size = checks.positive_int("batch_size", self.batch_size if batch_size is None else batch_size)
         specs = self.input_specs()
         xs = checks.standardize(x, self.input_structure_, specs, self.check_input)
@@ -186,6 +186,10 @@ class Analyzer:
     def is_fitted(self) -> bool:
         """Whether ``analyze`` may be called."""
         return not self.needs_fit or any(k.endswith("_fit_") for k in vars(self))
+
+    def not_fitted(self) -> NotFittedError:
+        """The error of ``analyze`` before ``fit``."""
+        return NotFittedError(f"{type(self).__name__} learns from data: call fit(X) before analyze(x).")
 
     def get_params(self) -> dict[str, Any]:
         """The constructor's arguments without the model."""

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from innv_ext.analyzers.base import Explanation
-from innv_ext.analyzers.propagation import ReverseAnalyzer, select
+from innv_ext.analyzers.graph_analyzer import select
+from innv_ext.analyzers.propagation import ReverseAnalyzer
 from innv_ext.backend import walk
 from innv_ext.backend.numerics import widen
 

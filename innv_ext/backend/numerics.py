@@ -46,6 +46,28 @@ def identity(x: Tensor) -> Tensor:
     return tf.identity(x)
 
 
+def erfc(x: Tensor) -> Tensor:
+    """The complementary error function (``keras.ops.erfc`` is missing in Keras 3.8)."""
+    return tf.math.erfc(x)
+
+
+def custom_gradient(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate ``fn(*xs) -> (ys, gradient)``, with ``gradient(*upstream)`` one tensor per x."""
+    return tf.custom_gradient(fn)
+
+
+def recompute(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``fn`` evaluated again in the backward pass instead of keeping its intermediate values."""
+
+    def evaluate(*xs: Tensor) -> Any:
+        def gradient(*upstream: Tensor) -> tuple[Tensor | None, ...]:
+            return vjp(fn, *xs)[1](*upstream)
+
+        return fn(*xs), gradient
+
+    return custom_gradient(evaluate)
+
+
 def vjp(fn: Callable[..., Any], *xs: Tensor) -> tuple[tuple[Tensor, ...], Callable[..., tuple[Tensor | None, ...]]]:
     """Evaluate ``fn`` once and return its outputs with their pullback.
 

@@ -44,7 +44,7 @@ class Rules:
         """The first row whose predicate holds."""
         return next((row for row in self.rows if row[0](node, graph)), None)
 
-    def bind(self, graph: Graph, hint: str = "") -> tuple[Any, ...]:
+    def bind(self, graph: Graph, hint: str = "", what: str = "rule") -> tuple[Any, ...]:
         """One rule per node; reports every uncovered node at once.
 
         Raises
@@ -55,11 +55,11 @@ class Rules:
         found = [self.match(node, graph) for node in graph.nodes]
         missing = [node for node, row in zip(graph.nodes, found, strict=True) if row is None]
         if missing:
-            raise NoRuleError(_describe(missing, hint))
+            raise NoRuleError(_describe(missing, hint, what))
         return tuple(row[1] for row in found if row is not None)
 
 
-def _describe(missing: Sequence[Node], hint: str) -> str:
+def _describe(missing: Sequence[Node], hint: str, what: str) -> str:
     lines = [
         f"  - {n.name} ({op_key(n.op).removeprefix('custom:')}, node {n.index}"
         + (f", model.layers[{n.position}]" if n.position is not None else "")
@@ -67,13 +67,14 @@ def _describe(missing: Sequence[Node], hint: str) -> str:
         + ")"
         for n in missing
     ]
-    return "No rule for these nodes:\n" + "\n".join(lines) + (f"\n{hint}" if hint else "")
+    return f"No {what} for these nodes:\n" + "\n".join(lines) + (f"\n{hint}" if hint else "")
 
 
 # --- predicates --------------------------------------------------------------------------------------------------
 
 
-def _labelled(predicate: Predicate, name: str, *values: Any) -> Predicate:
+def labelled(predicate: Predicate, name: str, *values: Any) -> Predicate:
+    """``predicate`` with a name that printing a table shows."""
     predicate.__name__ = f"{name}({', '.join(map(str, values))})"
     return predicate
 
@@ -85,13 +86,13 @@ def anything(node: Node, graph: Graph) -> bool:
 
 def is_a(*classes: type) -> Predicate:
     """Nodes that come from a layer of one of these classes."""
-    return _labelled(lambda node, graph: isinstance(node.op, classes), "is_a", *(c.__name__ for c in classes))
+    return labelled(lambda node, graph: isinstance(node.op, classes), "is_a", *(c.__name__ for c in classes))
 
 
 def op_is(*functions: Any) -> Predicate:
     """Nodes of these Keras operations or activation functions (or their names), whatever form they take."""
     names = {f if isinstance(f, str) else op_key(f) for f in functions}
-    return _labelled(lambda node, graph: facts.activation_key(node) in names, "op_is", *sorted(names))
+    return labelled(lambda node, graph: facts.activation_key(node) in names, "op_is", *sorted(names))
 
 
 def named(*names: str) -> Predicate:
@@ -100,7 +101,7 @@ def named(*names: str) -> Predicate:
     def predicate(node: Node, graph: Graph) -> bool:
         return bool({node.name, "/".join(node.layers), *node.layers}.intersection(names))
 
-    return _labelled(predicate, "named", *names)
+    return labelled(predicate, "named", *names)
 
 
 def at_index(*positions: int) -> Predicate:
@@ -110,7 +111,7 @@ def at_index(*positions: int) -> Predicate:
         last = _last_position(graph)
         return node.position is not None and (node.position in positions or node.position - last - 1 in positions)
 
-    return _labelled(predicate, "at_index", *positions)
+    return labelled(predicate, "at_index", *positions)
 
 
 def _last_position(graph: Graph) -> int:
@@ -119,7 +120,7 @@ def _last_position(graph: Graph) -> int:
 
 def kind_is(*kinds: Kind) -> Predicate:
     """Nodes of one of these kinds."""
-    return _labelled(lambda node, graph: node.kind in kinds, "kind_is", *(k.value for k in kinds))
+    return labelled(lambda node, graph: node.kind in kinds, "kind_is", *(k.value for k in kinds))
 
 
 def relu_like(node: Node, graph: Graph) -> bool:
@@ -163,10 +164,10 @@ def up_to(layer: int | str) -> Predicate:
         slots = {slot for n in graph.nodes if named(layer)(n, graph) for slot in n.outputs}
         return node.index in facts.ancestors(graph, slots)
 
-    return _labelled(by_position if isinstance(layer, int) else by_name, "up_to", layer)
+    return labelled(by_position if isinstance(layer, int) else by_name, "up_to", layer)
 
 
 def both(*predicates: Predicate) -> Predicate:
     """All of the predicates hold."""
     names = " and ".join(getattr(p, "__name__", str(p)) for p in predicates)
-    return _labelled(lambda node, graph: all(p(node, graph) for p in predicates), "both", names)
+    return labelled(lambda node, graph: all(p(node, graph) for p in predicates), "both", names)

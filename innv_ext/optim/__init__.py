@@ -1,1 +1,53 @@
 """Solvers over arrays, batched over independent problems; knows no model."""
+
+from innv_ext.optim.away import AwayFrankWolfe
+from innv_ext.optim.base import Objective, Result, Solver, State, Status, run
+from innv_ext.optim.frank_wolfe import FrankWolfe, StochasticFrankWolfe, schedule
+from innv_ext.optim.grids import mean_over_rates, single_rate, to_permutation
+from innv_ext.optim.mirror import EntropicMirror
+from innv_ext.optim.oracles import birkhoff, box, k_sparse, nonnegative_k_sparse
+from innv_ext.optim.projected_gradient import ProjectedGradient, SpectralProjectedGradient
+from innv_ext.optim.proximal import entropic_capped_simplex, project_box, project_capped_simplex, project_k_sparse
+from innv_ext.optim.regions import Birkhoff, Box, CappedSimplex, KSparse, RateGrid, Region
+from innv_ext.optim.sinkhorn import balance
+from innv_ext.optim.steps import Adaptive, Monotone, Open, StepRule
+from innv_ext.optim.transport import rate_grid
+
+__all__ = [
+    "Adaptive",
+    "AwayFrankWolfe",
+    "Birkhoff",
+    "Box",
+    "CappedSimplex",
+    "EntropicMirror",
+    "FrankWolfe",
+    "KSparse",
+    "Monotone",
+    "Objective",
+    "Open",
+    "ProjectedGradient",
+    "RateGrid",
+    "Region",
+    "Result",
+    "Solver",
+    "SpectralProjectedGradient",
+    "State",
+    "Status",
+    "StepRule",
+    "StochasticFrankWolfe",
+    "balance",
+    "birkhoff",
+    "box",
+    "entropic_capped_simplex",
+    "k_sparse",
+    "mean_over_rates",
+    "nonnegative_k_sparse",
+    "project_box",
+    "project_capped_simplex",
+    "project_k_sparse",
+    "rate_grid",
+    "run",
+    "schedule",
+    "single_rate",
+    "to_permutation",
+]

@@ -1,0 +1,292 @@
+"""The relevance ordering test: keep the most relevant features, randomise the rest, watch the score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from innv_ext.analyzers import inputs as checks
+from innv_ext.backend.graph import untouched
+from innv_ext.errors import InvalidInputError
+from innv_ext.evaluation.features import RANDOM, Features, read_features
+from innv_ext.evaluation.noise import Noise, Sampler, read_noise
+from innv_ext.evaluation.result import OrderingResult
+from innv_ext.evaluation.scores import Scores
+
+_NOISE, _TIES = 0, 1  # streams of random numbers
+
+
+def relevance_ordering(
+    model: keras.Model,
+    x: Any,
+    relevance: Any,
+    *,
+    neuron_selection: Any = None,
+    labels: Any = None,
+    noise: str | Sampler = "uniform",
+    mean: Any = None,
+    std: Any = None,
+    rates: Any = 51,
+    samples: int = 64,
+    features: Any = "component",
+    on: str = "output",
+    output: str | int | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    progress: bool = True,
+) -> OrderingResult:
+    """Test orders of relevance: the faster the model recovers while the rest of x is random, the better.
+
+    For every rate, the round(rate * n) most relevant of n features keep their values and the others are replaced by
+    noise. The distortion is the mean of (score(x) - score(perturbed x))^2 over ``samples`` draws, the accuracy the
+    share of perturbed copies that are classified as ``labels``. Noise is drawn anew for each rate and each copy, but is
+    the same for all maps that are compared: it depends on the seed, the position of the sample in x, the rate's number
+    and the copy's number only.
+
+    Parameters
+    ----------
+    model : built keras.Model with one input; it is never changed
+    x : array (batch, ...)
+    relevance : array shaped like x, or (batch, features); "random" for a random order; or a dict {name: either} to
+        compare. Larger means more relevant; equals are ordered at random
+    neuron_selection : the neuron whose score is followed: one index, one per sample, or tuple indices for outputs of
+        rank > 2; None: the largest output at x
+    labels : int array (batch,), the classes that count as right; None: the classes predicted at x. A single output
+        neuron has the classes 0 and 1, told apart by 0.5 behind a sigmoid and by 0 otherwise
+    noise : "uniform" over [min, max] of each sample; "gaussian", N(mean, std^2); "constant", ``mean``; or a function
+        (x (batch, ...), samples, rng) -> (batch, samples, ...), called with one sample at a time. Where the model takes
+        whole numbers, noise is rounded
+    mean, std : numbers or arrays that broadcast to one sample, e.g. ``X_train.mean(axis=0)``
+    rates : how many rates, evenly spaced from 0 to 1, or an increasing array of shares
+    samples : noisy copies per sample of x and rate
+    features : what is kept or randomised as one: "component" (every value), "pixel" (all channels of a pixel or
+        time step; its relevance is their sum), or an int array of labels (superpixels; sums too) for one
+        sample or per sample, with or without the channel axis
+    on : "output" follows the model's output (probabilities behind a softmax), "logits" cuts a trailing softmax or
+        sigmoid
+    output : name or position of the output, for models with several
+    batch_size : most samples in one forward pass, perturbed copies included
+    seed : makes noise and ties repeatable
+    progress : show a progress bar on work longer than three seconds
+
+    Returns
+    -------
+    OrderingResult
+        curves per map and sample, areas, ``table()``, ``plot()``, ``to_dict()``
+
+    Raises
+    ------
+    InvalidInputError
+        for shapes that don't match, NaN, an empty batch, rates that are no increasing shares, labels or neurons out of
+        range, missing mean or std, or a model with several inputs
+
+    Notes
+    -----
+    Macdonald et al. (2019), "A rate-distortion framework for explaining neural network decisions"; Macdonald et al.
+    (2022), "Interpretable Neural Networks with Frank-Wolfe", sections 2.2 and 4. A variant of pixel flipping (Samek et
+    al. 2017).
+
+    Examples
+    --------
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+    >>> model.set_weights([np.array([[4.0], [2.0], [1.0]])])
+    >>> maps = {"good": [[4.0, 2.0, 1.0]], "bad": [[1.0, 2.0, 4.0]]}
+    >>> result = relevance_ordering(model, np.ones((1, 3)), maps, noise="constant", mean=0, rates=4)
+    >>> result.distortion["good"].tolist()
+    [[49.0, 9.0, 1.0, 0.0]]
+    >>> result.distortion["bad"].tolist()
+    [[49.0, 36.0, 16.0, 0.0]]
+    """
+    if not isinstance(model, keras.Model):
+        raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
+    size, samples = checks.positive_int("batch_size", batch_size), checks.positive_int("samples", samples)
+    shares, seed = _read_rates(rates), _read_seed(seed)
+    with untouched(model):
+        scores = Scores(model, on, output, "relevance_ordering")
+        (array,) = checks.standardize(x, scores.structure, [scores.spec], True)
+        if not array.size:
+            raise InvalidInputError(f"x has shape {array.shape}; there is nothing to test.")
+        shape = scores.output_shape(array)
+        index = _read_neurons(neuron_selection, shape, len(array))
+        right = _read_labels(labels, shape, len(array))
+        kind = read_noise(noise, mean, std, array.shape[1:])
+        grouping = read_features(features, array.shape, scores.channels_first)
+        maps = {name: grouping.relevance(name, values) for name, values in _named(relevance).items()}
+        test = _Test(scores, array, index, right, shares, kind, samples, grouping, size, seed)
+        distortion, accuracy = test.run(list(maps.values()), progress)
+    return OrderingResult(
+        shares,
+        tuple(maps),
+        dict(zip(maps, distortion, strict=True)),
+        dict(zip(maps, accuracy, strict=True)),
+    )
+
+
+# --- the run -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Test:
+    """The checked arguments."""
+
+    scores: Scores
+    x: np.ndarray
+    index: np.ndarray
+    labels: np.ndarray | None
+    rates: np.ndarray
+    noise: Noise
+    samples: int
+    features: Features
+    batch_size: int
+    seed: int
+
+    def run(self, maps: Sequence[np.ndarray], progress: bool) -> np.ndarray:
+        """(2, maps, samples of x, rates): distortion and accuracy."""
+        score, target, predicted = self._at_x()
+        labels = predicted if self.labels is None else self.labels
+        copies = self.noise.copies(self.samples)
+        tally = _Tally(self, len(maps), score, target, labels)
+        total = len(self.x) * len(self.rates)
+        with tqdm(
+            total=total, desc="relevance_ordering", unit="rate", delay=3, leave=False, disable=not progress
+        ) as bar:
+            for i in range(len(self.x)):
+                ranks = [self.features.ranks(values, i, self._generator(_TIES, i)) for values in maps]
+                for r, kept in enumerate(self._kept(i)):
+                    if kept == self.features.counts[i]:  # nothing is perturbed
+                        tally.sums[1, :, i, r] = copies * (predicted[i] == labels[i])
+                    else:
+                        self._perturb(tally, ranks if kept else ranks[:1], i, r, kept)
+                    bar.update()
+            tally.flush()
+        none = [(i, r) for i in range(len(self.x)) for r in np.flatnonzero(self._kept(i) == 0)]
+        for i, r in none:  # all is perturbed: whatever the order
+            tally.sums[:, :, i, r] = tally.sums[:, :1, i, r]
+        return tally.sums / copies
+
+    def _at_x(self) -> list[np.ndarray]:
+        """Score, neuron and class of the unperturbed samples."""
+        starts = range(0, len(self.x), self.batch_size)
+        rows = [slice(start, start + self.batch_size) for start in starts]
+        parts = [self.scores(self.x[s], self.index[s]) for s in rows]
+        return [np.concatenate(p) for p in zip(*parts, strict=True)]
+
+    def _kept(self, i: int) -> np.ndarray:
+        """How many features of sample i keep their values, per rate."""
+        return np.rint(self.rates * self.features.counts[i]).astype("int64")
+
+    def _perturb(self, tally: _Tally, ranks: Sequence[np.ndarray], i: int, r: int, kept: int) -> None:
+        """Queue all noisy copies of sample i at rate r, for each order."""
+        rng, copies = self._generator(_NOISE, i, r), self.noise.copies(self.samples)
+        for piece in self.noise.pieces(self.x[i], copies, rng, self.batch_size):
+            for j, places in enumerate(ranks):
+                tally.add(np.where(places < kept, self.x[i], piece), (j, i, r))
+
+    def _generator(self, *key: int) -> np.random.Generator:
+        """A generator of its own for each key, whatever was drawn before."""
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
+
+
+class _Tally:
+    """Fills forward batches with perturbed copies and adds up what comes out, per map, sample and rate."""
+
+    def __init__(self, test: _Test, maps: int, score: np.ndarray, target: np.ndarray, labels: np.ndarray):
+        self.scores, self.score, self.target, self.labels = test.scores, score, target, labels
+        self.sums = np.zeros((2, maps, len(test.x), len(test.rates)))
+        size = min(test.batch_size, self.sums[0].size * test.noise.copies(test.samples))
+        self._rows = np.empty((size, *test.x.shape[1:]), test.x.dtype)
+        self._owners = np.empty((3, size), "int64")
+        self._filled = 0
+
+    def add(self, rows: np.ndarray, owner: tuple[int, int, int]) -> None:
+        """Queue copies that belong to (map, sample, rate)."""
+        while len(rows):
+            room = len(self._rows) - self._filled
+            taken = rows[:room]
+            here = slice(self._filled, self._filled + len(taken))
+            self._rows[here] = taken
+            self._owners[:, here] = np.array(owner)[:, None]
+            self._filled += len(taken)
+            rows = rows[room:]
+            if self._filled == len(self._rows):
+                self.flush()
+
+    def flush(self) -> None:
+        """Evaluate what is queued."""
+        if not self._filled:
+            return
+        maps, i, rates = self._owners[:, : self._filled]
+        score, _, predicted = self.scores(self._rows[: self._filled], self.target[i])
+        np.add.at(self.sums[0], (maps, i, rates), (self.score[i] - score) ** 2)
+        np.add.at(self.sums[1], (maps, i, rates), predicted == self.labels[i])
+        self._filled = 0
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+def _named(relevance: Any) -> dict[str, Any]:
+    """{name: map}; a single map is called "relevance", a random order "random"."""
+    if not isinstance(relevance, Mapping):
+        return {RANDOM if isinstance(relevance, str) else "relevance": relevance}
+    wrong = [name for name in relevance if not isinstance(name, str)]
+    if wrong or not relevance:
+        raise InvalidInputError(f"relevance must be an array or a dict {{name: array}}, got keys {list(relevance)}.")
+    return dict(relevance)
+
+
+def _read_rates(rates: Any) -> np.ndarray:
+    """Increasing shares."""
+    if isinstance(rates, (int, np.integer)) and not isinstance(rates, bool):
+        if rates < 2:
+            raise InvalidInputError(f"rates={rates}: a curve needs at least 2.")
+        return np.linspace(0, 1, rates)
+    try:
+        array = np.array(rates, "float64")
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"rates must be an integer or an array of shares, got {rates!r}.") from error
+    if array.ndim != 1 or len(array) < 2:
+        raise InvalidInputError(f"rates must be an integer or at least two shares, shape (rates,), got {rates!r}.")
+    if not ((array >= 0) & (array <= 1)).all() or (np.diff(array) <= 0).any():
+        raise InvalidInputError(f"rates must increase and lie in [0, 1], got {array.tolist()}.")
+    return array
+
+
+def _read_seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InvalidInputError(f"seed must be an integer of at least 0, got {seed!r}.")
+    return int(seed)
+
+
+def _read_neurons(selection: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray:
+    """The flat index of the neuron per sample; -1 stands for the largest output."""
+    mode, index = checks.resolve_selection("max_activation", selection, count, shape)
+    if mode == "all":
+        raise InvalidInputError("neuron_selection='all' is no single neuron; give one index per sample, or None.")
+    return index
+
+
+def _read_labels(labels: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray | None:
+    """One class per sample."""
+    if labels is None:
+        return None
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iu" or array.shape != (count,):
+        raise InvalidInputError(
+            f"labels must be integers of shape ({count},), one class per sample, got dtype {array.dtype} and shape "
+            f"{array.shape}."
+        )
+    classes = shape[-1] if len(shape) > 1 else 1
+    classes = 2 if classes == 1 else classes
+    wrong = np.flatnonzero((array < 0) | (array >= (np.inf if classes is None else classes)))
+    if wrong.size:
+        raise InvalidInputError(
+            f"labels holds {array[wrong[0]]} (sample {wrong[0]}), which is out of range; valid are 0..{classes - 1}."
+        )
+    return array

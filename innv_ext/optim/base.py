@@ -1,0 +1,296 @@
+"""The one loop of all solvers: many independent problems at once, value and gradient at one point each per round."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from innv_ext.errors import InvalidInputError
+
+Objective = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+MAX_REJECTIONS = 30  # in a row; a step halved that often is below float32's resolution
+
+
+class Status(enum.Enum):
+    """How a problem ended; RUNNING in a result means that the callback stopped the run."""
+
+    RUNNING = "running"
+    CONVERGED = "converged: the dual gap is at most tol"
+    MAX_ITER = "the iterations are exhausted"
+    STALLED = "no smaller value found along the direction"
+    FAILED = "the objective is not finite"
+
+    def __repr__(self) -> str:
+        return f"Status.{self.name}"
+
+
+def per_problem(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """One number per problem, in the dtype of ``like`` and shaped to broadcast against it."""
+    return np.asarray(values).astype(like.dtype).reshape((-1,) + (1,) * (like.ndim - 1))
+
+
+def flat(array: np.ndarray) -> np.ndarray:
+    """One row per problem; also for no problem at all."""
+    return array.reshape(len(array), math.prod(array.shape[1:]))
+
+
+def inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """<a, b> per problem, added up in float64."""
+    return flat(np.multiply(a, b)).sum(axis=1, dtype=np.float64)
+
+
+@dataclass(kw_only=True)
+class State:
+    """Everything a solver knows about P problems; solvers add fields of their own.
+
+    ``x`` is the last accepted point with its ``value``, ``gradient`` and ``gap`` (inf: not known); ``trial`` is the
+    point that is evaluated next. ``rejections`` counts rejected trials in a row.
+    """
+
+    x: np.ndarray
+    trial: np.ndarray
+    value: np.ndarray
+    gradient: np.ndarray
+    gap: np.ndarray
+    status: np.ndarray
+    iterations: np.ndarray
+    evaluations: np.ndarray
+    rejections: np.ndarray
+    best_x: np.ndarray
+    best_value: np.ndarray
+    best_gap: np.ndarray
+
+    @classmethod
+    def start(cls, x0: np.ndarray, **fields: Any) -> State:
+        """Nothing evaluated yet, x0 the first trial."""
+        count = len(x0)
+        unknown = {name: np.full(count, np.inf) for name in ("value", "gap", "best_value", "best_gap")}
+        counters = {name: np.zeros(count, np.int64) for name in ("iterations", "evaluations", "rejections")}
+        points = {name: x0.copy() for name in ("x", "trial", "best_x")}
+        status = np.full(count, Status.RUNNING, dtype=object)
+        return cls(gradient=np.zeros_like(x0), status=status, **points, **unknown, **counters, **fields)
+
+    @property
+    def running(self) -> np.ndarray:
+        """Indices of the problems that are still running."""
+        return np.flatnonzero(self.status == Status.RUNNING)
+
+    def first(self, problems: np.ndarray) -> np.ndarray:
+        """Which of the problems have no accepted point yet."""
+        return np.isinf(self.value[problems])
+
+    def accept(self, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
+        """The trials become the points."""
+        self.x[problems] = self.trial[problems]
+        self.value[problems] = values
+        self.gradient[problems] = gradients
+        self.rejections[problems] = 0
+
+    def reject(self, problems: np.ndarray) -> None:
+        """The points stay; STALLED after too many rejections in a row."""
+        self.rejections[problems] += 1
+        self.status[problems[self.rejections[problems] > MAX_REJECTIONS]] = Status.STALLED
+
+    def propose(self, problems: np.ndarray, trial: np.ndarray) -> None:
+        """The next trials; STALLED where a trial is the point itself, because the step is below float resolution."""
+        unchanged = flat(trial == self.x[problems]).all(axis=1)
+        self.trial[problems] = trial
+        self.status[problems[unchanged]] = Status.STALLED
+
+
+class Solver:
+    """Base of all solvers, in ask/tell form: ``state.trial`` asks, ``update`` is told.
+
+    A solver is a frozen dataclass that holds parameters only; what changes lives in the state.
+    """
+
+    stochastic = False  # True: values are noisy, so nothing is compared, and neither tol nor a small step stops
+
+    def init(self, x0: np.ndarray) -> State:
+        """The state before the first evaluation, which is at x0."""
+        return State.start(x0)
+
+    def update(self, state: State, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
+        """Accept or reject the trials of ``problems`` and set their next ones."""
+        raise NotImplementedError
+
+    def finish(self, state: State) -> None:
+        """Called once at the end, e.g. for a gap that is too expensive for every round."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What ``run`` found, one entry per problem.
+
+    Attributes
+    ----------
+    x : the best accepted point (of stochastic solvers: the last one)
+    value, gap : the objective and the dual gap there; nan where nothing finite was evaluated
+    status : array of Status
+    iterations, evaluations : of each problem; the first evaluation, at x0, is no iteration
+    history : per round the best value so far (of stochastic solvers: the value of that round), shape (P,)
+    state : the solver's final state
+    """
+
+    x: np.ndarray
+    value: np.ndarray
+    gap: np.ndarray
+    status: np.ndarray
+    iterations: np.ndarray
+    evaluations: np.ndarray
+    history: list[np.ndarray]
+    state: State = field(repr=False)
+
+    @property
+    def converged(self) -> np.ndarray:
+        """Which problems reached the tolerance."""
+        return self.status == Status.CONVERGED
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{np.sum(self.status == s)} {s.name}" for s in Status if np.any(self.status == s))
+        parts = [f"{len(self.x)} problems ({counts})"]
+        for name, numbers in (("value", self.value), ("gap", self.gap), ("evaluations", self.evaluations)):
+            if np.any(np.isfinite(numbers)):
+                low, high = np.nanmin(numbers), np.nanmax(numbers)
+                parts.append(f"{name} {low:.4g}" if low == high else f"{name} {low:.4g} to {high:.4g}")
+        return f"Result({', '.join(parts)})"
+
+
+def run(
+    solver: Solver,
+    objective: Objective,
+    x0: np.ndarray,
+    *,
+    max_iter: int = 50,
+    tol: float = 1e-7,
+    callback: Callable[[State], Any] | None = None,
+    progress: bool = False,
+    description: str = "",
+) -> Result:
+    """Minimise P independent objectives.
+
+    Parameters
+    ----------
+    solver : e.g. ``FrankWolfe(CappedSimplex(k))``
+    objective : ``(points (q, ...), problems (q,)) -> (values (q,), gradients (q, ...))``; it sees the problems that
+        are still running only, ``problems`` are their indices
+    x0 : start, shape (P, ...), float32 or float64; the work is done in its dtype, and it is not changed
+    max_iter : evaluations per problem after the first one
+    tol : a problem is CONVERGED when its dual gap is at most this
+    callback : called with the state after each round; a true return value stops the run
+    progress : show a bar with the mean objective and the largest gap, on runs of more than 3 seconds
+    description : label of the bar
+
+    Returns
+    -------
+    Result : the best points, with objective, dual gap, status and counts of each problem
+
+    Raises
+    ------
+    InvalidInputError : x0 is no finite float array, max_iter or tol is negative, or the objective returns arrays of
+        other shapes than it got
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from innv_ext.optim import CappedSimplex, SpectralProjectedGradient, run
+    >>> target = np.array([[0.9, 0.8, -1.0], [0.2, 0.3, 0.1]])
+    >>> def distance(points, problems):
+    ...     d = points - target[problems]
+    ...     return np.sum(d * d, axis=1), 2 * d
+    >>> result = run(SpectralProjectedGradient(CappedSimplex(1)), distance, np.zeros((2, 3)))
+    >>> result.x.round(3)
+    array([[0.55, 0.45, 0.  ],
+           [0.2 , 0.3 , 0.1 ]])
+    >>> result.converged
+    array([ True,  True])
+    """
+    x0 = _checked_start(x0, max_iter, tol)
+    state = solver.init(x0)
+    history: list[np.ndarray] = []
+    with tqdm(total=max_iter + 1, desc=description or None, delay=3, disable=not progress) as bar:
+        for _ in range(max_iter + 1):
+            problems = state.running
+            if not len(problems):
+                break
+            _one_round(solver, objective, state, problems, tol)
+            history.append(np.where(np.isinf(state.best_value), np.nan, state.best_value))
+            bar.set_postfix_str(_summary(state), refresh=False)
+            bar.update()
+            if callback is not None and callback(state):
+                break
+        else:
+            state.status[state.running] = Status.MAX_ITER
+    solver.finish(state)
+    _record(solver, state, np.flatnonzero(np.isfinite(state.value)), tol)
+    return Result(
+        x=state.best_x,
+        value=np.where(np.isinf(state.best_value), np.nan, state.best_value),
+        gap=np.where(np.isinf(state.best_gap), np.nan, state.best_gap),
+        status=state.status,
+        iterations=state.iterations,
+        evaluations=state.evaluations,
+        history=history,
+        state=state,
+    )
+
+
+def _checked_start(x0: np.ndarray, max_iter: int, tol: float) -> np.ndarray:
+    x0 = np.asarray(x0)
+    if x0.dtype not in (np.float32, np.float64) or x0.ndim < 2:
+        raise InvalidInputError(
+            f"x0 must be a float32 or float64 array of shape (problems, ...), got {x0.dtype} of shape {x0.shape}."
+        )
+    if not np.all(np.isfinite(x0)):
+        raise InvalidInputError("x0 contains values that are not finite; give a point of the feasible region.")
+    if isinstance(max_iter, bool) or int(max_iter) != max_iter or max_iter < 0:
+        raise InvalidInputError(f"max_iter must be an integer of at least 0, got {max_iter!r}.")
+    if not tol >= 0:
+        raise InvalidInputError(f"tol must not be negative, got {tol!r}.")
+    return x0
+
+
+def _one_round(solver: Solver, objective: Objective, state: State, problems: np.ndarray, tol: float) -> None:
+    """Evaluate the trials, drop the problems that are not finite, tell the solver, look who is done."""
+    values, gradients = objective(state.trial[problems], problems.copy())
+    values, gradients = np.asarray(values, np.float64), np.asarray(gradients, state.x.dtype)
+    expected = (len(problems), *state.x.shape[1:])
+    if values.shape != expected[:1] or gradients.shape != expected:
+        raise InvalidInputError(
+            f"objective must return values {expected[:1]} and gradients {expected}, one per point that it got, "
+            f"but returned {values.shape} and {gradients.shape}."
+        )
+    state.iterations[problems] += state.evaluations[problems] > 0
+    state.evaluations[problems] += 1
+    finite = np.isfinite(values) & flat(np.isfinite(gradients)).all(axis=1)
+    state.status[problems[~finite]] = Status.FAILED
+    problems = problems[finite]
+    if len(problems):
+        solver.update(state, problems, values[finite], gradients[finite])
+        _record(solver, state, problems, tol)
+
+
+def _record(solver: Solver, state: State, problems: np.ndarray, tol: float) -> None:
+    """Keep the best accepted points; a small gap means CONVERGED, whatever else was found."""
+    if solver.stochastic:
+        better = problems
+    else:
+        better = problems[state.value[problems] <= state.best_value[problems]]
+        done = problems[state.gap[problems] <= tol]
+        # a gap that became known at the end says nothing about a problem whose objective failed
+        state.status[done[state.status[done] != Status.FAILED]] = Status.CONVERGED
+    state.best_x[better] = state.x[better]
+    state.best_value[better] = state.value[better]
+    state.best_gap[better] = state.gap[better]
+
+
+def _summary(state: State) -> str:
+    values, gaps = state.value[np.isfinite(state.value)], state.gap[np.isfinite(state.gap)]
+    text = f"mean objective {values.mean():.4g}" if len(values) else ""
+    return f"{text}, largest gap {gaps.max():.2g}" if len(gaps) else text

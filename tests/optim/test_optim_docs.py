@@ -1,0 +1,29 @@
+"""The examples in the docstrings of the solvers run, and the public names are documented."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+from innv_ext import optim
+
+MODULES = sorted(m.name for m in pkgutil.iter_modules(optim.__path__))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    module = importlib.import_module(f"innv_ext.optim.{name}")
+    assert doctest.testmod(module).failed == 0
+
+
+def test_most_modules_have_examples():
+    tried = {n: doctest.testmod(importlib.import_module(f"innv_ext.optim.{n}")).attempted for n in MODULES}
+    assert sum(count > 0 for count in tried.values()) >= 9
+
+
+def test_public_names():
+    assert sorted(optim.__all__) == list(optim.__all__)
+    for name in optim.__all__:
+        thing = getattr(optim, name)
+        assert name == "Objective" or thing.__doc__
