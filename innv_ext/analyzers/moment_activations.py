@@ -75,8 +75,12 @@ def _pieces(node: Node) -> Pieces | None:
         slope = _setting(node, op, "negative_slope")
         return [0.0], [0.2 if slope is None else float(slope), 1.0], [0.0, 0.0]
     if key == "soft_shrink":
-        at = float(_setting(node, op, "threshold") or 0.0)
+        at = _setting(node, op, "threshold")
+        at = 0.5 if at is None else float(at)
         return [-at, at], [1.0, 0.0, 1.0], [at, 0.0, -at]
+    if key == "clip" and np.ndim(op.x_min) == np.ndim(op.x_max) == 0:
+        low, high = float(op.x_min), float(op.x_max)
+        return [low, high], [0.0, 1.0, 0.0], [low, 0.0, high]
     if key in ("maximum", "fmax", "minimum", "fmin") and isinstance(node.call, Call):
         at = constant_operand(node.call)
         if np.ndim(at) == 0:
@@ -101,8 +105,10 @@ def _setting(node: Node, op: Any, name: str) -> Any:
     return recorded.get(name, getattr(op, name, None))
 
 
-def _relu_pieces(slope: Any, threshold: Any, cap: Any) -> Pieces:
+def _relu_pieces(slope: Any, threshold: Any, cap: Any) -> Pieces | None:
     slope, threshold = float(slope or 0.0), float(threshold or 0.0)
+    if cap is not None and not 0 <= threshold <= cap:
+        return None  # Keras clips to [0, cap] as well, which makes one more kink
     pieces = [threshold], [slope, 1.0], [-slope * threshold if slope else 0.0, 0.0]
     if cap is not None:
         pieces[0].append(float(cap))

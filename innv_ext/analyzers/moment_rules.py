@@ -6,29 +6,23 @@ first-order, or that neglect a dependence which the other rules of the same mode
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from keras import ops
 
-from innv_ext.analyzers import gaussian, moment_activations, moment_max, moment_norm
+from innv_ext.analyzers import moment_activations, moment_max, moment_norm, moment_products
 from innv_ext.analyzers.moments import (
     Moments,
-    combined,
-    covariance,
-    each,
     is_full,
-    is_random,
     join,
     mean_of,
-    per_direction,
     var_of,
 )
-from innv_ext.backend import facts
+from innv_ext.backend import facts, numerics
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.nodes import Call, Graph, Node, op_key
+from innv_ext.backend.nodes import Graph, Node, op_key
 from innv_ext.backend.rules import Predicate, Rules, both, kind_is, labelled
 
 Tensor = Any
@@ -158,70 +152,6 @@ def _homogeneous(node: Node, *xs: Tensor) -> Any:
     return [a - b for a, b in zip(y, zero, strict=True)] if isinstance(y, (list, tuple)) else y - zero
 
 
-# --- products ----------------------------------------------------------------------------------------------------
-
-
-def product(node: Node, values: Values) -> Sequence[Moments]:
-    """Elementwise products, exact for two Gaussians; x times x is the square of x."""
-    found = values[0]
-    if len(values) == 2 and node.inputs[0] == node.inputs[1]:
-        return moment_activations.square(node, values[:1])
-    for value in values[1:]:
-        found = _product(node, found, value)
-    return [found]
-
-
-def _product(node: Node, a: Any, b: Any) -> Any:
-    factors: dict[int, Tensor] = {}
-    for x, other in ((a, b), (b, a)):
-        for k, f in x.factors.items() if is_random(x) else ():
-            part = f * ops.expand_dims(mean_of(other), 1)
-            factors[k] = factors[k] + part if k in factors else part
-    if not (is_random(a) and is_random(b)):
-        x, fixed = (a, b) if is_random(a) else (b, a)
-        return Moments(x.mean * fixed, x.var * fixed * fixed, factors, x.full)
-    moments = gaussian.product_moments(a.mean, a.variance(), b.mean, b.variance(), covariance(a, b))
-    return combined(node, *moments, factors, a.full)
-
-
-def matrix_product(node: Node, values: Values) -> Sequence[Moments]:
-    """Matrix products of two random tensors: exact if they and their components are independent."""
-    return [_bilinear(node, node.call, *values)]
-
-
-def _bilinear(node: Node, call: Callable[[Tensor, Tensor], Tensor], a: Any, b: Any) -> Moments:
-    ma, mb = mean_of(a), mean_of(b)
-    va, vb = (v.variance() if is_random(v) else ops.zeros_like(v) for v in (a, b))
-    variance = call(va, vb) + call(va, ops.square(mb)) + call(ops.square(ma), vb)
-    factors: dict[int, Tensor] = {}
-    for x, other, product_with in ((a, mb, call), (b, ma, lambda t, fixed: call(fixed, t))):
-        for k, f in x.factors.items() if is_random(x) else ():
-            part = each(functools.partial(_with, product_with, per_direction(other, f)), f)
-            factors[k] = factors[k] + part if k in factors else part
-    return combined(node, call(ma, mb), variance, factors, is_full((a, b)))
-
-
-def _with(function: Callable[[Tensor, Tensor], Tensor], fixed: Tensor, t: Tensor) -> Tensor:
-    return function(t, fixed)
-
-
-def attention(node: Node, values: Values) -> Sequence[Moments]:
-    """softmax(q k^T * scale) v, each product as if its factors were independent, the softmax to first order."""
-    query, key, value = values
-    scale = getattr(node.op, "scale", None) or 1 / np.sqrt(mean_of(query).shape[-1])
-    scores = _bilinear(node, lambda q, k: ops.einsum("btnh,bsnh->bnts", q * scale, k), query, key)
-    shares = moment_norm.softmax_moments(scores, ops.softmax(scores.mean, axis=-1), (-1,))
-    return [_bilinear(node, lambda p, v: ops.einsum("bnts,bsnh->btnh", p, v), shares, value)]
-
-
-def plain_attention(node: Node, graph: Graph) -> bool:
-    """Attention without mask, bias or causality."""
-    if op_key(node.op) != "dot_product_attention" or len(node.inputs) != 3:
-        return False
-    options = {**vars(node.op), **(node.call.kwargs if isinstance(node.call, Call) else {})}
-    return all(options.get(name) in (None, False) for name in ("bias", "mask", "is_causal"))
-
-
 # --- the table ---------------------------------------------------------------------------------------------------
 
 
@@ -236,9 +166,25 @@ def but_not(*names: str) -> Predicate:
     return labelled(lambda node, graph: facts.activation_key(node) not in names, "but_not", *names)
 
 
-def two_operands(node: Node, graph: Graph) -> bool:
-    """Exactly two tensors come in."""
-    return len(node.inputs) == 2
+def stays_float(node: Node, graph: Graph) -> bool:
+    """Not a cast to integers."""
+    return all(numerics.is_float(graph.specs[slot].dtype) for slot in node.outputs)
+
+
+def only_cuts(node: Node, graph: Graph) -> bool:
+    """A crop that enlarges nowhere, and so does not interpolate."""
+    before, after = (graph.specs[slots[0]].shape[1:] for slots in (node.inputs, node.outputs))
+    return None not in (*before, *after) and all(a <= b for a, b in zip(after, before, strict=True))
+
+
+def copies(node: Node, graph: Graph) -> bool:
+    """Up-sampling by copying, not by interpolation."""
+    return node.op.interpolation == "nearest"
+
+
+def plain_maximum(node: Node, graph: Graph) -> bool:
+    """Over axes of known length, without a starting value."""
+    return None not in graph.specs[node.inputs[0]].shape[1:] and getattr(node.op, "initial", None) is None
 
 
 def small_linear(node: Node, graph: Graph) -> bool:
@@ -254,22 +200,23 @@ def small_linear(node: Node, graph: Graph) -> bool:
 
 MOMENT_RULES = Rules(
     (kind_is(Kind.AFFINE, Kind.BATCHNORM), affine, "affine"),
-    (kind_is(Kind.IDENTITY), identity, "identity"),
+    (both(kind_is(Kind.IDENTITY), stays_float), identity, "identity"),
     (kind_is(Kind.RESCALE), rescale, "rescale"),
     (both(kind_is(Kind.SHAPE), but_not("Masking")), shapes, "shape"),
-    (keys("CenterCrop"), shapes, "shape"),
+    (both(keys("CenterCrop"), only_cuts), shapes, "shape"),
+    (both(keys("UpSampling2D"), copies), shapes, "shape"),
     (keys("Add add Subtract subtract Average"), total, "sum"),
     (keys("sum cumsum trace segment_sum"), shapes, "sum"),
     (keys("mean GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D"), mean, "mean"),
     (keys("AveragePooling1D AveragePooling2D AveragePooling3D average_pool"), average_pool, "average pooling"),
     (small_linear, by_matrix, "linear, by its matrix"),
-    (keys("Multiply multiply"), product, "product"),
+    (keys("Multiply multiply"), moment_products.product, "product"),
     (
-        both(two_operands, keys("Dot matmul einsum dot tensordot inner outer")),
-        matrix_product,
+        both(keys("Dot matmul einsum dot tensordot inner outer"), moment_products.bilinear_in_two),
+        moment_products.matrix_product,
         "matrix product (approximate)",
     ),
-    (plain_attention, attention, "attention (approximate)"),
+    (moment_products.plain_attention, moment_products.attention, "attention (approximate)"),
     (moment_activations.plain_relu, moment_activations.relu, "ReLU"),
     (moment_activations.has_pieces, moment_activations.piecewise_linear, "piecewise linear"),
     (keys("square"), moment_activations.square, "square"),
@@ -279,7 +226,7 @@ MOMENT_RULES = Rules(
     (moment_norm.can_normalise, moment_norm.normalise, "normalisation (approximate)"),
     (keys("MaxPooling1D MaxPooling2D MaxPooling3D max_pool"), moment_max.maximum_pool, "maximum"),
     (
-        keys("GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D max amax"),
+        both(keys("GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D max amax"), plain_maximum),
         moment_max.maximum_over,
         "maximum",
     ),

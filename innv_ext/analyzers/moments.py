@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras import ops
+from keras import ops, tree
 
 from innv_ext.analyzers.gaussian import FLOOR
-from innv_ext.backend import walk
+from innv_ext.backend import numerics, walk
 from innv_ext.backend.nodes import Graph, Node, op_key
 from innv_ext.backend.rules import Rules
 
@@ -76,8 +76,10 @@ def combined(node: Node, mean: Tensor, variance: Tensor, factors: dict[int, Tens
     for dim in shape:
         size = size * dim
     spread = ops.reshape(ops.eye(size, dtype=rest.dtype), (1, size, *shape))
-    own = ops.expand_dims(ops.sqrt(rest + FLOOR), 1) * spread
-    return Moments(mean, ops.zeros_like(rest), {**factors, node.outputs[0]: own}, full)
+    own, label = ops.expand_dims(ops.sqrt(rest + FLOOR), 1) * spread, node.outputs[0]
+    if label in factors:  # of an earlier product in the same node
+        own = ops.concatenate([factors[label], own], axis=1)
+    return Moments(mean, ops.zeros_like(rest), {**factors, label: own}, full)
 
 
 def squares(factors: dict[int, Tensor]) -> Tensor:
@@ -147,8 +149,7 @@ class Guarded:
     def __call__(self, node: Node, values: tuple[Any, ...]) -> Sequence[Any]:
         if any(is_random(v) for v in values):
             return self.rule(node, values)
-        y = node.call(*values)
-        return y if isinstance(y, (list, tuple)) else [y]
+        return evaluated(node, values)
 
 
 def bind(graph: Graph, table: Rules) -> tuple[Any, ...]:
@@ -163,7 +164,17 @@ def bind(graph: Graph, table: Rules) -> tuple[Any, ...]:
         "Ways out: distortion='monte_carlo' needs no moment rules; or teach the node with moment_rules="
         "Rules((named('layer'), rule)), rule(node, values) -> [Moments(mean, var)]."
     )
-    return tuple(Guarded(rule) for rule in table.bind(graph, hint, "moment rule"))
+    reached = {slot for slot in graph.inputs if numerics.is_float(graph.specs[slot].dtype)}
+    for node in graph.nodes:
+        if reached.intersection(node.inputs):
+            reached.update(node.outputs)
+    unreached = Rules((lambda node, graph: not reached.intersection(node.inputs), evaluated, "not random"))
+    return tuple(Guarded(rule) for rule in table.before(unreached).bind(graph, hint, "moment rule"))
+
+
+def evaluated(node: Node, values: tuple[Any, ...]) -> Sequence[Any]:
+    """A node that nothing random reaches."""
+    return tree.flatten(node.call(*values))
 
 
 def propagate(graph: Graph, rules: Sequence[Any], inputs: Sequence[Any]) -> Any:

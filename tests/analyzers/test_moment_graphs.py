@@ -28,7 +28,6 @@ from innv_ext.backend.kinds import Kind
 from innv_ext.backend.rules import Rules, anything, both, kind_is, named, op_is
 from innv_ext.errors import NoRuleError
 
-OPEN = pytest.mark.xfail(strict=True, reason="a known defect; delete the mark with the mend")
 TOKENS = {"tokens", "masked_lstm"}  # whole numbers as inputs: nothing to add noise to
 NETS = [name for name in zoo.MODELS if name not in {*TOKENS, "recurrent"}]
 DOUBLE = [name for name in NETS if name not in zoo.FLOAT32_ONLY]
@@ -538,7 +537,6 @@ def test_fixed_branches_are_evaluated():
     np.testing.assert_array_equal(flat(plain), evaluate(graph, [m, fixed]))
 
 
-@OPEN
 def test_whole_numbers_need_no_rule():
     """Comparisons, look-ups and embeddings of a second input that holds tokens: nothing random gets there."""
     with zoo.precision("float64"):
