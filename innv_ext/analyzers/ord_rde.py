@@ -36,7 +36,7 @@ class OrderingRDE(RateDistortion):
         ordering; "deviation" as for the other methods
     solver : "mirror" (default): entropic mirror descent; "fw", "afw", "lcg", "lafw": Frank-Wolfe with the exact
         transport oracle; all of these evaluate the m rates, weighted as D linear in k between them. "sfw": stochastic
-        Frank-Wolfe on rates drawn from 1..n-1
+        Frank-Wolfe on rates drawn from 1..n-1; the objective and the dual gap in its extras are those of the last draw
     step : of "fw", "afw", "lcg" and "lafw": "monotone", "adaptive" or "open"; "sfw" has "open" steps
     variant : of "sfw": batch sizes and momentum "A" to "F" of the paper's appendix C ("A": batches of 40, no momentum)
     representation : "grid", or "dense": Pi itself with the Hungarian oracle and all n - 1 rates (small n only; not

@@ -177,7 +177,12 @@ class _Incremental:
     """Incremental PCA (Ross et al. 2008; scikit-learn) on rows that come in batches of any size."""
 
     def __init__(self, rank: int):
-        from sklearn.decomposition import IncrementalPCA  # an extra: needed for large inputs only
+        try:
+            from sklearn.decomposition import IncrementalPCA  # an extra: needed for large inputs only
+        except ImportError as error:
+            raise InvalidInputError(
+                f"reference='low_rank' on more than {FULL_LIMIT} components needs scikit-learn: pip install scikit-learn."
+            ) from error
 
         self.rank, self.rest, self.steps = rank, None, 0
         self.model = IncrementalPCA(rank)

@@ -131,7 +131,8 @@ class Result:
     Attributes
     ----------
     x : the best accepted point (of stochastic solvers: the last one)
-    value, gap : the objective and the dual gap there; nan where nothing finite was evaluated
+    value, gap : the objective and the dual gap there; nan where nothing finite was evaluated, and the gap of lazy
+        methods also where the best point is not the last one
     status : array of Status
     iterations, evaluations : of each problem; the first evaluation, at x0, is no iteration
     history : per round the best value so far (of stochastic solvers: the value of that round), shape (P,)

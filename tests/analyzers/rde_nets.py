@@ -6,6 +6,7 @@ import zoo
 from keras import layers
 from scipy import optimize, special
 
+import innv_ext
 from innv_ext.analyzers.rate_distortion import RateDistortion
 
 
@@ -130,3 +131,28 @@ def poured(a, k):
         level = (low + high) / 2
         low, high = (level, high) if np.maximum(0, 1 - level / a).sum() > k else (low, level)
     return np.maximum(0, 1 - high / a)
+
+
+# --- cheap analyzers, and data of six features ---------------------------------------------------------------------
+
+NAMES = [info.name for info in innv_ext.list_analyzers() if info.family == "rde"]
+QUICK = {
+    "l_rde": {"max_iter": 8},
+    "rc_rde": {"rate": 2, "max_iter": 8},
+    "mr_rde": {"rates": (1, 2, 4), "max_iter": 8},
+    "ord_rde": {"rates": 3, "max_iter": 8},
+}
+MC = {"distortion": "monte_carlo", "samples": 4}
+N = 6
+X = cloud(N) + 0.7 * np.random.default_rng(2).normal(size=(40, N))  # no direction without variance
+x = np.random.default_rng(5).normal(size=(3, N))
+
+
+def rde(name, net, **params):
+    """A silent analyzer that knows V."""
+    return innv_ext.create_analyzer(name, net, **{"progress": False, "reference": "full", **params}).fit(X)
+
+
+def sampler(x, samples, rng):
+    """Draws that depend on how many are asked for at once."""
+    return x[:, None] + rng.normal(size=(len(x), samples, *x.shape[1:])).astype(x.dtype)

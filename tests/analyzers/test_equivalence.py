@@ -134,13 +134,14 @@ def nets():
 
 @pytest.fixture(scope="module", params=zoo.DISTINCT)
 def reference(request, nets):
-    return request.param, create(request.param, nets[0]["functional"]).analyze(nets[1])
+    built, x = nets
+    return request.param, create(request.param, built["functional"], x).analyze(x)
 
 
-def create(name, net, **params):
-    """Layers are given by name, because positions differ between the versions."""
+def create(name, net, x=None, **params):
+    """Fitted on x if need be; layers are given by name, because positions differ between the versions."""
     by_name = {"until_layer": "conv_a"} if "until_layer" in zoo.PARAMS.get(name, {}) else {}
-    return zoo.create(name, net, **{**by_name, **params})
+    return zoo.create(name, net, x, **{**by_name, **params})
 
 
 @pytest.mark.parametrize("version", WRITTEN)
@@ -150,7 +151,7 @@ def test_same_map_however_the_model_is_written(reference, nets, version):
     built, x = nets
     if name not in zoo.BASIC and version != "nested":
         return
-    close(create(name, built[version], **WRITTEN[version][1]).analyze(x), expected)
+    close(create(name, built[version], x, **WRITTEN[version][1]).analyze(x), expected)
 
 
 def test_the_versions_are_the_same_function(nets):
@@ -214,8 +215,10 @@ def formats():
 @pytest.mark.parametrize("name", [n for n in zoo.BASIC if n != "smoothgrad"])  # its noise has another order
 def test_channels_first_is_channels_last_transposed(name, formats):
     last, first, x = formats
-    received = create(name, first).analyze(x.transpose(0, 3, 1, 2))
-    close(received.transpose(0, 2, 3, 1), create(name, last).analyze(x), 2e-4)
+    transposed = x.transpose(0, 3, 1, 2)
+    received = create(name, first, transposed).analyze(transposed)
+    expected = create(name, last, x).analyze(x)
+    close(received.transpose(0, 2, 3, 1), expected, 2e-4)
 
 
 @pytest.mark.parametrize("axis", [1, 2, 3])
@@ -271,8 +274,8 @@ def test_shared_layers_are_their_copies(name, towers):
     """Siamese towers, and one layer used twice in a row."""
     shared, unrolled, x = towers
     params = {"until_layer": "merge"} if "until_layer" in zoo.PARAMS.get(name, {}) else {}
-    received = zoo.create(name, shared, **params).analyze(x)
-    expected = zoo.create(name, unrolled, **params).analyze(x)
+    received = zoo.create(name, shared, x, **params).analyze(x)
+    expected = zoo.create(name, unrolled, x, **params).analyze(x)
     for r, e in zip(received, expected, strict=True):
         close(r, e)
 
@@ -331,8 +334,8 @@ def normalised():
 @pytest.mark.parametrize("name", [*zoo.BASIC, "lrp.z_IB", "lrp.sequential_preset_b_flat", "lrp.epsilon_plus"])
 def test_batchnorm_is_explained_as_folded_by_hand(name, normalised):
     net, twin, x = normalised
-    received = create(name, net).analyze(x)
-    close(received, create(name, twin).analyze(x), 1e-8)
+    received = create(name, net, x).analyze(x)
+    close(received, create(name, twin, x).analyze(x), 1e-8)
 
 
 # --- what is explained -------------------------------------------------------------------------------------------

@@ -169,11 +169,13 @@ def test_incremental_principal_directions(wide):
     assert state["factor"].shape == (6, 4100)
     centred = (low - low.mean(axis=0)) / np.sqrt(60)
     np.testing.assert_allclose(state["mean0"], low.mean(axis=0), atol=1e-6)
-    np.testing.assert_allclose(state["factor"].T @ state["factor"], centred.T @ centred, atol=1e-5)
+    probe = rng.normal(size=(4100, 5))
+    for a, b in zip(state["factor"].T @ (state["factor"] @ probe), centred.T @ (centred @ probe), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
     noisy = low + rng.normal(size=low.shape)
     centred = (noisy - noisy.mean(axis=0)) / np.sqrt(60)
     exact = np.linalg.svd(centred, full_matrices=False)[1][:6] ** 2
-    for size in (8, 20, 60):
+    for size in (12, 60):
         parts = np.array_split(noisy, 60 // size)
         factor = learnt(wide, iter(parts), reference="low_rank", rank=6)["factor"]
         np.testing.assert_allclose(np.sum(factor**2, axis=1)[:4], exact[:4], rtol=0.02)
