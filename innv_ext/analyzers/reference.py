@@ -181,7 +181,7 @@ class _Incremental:
             from sklearn.decomposition import IncrementalPCA  # an extra: needed for large inputs only
         except ImportError as error:
             raise InvalidInputError(
-                f"reference='low_rank' on more than {FULL_LIMIT} components needs scikit-learn: pip install scikit-learn."
+                f"reference='low_rank' on more than {FULL_LIMIT} components needs the package scikit-learn."
             ) from error
 
         self.rank, self.rest, self.steps = rank, None, 0
