@@ -32,7 +32,7 @@ import innv_ext
 from innv_ext import analyzers, evaluation, optim
 from innv_ext.analyzers.distortion import Distortion
 
-UNIFORM = {"reference": "uniform", "distortion": "monte_carlo"}  # the noise of the ordering test
+UNIFORM = {"reference": "uniform", "distortion": "monte_carlo", "on": "output"}  # what the ordering test does
 REFERENCE = {  # a reference study's (distortion area, accuracy area); None: not given
     "random": (0.596, 0.373),
     "gradient x input": (0.524, 0.443),

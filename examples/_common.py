@@ -1,4 +1,4 @@
-"""What the examples share: a quiet TensorFlow, running many analyzers on the same images, and the table they print."""
+"""What the examples share: a quiet TensorFlow, choosing images, running many analyzers, pictures and tables of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib
 import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -38,9 +39,11 @@ warnings.simplefilter("ignore", innv_ext.errors.ZeroMapWarning)
 
 
 LEGEND = """
-first: seconds to build and compile the analyzer and explain one image; all: then to explain all images
+first: seconds to build (and fit) and compile the analyzer and explain one image; all: then to explain all images
 sum/score: sum of the relevance over the explained score; positive: share of the positive part in the sum of magnitudes
 (medians over the images)"""
+
+SETTINGS = ("rates", "max_iter", "progress")  # say how long to search, not for what: no part of an analyzer's title
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Result:
     ----------
     relevance : shaped like the images
     scores : (images,), the outputs before softmax that were explained
-    first, all : seconds to build and compile the analyzer and explain one image, then to explain all images
+    first, all : seconds to build (and fit) and compile the analyzer and explain one image, then to explain all images
     theory : what the relevance of an image sums to, "" where the method makes no promise
     """
 
@@ -62,10 +65,20 @@ class Result:
     theory: str
 
 
+def in_turn(labels: np.ndarray) -> np.ndarray:
+    """The order of images in which the first of every class come before the second ones, and so on."""
+    turn = np.array([np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)], "int64")
+    return np.lexsort((labels, turn))
+
+
 def run_analyzers(
-    model: keras.Model, x: np.ndarray, analyzers: Mapping[str, Mapping[str, Any]], neurons: np.ndarray | None = None
+    model: keras.Model,
+    x: np.ndarray,
+    analyzers: Mapping[str, Mapping[str, Any]],
+    neurons: np.ndarray | None = None,
+    training: np.ndarray | None = None,
 ) -> dict[str, Result]:
-    """Explain ``x`` with every analyzer (name -> parameters).
+    """Explain ``x`` with every analyzer (name -> parameters), fitted to the ``training`` images if there are any.
 
     Explained is the largest output of each image, or that of the given ``neurons``. Numbers among the parameters become
     part of the name: "lrp.epsilon" with ``{"epsilon": 0.1}`` is found under "lrp.epsilon 0.1".
@@ -75,13 +88,24 @@ def run_analyzers(
     for name, params in analyzers.items():
         start = time.perf_counter()
         analyzer = innv_ext.create_analyzer(name, model, **params)
+        if training is not None:
+            analyzer.fit(training)
         analyzer.explain(x[:1], None if neurons is None else neurons[:1])  # compiles
         ready = time.perf_counter()
         found = analyzer.explain(x, neurons)
         done = time.perf_counter()
-        title = " ".join([name, *(f"{v:g}" for v in params.values() if isinstance(v, (int, float)))])
+        numbers = [v for k, v in params.items() if k not in SETTINGS and isinstance(v, (int, float))]
+        title = " ".join([name, *(f"{v:g}" for v in numbers)])
         results[title] = Result(found.attribution, found.score, ready - start, done - ready, theories[name])
     return results
+
+
+def ordering(relevance: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Draw maps that order components, from the least (blue) to the most relevant (yellow): a mode of imshow_grid."""
+    flat = relevance.mean(axis=-1).reshape(len(relevance), -1)
+    low, width = flat.min(axis=1, keepdims=True), np.ptp(flat, axis=1, keepdims=True)
+    unit = (flat - low) / np.where(width, width, 1)
+    return matplotlib.colormaps["viridis"](unit.reshape(relevance.shape[:3]))[..., :3]
 
 
 def table(results: Mapping[str, Result]) -> str:

@@ -41,6 +41,11 @@ class OrderingRDE(RateDistortion):
     variant : of "sfw": batch sizes and momentum "A" to "F" of the paper's appendix C ("A": batches of 40, no momentum)
     representation : "grid", or "dense": Pi itself with the Hungarian oracle and all n - 1 rates (small n only; not
         for "mirror")
+
+    Notes
+    -----
+    An ordering is as good as V and the output are those by which it is judged: for the relevance ordering test with
+    uniform noise on the softmax output, pass reference="uniform", distortion="monte_carlo", samples=4, on="output".
     """
 
     rates: int | Sequence[float] = 20

@@ -285,6 +285,11 @@ class RateDistortion(GraphAnalyzer):
             )
         return result
 
+    def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
+        """Single-rate maps in the form of the attribution: one array for a model with one input."""
+        maps = extras.get("single_rate")
+        return {**extras, "single_rate": maps[0]} if maps is not None and len(maps) == 1 else extras
+
     def summary(self) -> str:
         """The plan: one line a node with its moment rule."""
         if self.distortion == "monte_carlo":

@@ -83,7 +83,7 @@ def _check(found, twins, optima, rates, tolerance):
     weights = brute_weights(rates, N)
     np.testing.assert_array_equal(found.extras["rates"], [rates] * len(twins))
     for i, (twin, (_, optimum)) in enumerate(zip(twins, optima, strict=True)):
-        grid = found.extras["single_rate"][0][i]
+        grid = found.extras["single_rate"][i]
         feasible(grid, rates)
         value = sum(a * twin(s) for a, s in zip(weights, grid, strict=True))
         np.testing.assert_allclose(found.extras["objective"][i], value, rtol=1e-9)
@@ -99,7 +99,7 @@ def test_stochastic_frank_wolfe(model, twins, optima, variant):
     start = ordering(model, rates=(1, 2, 3, 4), max_iter=0, start="uniform").explain(x, 1)
     weights = brute_weights((1, 2, 3, 4), N)
     for i, (twin, (_, optimum)) in enumerate(zip(twins, optima[1, 2, 3, 4], strict=True)):
-        grid = found.extras["single_rate"][0][i]
+        grid = found.extras["single_rate"][i]
         feasible(grid, (1, 2, 3, 4))
         value = sum(a * twin(s) for a, s in zip(weights, grid, strict=True))
         assert optimum - 1e-6 <= value <= optimum + 0.1 * (start.extras["objective"][i] - optimum)
@@ -118,7 +118,7 @@ def test_exact_ordering_of_independent_noise(solver):
     params = {"solver": solver, "rates": (1, 2, 3, 4), "max_iter": 250, "start": "uniform"}
     analyzer = OrderingRDE(net, mean=mu, variance=sigma**2, progress=False, **params)
     found = analyzer.explain(mu[None])
-    value, optimum = ([np.sum(a * (1 - s) ** 2) for s in grid] for grid in (found.extras["single_rate"][0][0], maps))
+    value, optimum = ([np.sum(a * (1 - s) ** 2) for s in grid] for grid in (found.extras["single_rate"][0], maps))
     assert np.mean(optimum) <= np.mean(value) <= np.mean(optimum) + 1e-3 * a.sum()
     np.testing.assert_array_equal(np.argsort(found.attribution[0]), np.argsort(np.abs(w[:, 0]) * sigma))
     np.testing.assert_allclose(found.attribution[0], maps.mean(axis=0), atol=0.02)
@@ -145,7 +145,7 @@ def test_the_map_is_the_mean_over_all_rates(params):
         found = ordering(relu_net(N), solver=solver, max_iter=10, **params).explain(x)
         rates = found.extras["rates"][0]
         for i in range(3):
-            grid = found.extras["single_rate"][0][i].T
+            grid = found.extras["single_rate"][i].T
             pi = optim.to_permutation(grid, rates)
             np.testing.assert_allclose(pi.sum(axis=0), 1, rtol=1e-5)
             np.testing.assert_allclose(pi.sum(axis=1), 1, rtol=1e-5)
@@ -177,7 +177,7 @@ def test_all_rates_are_the_dense_representation():
         np.testing.assert_allclose(dense.extras["objective"], grid.extras["objective"], rtol=1e-6)
         np.testing.assert_allclose(dense.extras["dual_gap"], grid.extras["dual_gap"], rtol=1e-4, atol=1e-8)
         np.testing.assert_allclose(dense.attribution, grid.attribution, atol=1e-5)
-        np.testing.assert_allclose(dense.extras["single_rate"][0], grid.extras["single_rate"][0], atol=1e-5)
+        np.testing.assert_allclose(dense.extras["single_rate"], grid.extras["single_rate"], atol=1e-5)
         np.testing.assert_array_equal(dense.extras["rates"], grid.extras["rates"])
 
 
@@ -205,7 +205,7 @@ def test_the_objective_is_that_of_the_maps():
         for solver in ("mirror", "lafw"):
             found = ordering(net, rates=(1, 2, 4), solver=solver, max_iter=10, **params).explain(x, 1)
             d = distortion_of(net, x, X, 1, reference="full", **params)
-            maps = found.extras["single_rate"][0].reshape(9, N)
+            maps = found.extras["single_rate"].reshape(9, N)
             values = d(maps, np.repeat(range(3), 3), np.tile(range(3), 3))[0].reshape(3, 3)
             np.testing.assert_allclose(found.extras["objective"], values @ brute_weights((1, 2, 4), N), rtol=1e-6)
 

@@ -67,7 +67,7 @@ def test_multi_rate_optima(model, twins, solver):
     rates, weights = (1, 2, 4, 5), (0.5, 0, 3, 1)
     analyzer = rde("mr_rde", model, rates=rates, weights=weights, solver=solver, max_iter=300)
     found = analyzer.explain(x, 1)
-    (single,) = found.extras["single_rate"]
+    single = found.extras["single_rate"]
     assert single.shape == (3, 4, N)
     np.testing.assert_array_equal(found.extras["rates"], [rates] * 3)
     for j, k in enumerate(rates):
@@ -133,11 +133,11 @@ def test_the_objective_is_the_distortion_at_the_map():
     for params in ({}, {"distortion": "monte_carlo", "samples": 5}):
         found = rde("mr_rde", net, rates=(1, 3), max_iter=15, **params).explain(x, 1)
         d = rde_nets.distortion_of(net, x, X, 1, reference="full", **params)
-        s, streams = found.extras["single_rate"][0].reshape(6, N), np.tile([0, 1], 3)
+        s, streams = found.extras["single_rate"].reshape(6, N), np.tile([0, 1], 3)
         np.testing.assert_allclose(
             d(s, np.repeat(range(3), 2), streams)[0], found.extras["objective"].ravel(), rtol=1e-9
         )
-        assert (found.extras["single_rate"][0].sum(axis=2) <= np.array([1, 3]) + 1e-9).all()
+        assert (found.extras["single_rate"].sum(axis=2) <= np.array([1, 3]) + 1e-9).all()
 
 
 # --- batches, seeds, forward samples ------------------------------------------------------------------------------
