@@ -10,7 +10,7 @@ Without --data it runs on scikit-learn's digits, enlarged to 28 x 28 pixels; oth
   are kept. They are those of mr_rde, or of ord_rde where a solver has nothing else. Maps for many rates are orderings,
   from the least (blue) to the most relevant component (yellow)
 - ordering.png (Figure 4): the relevance ordering test, for --images test images: the most relevant components are kept,
-  noise replaces the others
+  noise replaces the others; "ord_rde, matched" was made for this noise and the probability that is tested
 - rates.png (Figure 5): the same test for maps that were optimised for one rate; vertical lines show these rates
 - areas.md: the areas under all these curves, mean and standard error over the images
 - the trained network, which later runs use again
@@ -50,6 +50,8 @@ SOLVERS = {  # of the picture of maps: each computes a mean over rates, an order
 }
 BASELINES = ("gradient", "smoothgrad", "guided_backprop", "deep_taylor", "lrp.alpha_2_beta_1")
 SENSITIVITIES = ("gradient", "smoothgrad")  # ordered by magnitude: how strongly, not which way, a component acts
+# V and output of the ordering test; the other maps keep the logit among noise like the training images
+MATCHED = {"reference": "uniform", "distortion": "monte_carlo", "samples": 4, "on": "output"}
 PRICE = 0.1  # of a component in l_rde: keeps between a tenth and a third of an MNIST image
 
 
@@ -144,6 +146,8 @@ def find_maps(
     multi = explain(model, digits, x, "mr_rde", rates=RATES, max_iter=iterations)
     maps: dict[str, np.ndarray | str] = {"mr_rde": multi.attribution}
     maps["ord_rde"] = explain(model, digits, x, "ord_rde", rates=GRID, max_iter=iterations).attribution
+    matched = explain(model, digits, x, "ord_rde", rates=GRID, max_iter=iterations, **MATCHED)
+    maps["ord_rde, matched"] = matched.attribution
     maps["l_rde"] = explain(model, digits, x, "l_rde", lambda_=PRICE, max_iter=iterations).attribution
     for name in BASELINES:
         relevance = explain(model, digits, x, name).attribution

@@ -134,7 +134,8 @@ def test_rde_mnist_trains_explains_and_draws_then_reuses_the_model(tmp_path):
     right = re.search(r"digits28.keras: (\d+\.\d)% of 179 test images right", done.stdout)
     assert float(right[1]) >= 85
     found = areas(done.stdout)
-    methods = ["mr_rde", "ord_rde", "l_rde", "abs(gradient)", "abs(smoothgrad)", "guided_backprop", "deep_taylor"]
+    methods = ["mr_rde", "ord_rde", "ord_rde, matched", "l_rde"]
+    methods += ["abs(gradient)", "abs(smoothgrad)", "guided_backprop", "deep_taylor"]
     single = [f"rc_rde, k = {k}" for k in (50, 100, 150, 200, 400)]
     assert set(found) == {*methods, "lrp.alpha_2_beta_1", "random", *single}
     check_areas(found, ("mr_rde", "ord_rde", "l_rde"))
@@ -142,7 +143,7 @@ def test_rde_mnist_trains_explains_and_draws_then_reuses_the_model(tmp_path):
     assert areas((out / "areas.md").read_text(encoding="utf-8")) == found
 
     check_picture(out / "maps.png", (5, 7), 2000)
-    check_curves(out / "ordering.png", 9)
+    check_curves(out / "ordering.png", 10)
     picture = check_curves(out / "rates.png", 6)
     for colour in COLOURS[:4]:  # vertical lines, in both panels; the fifth is black like the axes
         seen = (np.abs(picture - np.array(to_rgb(colour)) * 255) < 40).all(axis=2).sum(axis=0) > 250
@@ -157,7 +158,7 @@ def test_rde_mnist_trains_explains_and_draws_then_reuses_the_model(tmp_path):
     again = run("rde_mnist.py", "--data", "digits28.npz", *small, cwd=tmp_path)
     assert "Training" not in again.stdout
     assert (out / "digits28.keras").read_bytes() == before
-    assert len(areas(again.stdout)) == 14
+    assert len(areas(again.stdout)) == 15
 
 
 def test_images_are_chosen_class_by_class_and_orderings_drawn_from_blue_to_yellow(monkeypatch):
