@@ -64,11 +64,11 @@ def accuracy(model: keras.Model, digits: Digits) -> float:
     return float(np.mean(model.predict(digits.x_test, verbose=0).argmax(axis=1) == digits.y_test))
 
 
-def load_model(path: Path, digits: Digits) -> keras.Model | None:
-    """The model that an earlier run saved, or None where there is none that classifies digits well."""
+def load_model(path: Path, digits: Digits, least: float = 0.95) -> keras.Model | None:
+    """The model that an earlier run saved, or None where there is none that gets a share ``least`` of the digits."""
     try:
         model = keras.models.load_model(path)
     except (ValueError, KeyError):  # no such file, or not a complete Keras model
         return None
-    fits = model.input_shape == (None, 16, 16, 1) and model.output_shape == (None, 10)
-    return model if fits and accuracy(model, digits) >= 0.95 else None
+    fits = model.input_shape == (None, *digits.x_test.shape[1:]) and model.output_shape == (None, 10)
+    return model if fits and accuracy(model, digits) >= least else None

@@ -79,18 +79,3 @@ def train(digits: Digits, epochs: int = 15, seed: int = 0) -> keras.Model:
     for _ in range(epochs):
         model.fit(shifted(digits.x_train, rng), digits.y_train, batch_size=BATCH, verbose=0)
     return model
-
-
-def accuracy(model: keras.Model, digits: Digits) -> float:
-    """Share of the test images that the model gets right."""
-    return float(np.mean(model.predict(digits.x_test, verbose=0).argmax(axis=1) == digits.y_test))
-
-
-def load_model(path: Path, digits: Digits) -> keras.Model | None:
-    """The model that an earlier run saved, or None where there is none that classifies these digits well."""
-    try:
-        model = keras.models.load_model(path)
-    except (ValueError, KeyError):  # no such file, or not a complete Keras model
-        return None
-    fits = model.input_shape == (None, SIDE, SIDE, 1) and model.output_shape == (None, 10)
-    return model if fits and accuracy(model, digits) >= 0.8 else None

@@ -27,6 +27,22 @@ def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     return value
 
 
+def one_sample(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A number or array as one sample of ``shape``, float64."""
+    try:
+        array = np.asarray(value, "float64")
+        array = array[0] if array.ndim == len(shape) + 1 and len(array) == 1 else array
+        array = np.array(np.broadcast_to(array, shape))
+    except (TypeError, ValueError) as error:
+        got = f"has shape {np.shape(value)}" if np.ndim(value) else f"is {value!r}"
+        raise InvalidInputError(
+            f"{name} {got}; numbers are needed that broadcast to one sample {tuple(shape)}."
+        ) from error
+    if not np.isfinite(array).all():
+        raise InvalidInputError(f"{name} holds NaN or infinite values; clean the data that it was computed from.")
+    return array
+
+
 def output_position(model: keras.Model, graph: Graph, output: str | int | None) -> int:
     """The position of the output to explain."""
     count = len(graph.outputs)

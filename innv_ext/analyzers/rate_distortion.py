@@ -195,22 +195,7 @@ class RateDistortion(GraphAnalyzer):
             if several
             else [value] * len(shapes)
         )
-        found = []
-        for part, shape in zip(values, shapes, strict=True):
-            try:
-                array = np.asarray(part, "float64")
-            except (TypeError, ValueError) as error:
-                raise InvalidInputError(f"{name} must hold numbers, got {part!r}.") from error
-            array = array[0] if array.ndim == len(shape) + 1 and len(array) == 1 else array
-            try:
-                found.append(np.array(np.broadcast_to(array, shape)))
-            except ValueError as error:
-                raise InvalidInputError(
-                    f"{name} has shape {array.shape}, which does not broadcast to one sample {tuple(shape)}."
-                ) from error
-            if not np.isfinite(array).all():
-                raise InvalidInputError(f"{name} holds NaN or infinite values.")
-        return found
+        return [checks.one_sample(name, part, shape) for part, shape in zip(values, shapes, strict=True)]
 
     # --- running -------------------------------------------------------------------------------------------------
 

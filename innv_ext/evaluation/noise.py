@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from innv_ext.analyzers import inputs as checks
 from innv_ext.errors import InvalidInputError
 
 Sampler = Callable[[np.ndarray, int, np.random.Generator], Any]
@@ -120,24 +121,10 @@ def read_noise(noise: Any, mean: Any, std: Any, shape: tuple[int, ...]) -> Noise
         return Custom(noise)
     if noise == "uniform":
         return Uniform()
-    centre = _one_sample("mean", mean, shape)
+    centre = checks.one_sample("mean", mean, shape)
     if noise == "constant":
         return Constant(centre)
-    spread = _one_sample("std", std, shape)
+    spread = checks.one_sample("std", std, shape)
     if (spread < 0).any():
         raise InvalidInputError(f"std must not be negative, but its smallest value is {spread.min():g}.")
     return Gaussian(centre, spread)
-
-
-def _one_sample(argument: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        array = np.asarray(value, "float64")
-        array = array[0] if array.ndim == len(shape) + 1 and len(array) == 1 else array
-        array = np.broadcast_to(array, shape)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(
-            f"{argument} has shape {np.shape(value)}; numbers are needed that broadcast to one sample {shape}."
-        ) from error
-    if not np.isfinite(array).all():
-        raise InvalidInputError(f"{argument} holds NaN or infinite values; clean the data that it was computed from.")
-    return array

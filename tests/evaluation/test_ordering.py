@@ -801,7 +801,7 @@ REFUSED = {
     "mean for uniform": ({"mean": 1}, "mean= has no meaning with noise='uniform'"),
     "std for constant": ({"noise": "constant", "mean": 0, "std": 1}, "std= has no meaning"),
     "mean shape": ({"noise": "constant", "mean": np.zeros(5)}, r"mean has shape \(5,\).*one sample \(6,\)"),
-    "mean text": ({"noise": "constant", "mean": "zero"}, "mean has shape"),
+    "mean text": ({"noise": "constant", "mean": "zero"}, "mean is 'zero'"),
     "mean NaN": ({"noise": "constant", "mean": np.nan}, "mean holds NaN"),
     "negative std": ({"noise": "gaussian", "mean": 0, "std": -1}, "std must not be negative"),
     "features": ({"features": "superpixel"}, "features must be 'component', 'pixel' or an int array"),
