@@ -90,14 +90,20 @@ def _flatten(t: Tensor, axes: list[int], rest: list[int], lead: int) -> Tensor:
     return ops.reshape(moved, (*kept, count))
 
 
+def pooling(op: Any, rank: int) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """The first spatial axis of a pooling node, and window sizes and strides along each."""
+    first = 1 if (op.data_format or "channels_last") == "channels_last" else 2
+    sizes, strides = (
+        (v,) * rank if isinstance(v, int) else tuple(v) for v in (op.pool_size, op.strides or op.pool_size)
+    )
+    return first, sizes, strides
+
+
 def maximum_pool(node: Node, values: Values) -> Sequence[Moments]:
     """Max pooling: the values of each window, one after the other; padding never wins."""
     x, op = values[0], node.op
     rank = len(x.mean.shape) - 2
-    first = 1 if (op.data_format or "channels_last") == "channels_last" else 2
-    sizes = [op.pool_size] * rank if isinstance(op.pool_size, int) else list(op.pool_size)
-    strides = op.strides or op.pool_size
-    strides = [strides] * rank if isinstance(strides, int) else list(strides)
+    first, sizes, strides = pooling(op, rank)
     lengths = [ops.shape(x.mean)[first + a] for a in range(rank)]
     same = op.padding == "same"
     outputs = [-(-n // s) if same else (n - p) // s + 1 for n, p, s in zip(lengths, sizes, strides, strict=True)]

@@ -93,8 +93,7 @@ def average_pool(node: Node, values: Values) -> Sequence[Moments]:
 def _window_counts(op: Any, x: Tensor) -> Tensor:
     """How many real (not padded) values each window holds, broadcastable to the pooled tensor."""
     rank = len(x.shape) - 2
-    first = 1 if (op.data_format or "channels_last") == "channels_last" else 2
-    sizes, strides = _per_axis(op.pool_size, rank), _per_axis(op.strides or op.pool_size, rank)
+    first, sizes, strides = moment_max.pooling(op, rank)
     counts = ops.cast(ops.ones((1,) * (rank + 2)), x.dtype)
     for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True), first):
         if op.padding == "valid":
@@ -107,10 +106,6 @@ def _window_counts(op: Any, x: Tensor) -> Tensor:
         inside = ops.minimum(starts + size, length) - ops.maximum(starts, 0)
         counts = counts * ops.cast(ops.reshape(inside, [-1 if a == axis else 1 for a in range(rank + 2)]), x.dtype)
     return counts
-
-
-def _per_axis(value: Any, rank: int) -> tuple[int, ...]:
-    return (value,) * rank if isinstance(value, int) else tuple(value)
 
 
 def at_mean(node: Node, values: Values) -> Sequence[Any]:

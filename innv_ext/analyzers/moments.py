@@ -18,7 +18,6 @@ from innv_ext.backend.nodes import Graph, Node, op_key
 from innv_ext.backend.rules import Rules
 
 Tensor = Any
-COVARIANCES = ("diagonal", "low_rank", "full")
 _INPUT = -1  # the label of the directions of the input
 
 

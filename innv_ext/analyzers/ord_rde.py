@@ -81,7 +81,7 @@ class OrderingRDE(RateDistortion):
         if self.representation == "dense":
             return list(range(1, n))
         if not isinstance(self.rates, (int, np.integer)):
-            return sorted(set(increasing("rates", list(np.asarray(self.rates).reshape(-1).tolist()), n)))
+            return sorted(set(increasing(self.rates, n)))
         m = min(self.rates, n - 1)
         return sorted({min(max(round(j * n / (m + 1)), 1), n - 1) for j in range(1, m + 1)})
 

@@ -18,7 +18,7 @@ from innv_ext.analyzers.features import Features, group
 from innv_ext.analyzers.graph_analyzer import GraphAnalyzer, select
 from innv_ext.analyzers.moment_rules import MOMENT_RULES
 from innv_ext.analyzers.reference import KINDS, LEARNT, Reference, learn
-from innv_ext.backend import numerics, walk
+from innv_ext.backend import facts, numerics, walk
 from innv_ext.backend.nodes import Graph
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.rules import Rules
@@ -125,8 +125,7 @@ class RateDistortion(GraphAnalyzer):
         """The features of inputs of these shapes."""
         key = tuple(tuple(s) for s in shapes)
         if key not in self._features:
-            first = any(getattr(n.op, "data_format", None) == "channels_first" for n in self.graph_.nodes)
-            self._features[key] = group(self.features, key, first)
+            self._features[key] = group(self.features, key, facts.channels_first(self.graph_))
         return self._features[key]
 
     # --- the reference distribution ------------------------------------------------------------------------------

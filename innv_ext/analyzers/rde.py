@@ -21,8 +21,6 @@ from innv_ext.errors import InvalidInputError
 
 SHARES = tuple(k / 784 for k in range(50, 401, 50))  # the paper's rates, for MNIST's 784 pixels
 STEPS: dict[str, Callable[[], Any]] = {"open": optim.Open, "monotone": optim.Monotone, "adaptive": optim.Adaptive}
-
-
 WARM = 5  # evaluations with Frank-Wolfe steps at the start of "spg_fw"
 FRANK_WOLFE: dict[str, Callable[[optim.Region, Any], optim.Solver]] = {
     "fw": optim.FrankWolfe,
@@ -65,11 +63,9 @@ class LagrangianRDE(RateDistortion):
     def solve(self, distortion: Distortion) -> dict[str, Any]:
         """One problem per sample, from a quarter of all features."""
         features, count = distortion.context.features, len(distortion.index)
-        plain = np.zeros(count)
 
         def objective(s: np.ndarray, problems: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             values, gradients = distortion(s, problems, np.zeros_like(problems))
-            plain[problems] = values
             return values + self.lambda_ * s.sum(axis=1, dtype="float64"), gradients + s.dtype.type(self.lambda_)
 
         quarter = np.full(count, max(1, features.count // 4))
@@ -106,14 +102,11 @@ class MultiRateRDE(RateDistortion):
         if self.weights is not None:
             given = np.asarray(self.weights)
             numbers = given.dtype.kind in "fiu" and np.isfinite(given).all() and (given >= 0).all()
-            if given.shape != (len(self._given_rates()),) or not numbers or not given.sum() > 0:
+            if given.shape != (len(listed(self.rates)),) or not numbers or not given.sum() > 0:
                 raise InvalidInputError(
-                    f"weights must be {len(self._given_rates())} non-negative numbers, one per rate, "
+                    f"weights must be {len(listed(self.rates))} non-negative numbers, one per rate, "
                     f"got {self.weights!r}."
                 )
-
-    def _given_rates(self) -> list[Any]:
-        return list(np.asarray(self.rates).reshape(-1).tolist())
 
     def check_count(self, n: int) -> None:
         """Rates between 1 and n - 1."""
@@ -121,11 +114,11 @@ class MultiRateRDE(RateDistortion):
 
     def whole_rates(self, n: int) -> list[int]:
         """The rates as numbers of features."""
-        return increasing("rates", self._given_rates(), n)
+        return increasing(self.rates, n)
 
     def problems_per_sample(self, n: int) -> int:
         """One problem per rate."""
-        return len(self._given_rates())
+        return len(listed(self.rates))
 
     def solve(self, distortion: Distortion) -> dict[str, Any]:
         """All rates of all samples as one batch of problems."""
@@ -198,13 +191,19 @@ def whole_rate(rate: Any, n: int, name: str = "rate") -> int:
     return k
 
 
-def increasing(name: str, rates: Sequence[Any], n: int) -> list[int]:
+def listed(rates: Any) -> list[Any]:
+    """One or several rates as a list, each in its own type: of 1 and True, only one is a number of features."""
+    return list(rates) if np.ndim(rates) else [rates]
+
+
+def increasing(rates: Any, n: int) -> list[int]:
     """Several increasing rates as numbers of features; close shares of few features may become the same number."""
-    if not rates:
-        raise InvalidInputError(f"{name} is empty; give at least one rate.")
-    found = [whole_rate(rate, n, name) for rate in rates]
-    if any(b <= a for a, b in itertools.pairwise(rates)):
-        raise InvalidInputError(f"{name} must increase, got {list(rates)}.")
+    given = listed(rates)
+    if not given:
+        raise InvalidInputError("rates is empty; give at least one rate.")
+    found = [whole_rate(rate, n, "rates") for rate in given]
+    if any(b <= a for a, b in itertools.pairwise(rate if rate < 1 else rate / n for rate in given)):
+        raise InvalidInputError(f"rates must increase, got {given}.")
     return found
 
 

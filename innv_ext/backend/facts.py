@@ -183,6 +183,11 @@ def _relu_nonnegative(node: Node, key: str) -> bool:
     )
 
 
+def channels_first(graph: Graph) -> bool:
+    """Whether the model keeps its channels before the spatial axes."""
+    return any(getattr(node.op, "data_format", None) == "channels_first" for node in graph.nodes)
+
+
 def ancestors(graph: Graph, slots: set[int]) -> set[int]:
     """Indices of the nodes on which the given slots depend."""
     needed, found = set(slots), set()

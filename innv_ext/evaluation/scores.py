@@ -47,7 +47,7 @@ class Scores:
             )
         self.model = model
         self.graph = trace(model, facts.is_leaf)
-        self.channels_first = any(getattr(n.op, "data_format", None) == "channels_first" for n in self.graph.nodes)
+        self.channels_first = facts.channels_first(self.graph)
         self.position = checks.output_position(model, self.graph, output)
         self.spec = self.graph.specs[self.graph.inputs[0]]
         self.scorer = model if on == "output" else model_wo_softmax(model)

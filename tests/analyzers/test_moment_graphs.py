@@ -21,13 +21,14 @@ from twins import flat
 import innv_ext
 from innv_ext.analyzers import moments
 from innv_ext.analyzers.moment_rules import MOMENT_RULES
-from innv_ext.analyzers.moments import COVARIANCES, Moments
+from innv_ext.analyzers.moments import Moments
 from innv_ext.backend import facts, kernels, passes, walk
 from innv_ext.backend.graph import trace
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.rules import Rules, anything, both, kind_is, named, op_is
 from innv_ext.errors import NoRuleError
 
+COVARIANCES = ("diagonal", "low_rank", "full")
 TOKENS = {"tokens", "masked_lstm"}  # whole numbers as inputs: nothing to add noise to
 NETS = [name for name in zoo.MODELS if name not in {*TOKENS, "recurrent"}]
 DOUBLE = [name for name in NETS if name not in zoo.FLOAT32_ONLY]

@@ -52,7 +52,10 @@ def test_bad_rates(model, rate):
         refused(["rates must be"], create, name, model, rates=[rate])
 
 
-@pytest.mark.parametrize("rates", [(), [], np.zeros(0), (3, 2), (2, 2), (1, 3, 3), (0.5, 0.2), (0.5, 0.5)], ids=str)
+BAD_LISTS = [(), [], np.zeros(0), (3, 2), (2, 2), (1, 3, 3), (0.5, 0.2), (0.5, 0.5), (3, 0.5), (1, True)]
+
+
+@pytest.mark.parametrize("rates", BAD_LISTS, ids=str)
 def test_bad_lists_of_rates(model, rates):
     for name in ("mr_rde", "ord_rde"):
         refused(["rates"], create, name, model, rates=rates)
@@ -68,6 +71,9 @@ def test_close_shares_of_few_features(model):
     np.testing.assert_array_equal(found.extras["rates"], [[1, 1, 3]] * 3)
     found = create("ord_rde", model, rates=(0.1, 0.2, 0.5), progress=False, max_iter=2).fit(X).explain(x)
     np.testing.assert_array_equal(found.extras["rates"], [[1, 3]] * 3)
+    for rates in ((1, 0.5), np.array([1, 3]), [np.int64(1), np.float32(0.5)]):  # numbers and shares, each as given
+        found = rde("mr_rde", model, rates=rates, max_iter=1).explain(x)
+        np.testing.assert_array_equal(found.extras["rates"], [[1, 3]] * 3)
     assert rde("rc_rde", model, rate=np.int64(2), max_iter=1).explain(x).extras["rates"][0] == 2
     assert rde("rc_rde", model, rate=np.float32(0.99), max_iter=1).explain(x).extras["rates"][0] == N - 1
 
