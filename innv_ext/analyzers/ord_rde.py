@@ -23,6 +23,7 @@ from innv_ext.errors import InvalidInputError
 
 Arrays = tuple[np.ndarray, np.ndarray]
 DENSE_LIMIT = 2048  # features up to which n x n matrices are built
+TOGETHER, ENTRIES = 16, 2**20  # samples that are solved at once, and numbers in their grids
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -88,6 +89,11 @@ class OrderingRDE(RateDistortion):
     def problems_per_sample(self, n: int) -> int:
         """The rates that are evaluated at once."""
         return optim.schedule(self.variant)[1](1) if self.solver == "sfw" else len(self.whole_rates(n))
+
+    def samples_at_once(self, n: int, size: int) -> int:
+        """More than fill a forward batch while grids are small: oracles cost less for several problems at once."""
+        entries = n * n if self.representation == "dense" else n * len(self.whole_rates(n))
+        return max(super().samples_at_once(n, size), min(TOGETHER, ENTRIES // entries))
 
     def solve(self, distortion: Distortion) -> dict[str, Any]:
         """One problem per sample."""

@@ -199,11 +199,11 @@ class RateDistortion(GraphAnalyzer):
     # --- running -------------------------------------------------------------------------------------------------
 
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
-        """Solve for as many samples at once as their problems fill one forward batch."""
+        """Solve for some samples at once."""
         self.check_once(xs)
         features = self.features_of([x.shape[1:] for x in xs])
         self.check_count(features.count)
-        step = max(1, size // self.problems_per_sample(features.count))
+        step = self.samples_at_once(features.count, size)
         parts = [
             self._explain_some([x[i : i + step] for x in xs], index[i : i + step], size, features, options["mode"])
             for i in range(0, len(index), step)
@@ -232,6 +232,10 @@ class RateDistortion(GraphAnalyzer):
             self.seed,
         )
         return {**start, **self.solve(distortion)}
+
+    def samples_at_once(self, n: int, size: int) -> int:
+        """Samples with n features that are solved together; their forward passes are split by ``size`` anyway."""
+        return max(1, size // self.problems_per_sample(n))
 
     def problems_per_sample(self, n: int) -> int:
         """Points that are evaluated at once for one sample with n features."""

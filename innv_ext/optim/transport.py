@@ -11,13 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from innv_ext.errors import InvalidInputError
+from innv_ext.optim.annealing import annealed_potentials, cheapest
 from innv_ext.optim.grids import checked_rates, group_sizes, plan_cost
 from innv_ext.optim.paths import repair
-from innv_ext.optim.sinkhorn import dual_potentials
-
-COOLING = 0.25  # factor of the temperature between two levels
-LEVELS = 14  # 4^-13 = 1.5e-8: float32's resolution
-ROUNDS = 10  # softmax evaluations a level, of which 2 to 4 are usual
 
 
 def rate_grid(gradient: np.ndarray, rates: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -60,14 +56,25 @@ def rate_grid(gradient: np.ndarray, rates: Sequence[int] | np.ndarray) -> np.nda
 
 def assign(gradient: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """The column of each row, (P, n): sizes[l] rows in column l, minimal cost of the plan."""
+    idle = ~gradient.any(axis=2)
     kinds = [identical_rows(g) for g in gradient]
-    single = np.array([np.bincount(kind)[kind] == 1 for kind in kinds]).reshape(gradient.shape[:2])
-    potentials = annealed_potentials(plan_cost(gradient), sizes, single)
-    columns = np.empty(gradient.shape[:2], np.int64)
+    single = np.array([np.bincount(kind)[kind] == 1 for kind in kinds]).reshape(idle.shape) & ~idle
+    potentials = annealed_potentials(plan_cost(gradient), sizes, idle, single)
+    columns = np.empty(idle.shape, np.int64)
     for p, (g, b, kind) in enumerate(zip(gradient, potentials, kinds, strict=True)):
         cost = plan_cost(g[None].astype(np.float64))
-        columns[p] = repair(cost[0], b, cheapest(cost, b[None])[0], sizes, kind)
+        start = cheapest(cost, b[None])[0]
+        fill(start, idle[p], b, sizes)
+        columns[p] = repair(cost[0], b, start, sizes, kind)
     return columns
+
+
+def fill(columns: np.ndarray, idle: np.ndarray, potentials: np.ndarray, sizes: np.ndarray) -> None:
+    """Spread the idle rows, in place, over the room in the columns with the largest potential, which cost the least."""
+    rows = np.flatnonzero(idle)
+    room = np.maximum(sizes - np.bincount(columns[~idle], minlength=len(sizes)), 0)
+    places = np.repeat(np.arange(len(sizes)), np.where(potentials == potentials.max(), room, 0))[: len(rows)]
+    columns[rows[: len(places)]] = places
 
 
 def identical_rows(rows: np.ndarray) -> np.ndarray:
@@ -80,46 +87,3 @@ def identical_rows(rows: np.ndarray) -> np.ndarray:
     if np.array_equal(rows[doubled], rows[first[kind[doubled]]]):
         return kind
     return np.arange(len(rows))
-
-
-def cheapest(cost: np.ndarray, potentials: np.ndarray) -> np.ndarray:
-    """The column of the smallest reduced cost C_l - b_l of each row; the first one of equal ones."""
-    shifts = potentials.astype(cost.dtype)
-    smallest = cost[:, 0] - shifts[:, :1]
-    columns = np.zeros(smallest.shape, np.int64)
-    for column in range(1, cost.shape[1]):  # many times faster than argmin over an axis that is not the last
-        reduced = cost[:, column] - shifts[:, column, None]
-        columns[reduced < smallest] = column
-        np.minimum(smallest, reduced, out=smallest)
-    return columns
-
-
-def annealed_potentials(cost: np.ndarray, sizes: np.ndarray, single: np.ndarray) -> np.ndarray:
-    """Nearly optimal potentials (P, m + 1): those that leave the fewest rows too many in some column."""
-    (count, width, n), capacities = cost.shape, sizes.astype(np.float64)
-    enough = max(width // 4, n // 1000)
-    scale = np.maximum(cost.std(axis=(1, 2), dtype=np.float64), np.finfo(cost.dtype).tiny)
-    cost = cost / scale.astype(cost.dtype)[:, None, None]
-    # where heat hides all costs, the potentials are heat * log(capacities)
-    now, before = (np.tile(COOLING**level * np.log(capacities), (count, 1)) for level in (-1, -2))
-    kept = np.zeros_like(now)
-    surplus = _surplus(cheapest(cost, kept), sizes, single)
-    for level in range(LEVELS):
-        hot = np.flatnonzero(surplus > enough)
-        if not len(hot):
-            break
-        heat, part = COOLING**level, cost[hot]
-        # potentials are nearly linear in the heat, so that they can be foretold
-        start = now[hot] + COOLING * (now[hot] - before[hot])
-        found = heat * dual_potentials(part * cost.dtype.type(-1 / heat), capacities, start / heat, 0.01, ROUNDS)
-        before[hot], now[hot] = now[hot], found
-        left = _surplus(cheapest(part, found), sizes, single[hot])
-        better = left < surplus[hot]
-        kept[hot[better]], surplus[hot[better]] = found[better], left[better]
-    return kept * scale[:, None]
-
-
-def _surplus(columns: np.ndarray, sizes: np.ndarray, single: np.ndarray) -> np.ndarray:
-    """The number of rows that must leave their column; identical rows move at once and do not count."""
-    counts = [np.bincount(c[s], minlength=len(sizes)) for c, s in zip(columns, single, strict=True)]
-    return np.maximum(np.array(counts).reshape(len(columns), len(sizes)) - sizes, 0).sum(axis=1)

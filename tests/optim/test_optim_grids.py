@@ -10,9 +10,10 @@ from scipy.optimize import linear_sum_assignment, linprog
 
 from innv_ext.errors import InvalidInputError
 from innv_ext.optim import balance, mean_over_rates, rate_grid, single_rate, to_permutation
+from innv_ext.optim.annealing import annealed_potentials, cheapest, newton, rows_too_many
 from innv_ext.optim.grids import grid_of, group_sizes, plan_cost, plan_of
-from innv_ext.optim.paths import LISTED, Moves, repair, shortest_path
-from innv_ext.optim.transport import annealed_potentials, cheapest, identical_rows
+from innv_ext.optim.paths import Moves, repair, shortest_path
+from innv_ext.optim.transport import fill, identical_rows
 
 fast = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 KINDS = ("normal", "integers", "zero rows", "heavy tails", "equal rows", "one scale in a million", "constant")
@@ -171,31 +172,33 @@ def test_repair_from_any_potentials(seed, ties):
     assert cost[columns, np.arange(n)].sum() == pytest.approx(best, abs=1e-9)
 
 
-@pytest.mark.parametrize("listed", [1, 2, LISTED])
-def test_moves_stay_right_when_few_are_listed(listed):
-    """The heads of the heaps are the cheapest moves, computed afresh, after every step along a path."""
+def test_moves_stay_right_while_rows_move():
+    """The costs are those of the cheapest moves, computed afresh, after every step along a path."""
     rng = np.random.default_rng(5)
     cost = np.round(rng.normal(size=(4, 30)), 1)
-    stock = np.zeros((30, 4), np.int64)
-    stock[np.arange(30), rng.integers(0, 4, 30)] = rng.integers(1, 3, 30)
-    moves, total = Moves(cost, stock, listed), stock.sum(axis=1)
+    stock = np.zeros((4, 30), np.int64)
+    stock[rng.integers(0, 4, 30), np.arange(30)] = rng.integers(1, 3, 30)
+    moves, total = Moves(cost, stock), stock.sum(axis=0)
+    amounts = []
     for _ in range(25):
         for a in range(4):
-            here = np.flatnonzero(stock[:, a])
+            here = np.flatnonzero(stock[a])
             expected = (cost[:, here] - cost[a, here]).min(axis=1, initial=np.inf)
             expected[a] = np.inf
             np.testing.assert_array_equal(moves.costs[a], expected)
-        full = np.flatnonzero(stock.sum(axis=0))
+        full = np.flatnonzero(stock.sum(axis=1))
         path = [int(rng.choice(full)), *(int(c) for c in rng.permutation(4)[:2])]
         path = list(dict.fromkeys(c for c in path if c in full))
         if len(path) > 1:
-            before = stock.sum(axis=0)
-            amount = moves.along(path, 2)
+            before, value = stock.sum(axis=1), np.sum(cost * stock)
+            price = sum(moves.costs[a, b] for a, b in itertools.pairwise(path))
+            amounts.append(moves.along(path, 3))
             change = np.zeros(4, int)
-            change[path[0]], change[path[-1]] = -amount, amount
-            assert 1 <= amount <= 2
-            np.testing.assert_array_equal(stock.sum(axis=0) - before, change)
-    np.testing.assert_array_equal(stock.sum(axis=1), total)
+            change[path[0]], change[path[-1]] = -amounts[-1], amounts[-1]
+            np.testing.assert_array_equal(stock.sum(axis=1) - before, change)
+            assert np.sum(cost * stock) - value == pytest.approx(amounts[-1] * price)
+    assert min(amounts) == 1 and max(amounts) > 1
+    np.testing.assert_array_equal(stock.sum(axis=0), total)
 
 
 def test_shortest_path_against_all_paths():
@@ -215,17 +218,52 @@ def test_shortest_path_against_all_paths():
         np.testing.assert_allclose(lengths, np.minimum(distance, best))
 
 
-def test_annealed_potentials_leave_little_to_repair():
+@pytest.mark.parametrize("idle_rows", [0, 150])
+def test_annealed_potentials_leave_little_to_repair(idle_rows):
     """Rows at their cheapest column nearly fit the sizes; with zero potentials they don't at all."""
     rng = np.random.default_rng(0)
     sizes = np.array([100, 300, 900, 700])
     for kind in ("normal", "heavy tails", "one scale in a million"):
-        cost = plan_cost(gradient(rng, kind, 3, 2000, 3).astype("float32"))
+        g = gradient(rng, kind, 3, 2000, 3).astype("float32")
+        g[:, :idle_rows] = 0
+        idle = ~g.any(axis=2)
+        cost = plan_cost(g)
         surplus = []
-        for b in (np.zeros((3, 4)), annealed_potentials(cost, sizes, np.ones((3, 2000), bool))):
-            counts = np.array([np.bincount(c, minlength=4) for c in cheapest(cost, b)])
+        for b in (np.zeros((3, 4)), annealed_potentials(cost, sizes, idle, ~idle)):
+            columns = cheapest(cost, b)
+            for row in zip(columns, idle, b, strict=True):
+                fill(*row, sizes)
+            counts = np.array([np.bincount(c, minlength=4) for c in columns])
             surplus.append(np.maximum(counts - sizes, 0).sum(axis=1))
-        assert np.all(surplus[1] <= 20) and np.all(surplus[0] > 100)
+        assert np.all(surplus[1] <= 40) and np.all(surplus[0] > 100)
+        np.testing.assert_array_equal(rows_too_many(cost, b, sizes, idle, ~idle), surplus[1])
+
+
+@pytest.mark.parametrize("idle_rows", [0, 40])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_newton_solves_the_entropic_dual(idle_rows, batch):
+    """Column sums of a softmax over plain loops: as wanted, or smaller at the bound 0 of the potentials."""
+    rng = np.random.default_rng(1)
+    logits, sizes = 2 * rng.normal(size=(batch, 4, 200)), np.array([10.0, 20.0, 70.0, 100.0])
+    idle = np.zeros((batch, 200), bool)
+    idle[:, :idle_rows] = True
+    b = newton(logits, sizes, np.zeros((batch, 4)), idle)
+    for _ in range(3):  # each call ends one step after the tolerance of 10 %
+        b = newton(logits, sizes, b, idle)
+    for p in range(batch):
+        weights = np.exp(logits[p, :, idle_rows:] + b[p, :, None])
+        sums = (weights / weights.sum(axis=0)).sum(axis=1)
+        bound = b[p] >= 0 if idle_rows else np.zeros(4, bool)
+        np.testing.assert_allclose(sums[~bound], sizes[~bound], rtol=1e-6)
+        assert np.all(sums[bound] <= sizes[bound]) and np.all(b[p] <= 0) == bool(idle_rows)
+        assert np.sum(sizes[bound] - sums[bound]) == pytest.approx(idle_rows, abs=1e-4)
+
+
+def test_idle_rows_fill_the_room():
+    """Two columns share the largest potential; their room takes as many idle rows as it can."""
+    columns, idle = np.array([0, 0, 1, 2, 0, 0, 0]), np.array([0, 0, 0, 0, 1, 1, 1], bool)
+    fill(columns, idle, np.array([0.0, -1.0, 0.0]), np.array([3, 2, 2]))
+    np.testing.assert_array_equal(columns, [0, 0, 1, 2, 0, 2, 0])
 
 
 def test_float32_costs_are_added_up_exactly():
