@@ -2,30 +2,39 @@
 
 from innv_ext.optim.away import AwayFrankWolfe
 from innv_ext.optim.base import Objective, Result, Solver, State, Status, run
+from innv_ext.optim.eigen import Eigen, largest_eigenvalue, largest_eigenvalues
 from innv_ext.optim.frank_wolfe import FrankWolfe, StochasticFrankWolfe, schedule
 from innv_ext.optim.grids import mean_over_rates, single_rate, to_permutation
 from innv_ext.optim.mirror import EntropicMirror
 from innv_ext.optim.oracles import birkhoff, box, k_sparse, nonnegative_k_sparse
+from innv_ext.optim.penalties import L1, GroupL2, Penalty, Zero, group_soft_threshold, soft_threshold
 from innv_ext.optim.projected_gradient import ProjectedGradient, SpectralProjectedGradient
-from innv_ext.optim.proximal import entropic_capped_simplex, project_box, project_capped_simplex, project_k_sparse
+from innv_ext.optim.projections import entropic_capped_simplex, project_box, project_capped_simplex, project_k_sparse
+from innv_ext.optim.proximal import Fista, ProximalGradient
 from innv_ext.optim.regions import Birkhoff, Box, CappedSimplex, KSparse, RateGrid, Region
 from innv_ext.optim.sinkhorn import balance
 from innv_ext.optim.steps import Adaptive, Monotone, Open, StepRule
 from innv_ext.optim.transport import rate_grid
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - alphabetical, although L1 looks like a constant
     "Adaptive",
     "AwayFrankWolfe",
     "Birkhoff",
     "Box",
     "CappedSimplex",
+    "Eigen",
     "EntropicMirror",
+    "Fista",
     "FrankWolfe",
+    "GroupL2",
     "KSparse",
+    "L1",
     "Monotone",
     "Objective",
     "Open",
+    "Penalty",
     "ProjectedGradient",
+    "ProximalGradient",
     "RateGrid",
     "Region",
     "Result",
@@ -35,11 +44,15 @@ __all__ = [
     "Status",
     "StepRule",
     "StochasticFrankWolfe",
+    "Zero",
     "balance",
     "birkhoff",
     "box",
     "entropic_capped_simplex",
+    "group_soft_threshold",
     "k_sparse",
+    "largest_eigenvalue",
+    "largest_eigenvalues",
     "mean_over_rates",
     "nonnegative_k_sparse",
     "project_box",
@@ -49,5 +62,6 @@ __all__ = [
     "run",
     "schedule",
     "single_rate",
+    "soft_threshold",
     "to_permutation",
 ]

@@ -21,7 +21,7 @@ class Status(enum.Enum):
     """How a problem ended; RUNNING in a result means that the callback stopped the run."""
 
     RUNNING = "running"
-    CONVERGED = "converged: the dual gap is at most tol"
+    CONVERGED = "converged: the dual gap (or KKT residual) is at most tol"
     MAX_ITER = "the iterations are exhausted"
     STALLED = "no smaller value found along the direction"
     FAILED = "the objective is not finite"
@@ -99,9 +99,8 @@ class State:
 
     def propose(self, problems: np.ndarray, trial: np.ndarray) -> None:
         """The next trials; STALLED where a trial is the point itself, because the step is below float resolution."""
-        unchanged = flat(trial == self.x[problems]).all(axis=1)
         self.trial[problems] = trial
-        self.status[problems[unchanged]] = Status.STALLED
+        self.status[problems[flat(trial == self.x[problems]).all(axis=1)]] = Status.STALLED
 
 
 class Solver:
@@ -111,6 +110,12 @@ class Solver:
     """
 
     stochastic = False  # True: values are noisy, so nothing is compared, and neither tol nor a small step stops
+    measure = "gap"  # what ``state.gap`` holds, for the progress bar
+
+    @property
+    def open_loop(self) -> bool:
+        """True: every trial is accepted, nothing stops the run early, and the result is the last point."""
+        return self.stochastic
 
     def init(self, x0: np.ndarray) -> State:
         """The state before the first evaluation, which is at x0."""
@@ -130,12 +135,12 @@ class Result:
 
     Attributes
     ----------
-    x : the best accepted point (of stochastic solvers: the last one)
-    value, gap : the objective and the dual gap there; nan where nothing finite was evaluated, and the gap of lazy
-        methods also where the best point is not the last one
+    x : the best accepted point (of open-loop solvers, e.g. stochastic ones: the last one)
+    value, gap : the objective and the dual gap (or KKT residual) there; nan where nothing finite was evaluated, and
+        the gap of lazy methods also where the best point is not the last one
     status : array of Status
     iterations, evaluations : of each problem; the first evaluation, at x0, is no iteration
-    history : per round the best value so far (of stochastic solvers: the value of that round), shape (P,)
+    history : per round the best value so far (of open-loop solvers: the value of that round), shape (P,)
     state : the solver's final state
     """
 
@@ -183,9 +188,9 @@ def run(
         are still running only, ``problems`` are their indices
     x0 : start, shape (P, ...), float32 or float64; the work is done in its dtype, and it is not changed
     max_iter : evaluations per problem after the first one
-    tol : a problem is CONVERGED when its dual gap is at most this
+    tol : a problem is CONVERGED when its dual gap (or KKT residual, see the solver) is at most this
     callback : called with the state after each round; a true return value stops the run
-    progress : show a bar with the mean objective and the largest gap, on runs of more than 3 seconds
+    progress : show a bar with the mean objective and the largest gap or residual, on runs of more than 3 seconds
     description : label of the bar
 
     Returns
@@ -194,8 +199,7 @@ def run(
 
     Raises
     ------
-    InvalidInputError : x0 is no finite float array, max_iter or tol is negative, or the objective returns arrays of
-        other shapes than it got
+    InvalidInputError : x0 is no finite float array, max_iter or tol is negative, or the objective returns other shapes
 
     Examples
     --------
@@ -222,7 +226,7 @@ def run(
                 break
             _one_round(solver, objective, state, problems, tol)
             history.append(np.where(np.isinf(state.best_value), np.nan, state.best_value))
-            bar.set_postfix_str(_summary(state), refresh=False)
+            bar.set_postfix_str(_summary(solver, state), refresh=False)
             bar.update()
             if callback is not None and callback(state):
                 break
@@ -279,9 +283,8 @@ def _one_round(solver: Solver, objective: Objective, state: State, problems: np.
 
 def _record(solver: Solver, state: State, problems: np.ndarray, tol: float) -> None:
     """Keep the best accepted points; a small gap means CONVERGED, whatever else was found."""
-    if solver.stochastic:
-        better = problems
-    else:
+    better = problems
+    if not solver.open_loop:
         better = problems[state.value[problems] <= state.best_value[problems]]
         done = problems[state.gap[problems] <= tol]
         # a gap that became known at the end says nothing about a problem whose objective failed
@@ -291,7 +294,7 @@ def _record(solver: Solver, state: State, problems: np.ndarray, tol: float) -> N
     state.best_gap[better] = state.gap[better]
 
 
-def _summary(state: State) -> str:
+def _summary(solver: Solver, state: State) -> str:
     values, gaps = state.value[np.isfinite(state.value)], state.gap[np.isfinite(state.gap)]
     text = f"mean objective {values.mean():.4g}" if len(values) else ""
-    return f"{text}, largest gap {gaps.max():.2g}" if len(gaps) else text
+    return f"{text}, largest {solver.measure} {gaps.max():.2g}" if len(gaps) else text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from innv_ext.errors import InvalidInputError
-from innv_ext.optim import oracles, proximal
+from innv_ext.optim import oracles, projections
 from innv_ext.optim.base import flat
 from innv_ext.optim.grids import checked_rates
 from innv_ext.optim.transport import rate_grid
@@ -48,7 +48,7 @@ class CappedSimplex(Region):
 
     def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
         """clip(x - tau, 0, 1)."""
-        return proximal.project_capped_simplex(flat(x), _of(self.k, problems)).reshape(x.shape)
+        return projections.project_capped_simplex(flat(x), _of(self.k, problems)).reshape(x.shape)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class KSparse(Region):
 
     def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
         """By symmetry from the capped simplex."""
-        return proximal.project_k_sparse(flat(x), _of(self.k, problems), self.radius).reshape(x.shape)
+        return projections.project_k_sparse(flat(x), _of(self.k, problems), self.radius).reshape(x.shape)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Box(Region):
 
     def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
         """clip(x, 0, 1)."""
-        return proximal.project_box(x)
+        return projections.project_box(x)
 
 
 @dataclass(frozen=True)
