@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -63,6 +66,42 @@ class Result:
     first: float
     all: float
     theory: str
+
+
+def read_options(description: str, out: str, **numbers: tuple[int, str]) -> argparse.Namespace:
+    """Read and check the command line of an example on digits: --data, --out, --retrain and ``numbers`` of at least 1.
+
+    ``numbers`` are option -> (default, help text).
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, metavar="FILE", help="digits, .npz (default: scikit-learn's)")
+    parser.add_argument("--out", type=Path, default=Path(out), help="folder to write to (default: %(default)s)")
+    for name, (default, text) in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: %(default)s)")
+    parser.add_argument("--retrain", action="store_true", help="train anew even if a saved network is there")
+    options = parser.parse_args()
+    for name in numbers:
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    if options.data is not None and not options.data.is_file():
+        parser.error(f"there is no file {options.data}")
+    return options
+
+
+def markdown(header: str, rows: list[list[str]]) -> str:
+    """A markdown table; ``header`` is written with | between its columns."""
+    titles = [title.strip() for title in header.split("|")]
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def draw(cell: Axes, picture: np.ndarray, title: str = "", note: str = "") -> None:
+    """Show an RGB array without ticks, with a title above and a note below."""
+    cell.imshow(picture, interpolation="nearest")
+    cell.set(xticks=[], yticks=[])
+    cell.set_title(title, fontsize=9, pad=4)
+    cell.set_xlabel(note, fontsize=8, labelpad=4, linespacing=1.3)
+    cell.spines[:].set(color="#bbbbbb", linewidth=0.6)
 
 
 def in_turn(labels: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from innv_ext.analyzers import (
     load_analyzer,
     register_analyzer,
 )
+from innv_ext.analyzers.caso import input_hessian_eigs
 from innv_ext.backend.kernels import register_bilinear
 from innv_ext.backend.models import model_wo_softmax
 from innv_ext.backend.rules import Rules
@@ -29,6 +30,7 @@ __all__ = [
     "create_analyzer",
     "errors",
     "evaluation",
+    "input_hessian_eigs",
     "list_analyzers",
     "load_analyzer",
     "model_wo_softmax",

@@ -35,3 +35,11 @@ class ApproximationWarning(UserWarning):
 
 class NonFiniteWarning(UserWarning):
     """An objective became NaN or infinite; the message names the node, and the last finite point is returned."""
+
+
+class ConvergenceWarning(UserWarning):
+    """An iterative method stopped before its tolerance; the message has the residual, the last iterate is returned."""
+
+
+class DeadNeuronWarning(UserWarning):
+    """Some neurons have no pattern, because they never fired on the data; the message counts them."""

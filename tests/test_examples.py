@@ -1,5 +1,6 @@
 """The examples as users run them: own process, real data, clean output, a table and pictures."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -75,6 +76,32 @@ def check_curves(path, count):
         assert seen[:, : width // 2].sum() > 50, colour
         assert seen[:, width // 2 :].sum() > 50, colour
     return picture
+
+
+def markdown_rows(text):
+    """The cells of a markdown table, without its header."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def pixels(picture, colour):
+    """How many pixels have this colour, about."""
+    return (np.abs(picture - np.array(to_rgb(colour)) * 255) < 20).all(axis=2).sum()
+
+
+def check_reuse(name, saved, monkeypatch, capsys):
+    """The example finds the model that it saved, unless it is told to train anew."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import mnist
+
+    example, digits, before = importlib.import_module(name), mnist.load(), saved.read_bytes()
+    few = mnist.Digits(digits.name, digits.x_train[:64], digits.x_test, digits.y_train[:64], digits.y_test)
+    example.find_model(few, saved, 1, False)
+    assert "Training" not in capsys.readouterr().out
+    assert saved.read_bytes() == before
+    example.find_model(few, saved, 1, True)
+    assert "Training on 64 digits" in capsys.readouterr().out
+    assert saved.read_bytes() != before
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +186,191 @@ def test_rde_mnist_trains_explains_and_draws_then_reuses_the_model(tmp_path):
     assert "Training" not in again.stdout
     assert (out / "digits28.keras").read_bytes() == before
     assert len(areas(again.stdout)) == 15
+
+
+def test_caso_confidence_trains_explains_and_draws_then_reuses_the_model(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out" / "caso_confidence"
+    done = run("caso_confidence.py", "--images", 100, cwd=tmp_path)
+    assert done.stderr == ""
+    assert "Training" in done.stdout
+    assert float(re.search(r"digits28.keras: (\d+\.\d)% of 179 test images right", done.stdout)[1]) >= 70
+
+    table = [(bounds, *map(float, rest)) for bounds, *rest in markdown_rows(done.stdout)]
+    assert sum(images for _, images, *_ in table) == 100
+    assert table[-1][0] == "0.99 to 1"
+    for bounds, _, own, paper, largest in table:
+        assert 0 <= paper < own / 5 < 0.4, bounds  # c1 = 10 hides the Hessian
+        assert largest > 0, bounds
+    doubtful, confident = table[0], table[-1]
+    assert doubtful[2] > 5 * confident[2]  # the paper's finding
+    assert doubtful[4] > 5 * confident[4]
+    assert markdown_rows((out / "confidence.md").read_text(encoding="utf-8")) == markdown_rows(done.stdout)
+
+    picture = np.rint(imread(out / "confidence.png")[..., :3] * 255).astype(int)
+    assert picture.shape == (1110, 1350, 3)
+    half = len(picture) // 2
+    for maps in (picture[half:, :675], picture[half:, 675:]):  # of the doubtful and of the confident image
+        assert pixels(maps, "black") > 10000
+        assert pixels(maps, "#fcfdbf") > 50  # magma's end
+    signed = picture[half:, 500:640]  # CASO - CAFO of a doubtful image, in the colours of seismic
+    for strong, weak in ((0, 2), (2, 0)):
+        assert np.sum((signed[..., strong] > 200) & (signed[..., weak] < 150) & (signed[..., 1] < 150)) > 100
+    assert np.sum(signed.min(axis=2) >= 250) > 5000
+    for colour in ("black", "#999999"):  # the running medians, not only in the legend
+        assert pixels(picture[:half, :900], colour) > 500, colour
+    blue = np.array([0x00, 0x72, 0xB2])
+    faded = 255 - np.outer([0.55, 1 - 0.45**2], 255 - blue)  # one point, two on top of each other
+    assert min(np.abs(picture[:half] - colour).sum(axis=2).min() for colour in faded) <= 6
+
+    check_reuse("caso_confidence", out / "digits28.keras", monkeypatch, capsys)
+
+
+def test_caso_confidence_compares_the_closed_forms_of_cafo_and_caso(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import caso_confidence as example
+    import keras
+
+    keras.utils.set_random_seed(3)
+    stack = [keras.Input((4, 3, 1)), keras.layers.Flatten(), keras.layers.Dense(10, activation="relu")]
+    model = keras.Sequential([*stack, keras.layers.Dense(4, activation="softmax")])
+    x = np.random.default_rng(0).uniform(-1, 1, (7, 4, 3, 1)).astype("float32")
+    (w1, b1), (w2, b2) = (layer.get_weights() for layer in model.layers[1:])
+    for c1 in (10, 0.1):
+        found, largest = example.differences(model, x, c1)
+        for image, difference, eigenvalue in zip(x.reshape(7, 12), found, largest, strict=True):
+            jacobian = (w1 * (image @ w1 + b1 > 0)) @ w2  # of the logits, (12, 4)
+            z = np.maximum(image @ w1 + b1, 0) @ w2 + b2
+            p = np.exp(z) / np.exp(z).sum()
+            g = jacobian @ (p - (np.arange(4) == p.argmax()))
+            hessian = jacobian @ (np.diag(p) - np.outer(p, p)) @ jacobian.T
+            top = np.linalg.eigvalsh(hessian)[-1]
+            second = np.linalg.solve((top + 2 * c1) * np.eye(12) - hessian, g)  # 2 lambda2 = L + 2 c1
+            expected = np.linalg.norm(second / np.linalg.norm(second) - g / np.linalg.norm(g))
+            assert difference == pytest.approx(expected, rel=2e-3, abs=1e-4)
+            assert eigenvalue == pytest.approx(top, rel=1e-4)
+
+
+def test_caso_confidence_summarises_and_normalises_as_it_says(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import caso_confidence as example
+    from matplotlib import colormaps
+
+    rng = np.random.default_rng(0)
+    x, y = rng.random(47), rng.random(47)
+    points = sorted(zip(x, y, strict=True))
+    windows = [np.array(points[i : i + 4]) for i in range(44)]  # a tenth of 47
+    middle = np.median(windows, axis=1)
+    np.testing.assert_allclose(np.transpose(example.running_median(x, y)), middle)
+
+    confidence, values = np.array([0.4, 0.41, 0.5, 0.995, 1.0]), np.array([1.0, 2, 4, 8, 16])
+    rows = markdown_rows(example.table(confidence, values, values / 4, -values))
+    assert rows == [
+        ["0 to 0.4", "1", "1.0000", "0.2500", "-1.000"],
+        ["0.4 to 0.5", "2", "3.0000", "0.7500", "-3.000"],
+        ["0.99 to 1", "2", "12.0000", "3.0000", "-12.000"],
+    ]
+
+    steps = rng.standard_normal((2, 10, 12, 2))
+    steps[1] = 0
+    steps[1, 3, 4] = 2, -1  # fewer than 1 % of the pixels: cut at the largest
+    drawn = example.like_paper(steps)
+    for step, picture in zip(steps, drawn, strict=True):
+        magnitudes = np.array([[sum(abs(v) for v in pixel) for pixel in line] for line in step])
+        cut = np.percentile(magnitudes, 99) or magnitudes.max()
+        np.testing.assert_allclose(picture, colormaps["magma"](np.minimum(magnitudes / cut, 1))[..., :3], atol=0.02)
+
+    assert example.directions(np.zeros((1, 2, 2))).tolist() == [[0] * 4]
+    np.testing.assert_allclose(example.directions(np.array([[[3.0], [-4.0]]])), [[0.6, -0.8]])
+
+
+def test_moreau_sparsity_trains_explains_and_draws_then_reuses_the_model(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out" / "moreau_sparsity"
+    done = run("moreau_sparsity.py", "--images", 2, "--steps", 120, cwd=tmp_path)
+    assert done.stderr == ""
+    assert "Training" in done.stdout
+    assert float(re.search(r"digits28.keras: (\d+\.\d)% of 179 test images right", done.stdout)[1]) >= 65
+
+    table = markdown_rows(done.stdout)
+    names = ["gradient"] + ["moreau_grad"] * 4 + ["sparse_moreau_grad"] * 5 + ["group_sparse_moreau_grad"] * 5
+    assert [name for name, *_ in table] == names
+    for name, parameter, _, status, residual, _ in table[1:]:
+        assert sum(map(int, re.findall(r"\d+", status))) == 2, (name, parameter)
+        assert float(residual) >= 0
+        assert "converged" not in status or "," in status or float(residual) <= 1e-3, (name, parameter)
+    zeros = [int(share.rstrip("%")) for _, _, share, *_ in table]
+    distance = [float(number) for *_, number in table]
+    assert zeros[:5] == [0] * 5
+    assert distance[0] == 0 < distance[1] < 0.2
+    for block in (slice(5, 10), slice(10, 15)):  # eta grows
+        etas = [float(parameter.removeprefix("eta = ")) for _, parameter, *_ in table[block]]
+        assert etas[0] == 0
+        assert etas == sorted(etas)
+        assert zeros[block][0] == 0
+        assert zeros[block] == sorted(zeros[block])
+        assert 50 < zeros[block][-1] < 100
+        assert distance[block][-1] > distance[block][0]
+    assert distance[5] == pytest.approx(distance[10], abs=0.02)  # both are MoreauGrad
+    assert markdown_rows((out / "sparsity.md").read_text(encoding="utf-8")) == table
+    check_picture(out / "maps.png", (2, 16), 3000)
+
+    check_reuse("moreau_sparsity", out / "digits28.keras", monkeypatch, capsys)
+
+
+def test_moreau_sparsity_finds_the_closed_forms_of_a_linear_score(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import keras
+    import mnist
+    import moreau_sparsity as example
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    rng = np.random.default_rng(0)
+    x = rng.random((5, 28, 28, 1)).astype("float32")
+    digits = mnist.Digits("noise", x, x, np.zeros(5), np.zeros(5))
+    gradient = model.layers[-1].get_weights()[0].T[model(x).numpy().argmax(axis=1)].reshape(x.shape)
+    vanilla, sparse, grouped = example.find_blocks(model, digits, x)
+    for maps in vanilla.columns.values():
+        np.testing.assert_allclose(maps, gradient, atol=1e-4)
+    norm = np.mean(np.sqrt(np.square(x).sum(axis=(1, 2, 3))))
+    assert sparse.title == rf"Sparse MoreauGrad, $\rho$ = {1 / np.sqrt(norm):.2g}"
+
+    peaks = {1: np.median([np.abs(w).max() for w in gradient])}
+    blocks = [[w[i : i + 4, j : j + 4] for i in range(0, 28, 4) for j in range(0, 28, 4)] for w in gradient]
+    peaks[4] = np.median([max(np.linalg.norm(b) for b in image) for image in blocks])
+    for block, size in ((sparse, 1), (grouped, 4)):
+        for share, maps, row in zip((0, 0.1, 0.2, 0.4, 0.6), block.columns.values(), block.rows, strict=True):
+            eta = float(row[1].removeprefix("eta = "))
+            assert eta == pytest.approx(share * peaks[size], rel=0.06)
+            expected = gradient.copy()
+            for w in expected:
+                for i in range(0, 28, size):
+                    for j in range(0, 28, size):
+                        part = w[i : i + size, j : j + size]  # a view
+                        part *= max(1 - eta / np.linalg.norm(part), 0)
+            np.testing.assert_allclose(maps, expected, atol=1e-4)
+            away = [np.linalg.norm(m - w) / np.linalg.norm(w) for m, w in zip(expected, gradient, strict=True)]
+            assert float(row[5]) == pytest.approx(np.mean(away), abs=0.006)
+            assert int(row[2].rstrip("%")) == pytest.approx(100 * np.mean(expected == 0), abs=1.1)
+            assert row[3] == "5 converged"
+
+
+def test_options_of_the_digit_examples_are_checked(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import _common
+
+    def read(*arguments):
+        monkeypatch.setattr(sys, "argv", ["example.py", *arguments])
+        return _common.read_options("What it does.", "out/somewhere", images=(3, "test images"))
+
+    assert vars(read()) == {"data": None, "out": Path("out/somewhere"), "images": 3, "retrain": False}
+    (tmp_path / "digits.npz").touch()
+    options = read("--images", "5", "--data", str(tmp_path / "digits.npz"), "--out", "o", "--retrain")
+    assert vars(options) == {"data": tmp_path / "digits.npz", "out": Path("o"), "images": 5, "retrain": True}
+    for wrong, message in ((("--images", "0"), "--images must be at least 1"), (("--data", "no"), "no file no")):
+        with pytest.raises(SystemExit) as stop:
+            read(*wrong)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
 
 
 def test_images_are_chosen_class_by_class_and_orderings_drawn_from_blue_to_yellow(monkeypatch):

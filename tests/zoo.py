@@ -31,6 +31,12 @@ PARAMS = {  # needed by the method, or what makes it cheap
     "rc_rde": {"rate": 2, "max_iter": 4},
     "mr_rde": {"rates": (1, 3), "max_iter": 3},
     "ord_rde": {"rates": 3, "max_iter": 4},
+    "caso": {"max_iter": 20},
+    "smooth_cafo": {"augment_by_n": 3},
+    "smooth_caso": {"augment_by_n": 3, "max_iter": 20},
+    "moreau_grad": {"rho": 0.3, "steps": 4},
+    "sparse_moreau_grad": {"rho": 0.3, "steps": 4, "eta": 0.02},
+    "group_sparse_moreau_grad": {"rho": 0.3, "steps": 4, "eta": 0.02, "group_size": 2},
 }
 NAMES = [info.name for info in innv_ext.list_analyzers()]
 INFOS = {info.name: info for info in innv_ext.list_analyzers()}
@@ -61,6 +67,10 @@ def applies(name, sample):
         return sample.relevance and sample.relu == "all"
     if info.family == "rde":
         return sample.noise
+    if info.family == "moreau":
+        return not sample.tokens
+    if info.family == "second_order":
+        return sample.classes and not sample.tokens
     if info.needs_relu:
         return sample.relu != "none"
     return sample.relevance or info.family != "lrp"
@@ -76,6 +86,8 @@ class Sample:
     relu : "all" (or no) activations are ReLUs, "some", or "none"
     relevance : LRP has a rule for every node
     noise : the inputs can be mixed with noise (no tokens), and every node has a moment rule
+    tokens : an input takes the numbers of tokens, which cannot move continuously
+    classes : there is a cross-entropy: at least two classes, or sigmoid outputs
     params : constructor arguments that every analyzer of this model needs
     index : a valid neuron_selection
     """
@@ -86,6 +98,8 @@ class Sample:
     relu: str
     relevance: bool
     noise: bool
+    tokens: bool
+    classes: bool
     params: dict
     index: Any
 
@@ -98,12 +112,13 @@ ZOO = {}
 FLOAT32_ONLY = {"channels_first", "volume", "uint8"}  # no float64 kernel on the CPU; a fixed Input dtype
 
 
-def model(draw=None, *, shape=None, relu="all", relevance=True, noise=True, params=None, index=0):
+def model(draw=None, *, shape=None, relu="all", relevance=True, noise=True, classes=True, params=None, index=0):
     """Add a builder to the zoo."""
 
     def add(builder):
         drawer = draw or (lambda rng, n: rng.uniform(-1, 1, (n, *shape)))
-        ZOO[builder.__name__] = (builder, drawer, relu, relevance, noise, params or {}, index)
+        tokens = draw in (_tokens, _masked_tokens)
+        ZOO[builder.__name__] = (builder, drawer, relu, relevance, noise, tokens, classes, params or {}, index)
         return builder
 
     return add
@@ -150,7 +165,7 @@ def make(name, dtype="float32"):
 
 def fresh(name, dtype="float32"):
     """A model that the caller may change."""
-    builder, draw, relu, relevance, noise, params, index = ZOO[name]
+    builder, draw, *facts, params, index = ZOO[name]
     keras.utils.set_random_seed(0)
     with precision(dtype):
         net = builder()
@@ -159,7 +174,7 @@ def fresh(name, dtype="float32"):
     def inputs(rng, n):
         return keras.tree.map_structure(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a, draw(rng, n))
 
-    return Sample(name, net, inputs, relu, relevance, noise, dict(params), index)
+    return Sample(name, net, inputs, *facts, dict(params), index)
 
 
 def _uniform(*shapes):
@@ -460,7 +475,7 @@ def multilabel():
     return keras.Model(i, layers.Dense(4, activation="sigmoid")(layers.Dense(5, activation="relu")(i)))
 
 
-@model(shape=(6,))
+@model(shape=(6,), classes=False)
 def regression():
     i = keras.Input((6,))
     return keras.Model(i, layers.Dense(1)(layers.LeakyReLU(0.1)(layers.Dense(5)(i))))

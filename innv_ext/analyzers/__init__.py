@@ -3,9 +3,12 @@
 from innv_ext.analyzers.averaged import IntegratedGradients, SmoothGrad
 from innv_ext.analyzers.base import Analyzer, Explanation
 from innv_ext.analyzers.baseline import Input, Random
+from innv_ext.analyzers.cafo import CAFO
+from innv_ext.analyzers.caso import CASO
 from innv_ext.analyzers.gradient import Deconvnet, Gradient, GuidedBackprop, InputTimesGradient
 from innv_ext.analyzers.lrp import LRP, DeepTaylor
 from innv_ext.analyzers.moments import Moments
+from innv_ext.analyzers.moreau import GroupSparseMoreauGrad, MoreauGrad, SparseMoreauGrad
 from innv_ext.analyzers.ord_rde import OrderingRDE
 from innv_ext.analyzers.propagation import ReverseAnalyzer
 from innv_ext.analyzers.rde import LagrangianRDE, MultiRateRDE, RateConstrainedRDE
@@ -13,6 +16,8 @@ from innv_ext.analyzers.registry import AnalyzerInfo, create_analyzer, list_anal
 from innv_ext.analyzers.storage import load_analyzer
 
 __all__ = [
+    "CAFO",
+    "CASO",
     "LRP",
     "Analyzer",
     "AnalyzerInfo",
@@ -20,18 +25,21 @@ __all__ = [
     "DeepTaylor",
     "Explanation",
     "Gradient",
+    "GroupSparseMoreauGrad",
     "GuidedBackprop",
     "Input",
     "InputTimesGradient",
     "IntegratedGradients",
     "LagrangianRDE",
     "Moments",
+    "MoreauGrad",
     "MultiRateRDE",
     "OrderingRDE",
     "Random",
     "RateConstrainedRDE",
     "ReverseAnalyzer",
     "SmoothGrad",
+    "SparseMoreauGrad",
     "create_analyzer",
     "list_analyzers",
     "load_analyzer",

@@ -11,8 +11,11 @@ from innv_ext.analyzers import presets
 from innv_ext.analyzers.averaged import IntegratedGradients, SmoothGrad
 from innv_ext.analyzers.base import Analyzer
 from innv_ext.analyzers.baseline import Input, Random
+from innv_ext.analyzers.cafo import CAFO, smooth
+from innv_ext.analyzers.caso import CASO
 from innv_ext.analyzers.gradient import Deconvnet, Gradient, GuidedBackprop, InputTimesGradient
 from innv_ext.analyzers.lrp import LRP, DeepTaylor
+from innv_ext.analyzers.moreau import GroupSparseMoreauGrad, MoreauGrad, SparseMoreauGrad
 from innv_ext.analyzers.ord_rde import OrderingRDE
 from innv_ext.analyzers.rde import LagrangianRDE, MultiRateRDE, RateConstrainedRDE
 
@@ -69,6 +72,8 @@ _LAPUSCHKIN = "Lapuschkin et al. 2017"
 _MONTAVON = "Montavon et al. 2017"
 _ZENNIT = "Anders et al. 2021"
 _FW_RDE = "Macdonald et al. 2022"
+_CASO = "Singla et al. 2019"
+_MOREAU = "Zhang and Farnia 2022"
 
 
 def _row(
@@ -255,5 +260,63 @@ ROWS = (
         signed=False,
         fit=True,
         cost="3 * max_iter * rates",
+    ),
+    _row(
+        "cafo",
+        CAFO,
+        "second_order",
+        "sparse step that raises the loss most, to first order",
+        _CASO,
+        cost="1",
+    ),
+    _row(
+        "caso",
+        CASO,
+        "second_order",
+        "sparse step that raises the loss most, to second order",
+        _CASO,
+        cost="classes, or 1.5 * max_iter * values of lambda1",
+    ),
+    _row(
+        "smooth_cafo",
+        CAFO,
+        "second_order",
+        "cafo with gradients averaged over noisy copies of x",
+        _CASO,
+        cost="augment_by_n",
+        build=smooth,
+    ),
+    _row(
+        "smooth_caso",
+        CASO,
+        "second_order",
+        "caso with gradients and Hessians averaged over noisy copies of x",
+        _CASO,
+        cost="augment_by_n * caso",
+        build=smooth,
+    ),
+    _row(
+        "moreau_grad",
+        MoreauGrad,
+        "moreau",
+        "gradient of the Moreau envelope of the score (rho=)",
+        _MOREAU,
+        cost="steps",
+    ),
+    _row(
+        "sparse_moreau_grad",
+        SparseMoreauGrad,
+        "moreau",
+        "moreau_grad with an l1 penalty (eta=)",
+        _MOREAU,
+        cost="steps",
+    ),
+    _row(
+        "group_sparse_moreau_grad",
+        GroupSparseMoreauGrad,
+        "moreau",
+        "moreau_grad with a penalty on groups of pixels (eta=, group_size=)",
+        _MOREAU,
+        cost="steps",
     ),
 )

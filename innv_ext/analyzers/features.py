@@ -117,6 +117,25 @@ def group(features: Any, shapes: Sequence[tuple[int, ...]], channels_first: bool
     return Features(shapes, (), np.ascontiguousarray(labels).astype("int32"))
 
 
+def blocks(shapes: Sequence[tuple[int, ...]], size: int, channels_first: bool) -> np.ndarray:
+    """Labels 0, 1, ... of blocks with ``size`` pixels a side over all channels, for the flat components of all inputs.
+
+    A table's columns are taken in runs of ``size``. Blocks are smaller at borders that ``size`` does not divide.
+    """
+    labels, count = [], 0
+    for shape in shapes:
+        block = np.zeros(shape, np.int64)
+        for axis, (length, pixels) in enumerate(zip(shape, _pixels(shape, channels_first), strict=True)):
+            if length == pixels:  # not the channels
+                index = np.arange(length) // size
+                block = block * (int(index[-1]) + 1) + index.reshape(
+                    [-1 if a == axis else 1 for a in range(len(shape))]
+                )
+        labels.append(block.reshape(-1) + count)
+        count = int(labels[-1].max()) + 1
+    return np.concatenate(labels)
+
+
 def _pixels(shape: tuple[int, ...], channels_first: bool) -> tuple[int, ...]:
     """The shape with its channel axis shrunk to 1; a table's columns stay."""
     if len(shape) < 2:

@@ -123,6 +123,23 @@ def select(y: Tensor, index: Tensor, mode: Any) -> tuple[Tensor, Tensor, Tensor]
     return ops.reshape(hot, ops.shape(y)), ops.sum(hot * flat, axis=1), target
 
 
+def at_input(xs: list[Tensor], index: Tensor, graph: Graph, mode: Any) -> dict[str, Tensor]:
+    """Output, explained neuron and its score at x."""
+    y = widen(walk.evaluate(graph, xs)[0])
+    _, score, target = select(y, index, mode)
+    return {"output": y, "target": target, "score": score}
+
+
+def check_float_inputs(graph: Graph, what: str) -> None:
+    """Refuse token inputs for methods that move inputs continuously; ``what`` says who does what."""
+    for slot in graph.inputs:
+        if not numerics.is_float(graph.specs[slot].dtype):
+            raise UnsupportedModelError(
+                f"{what}, but input {graph.inputs.index(slot)} takes {graph.specs[slot].dtype} numbers (tokens). "
+                f"Explain the part of the model behind the embedding: keras.Model(embedding_output, model.output)."
+            )
+
+
 def _float_inputs(graph: Graph) -> Graph:
     """Integer inputs that are not token numbers (pixels 0..255) are fed as floats, so that they get a gradient."""
     users, specs = graph.consumers(), dict(graph.specs)

@@ -20,6 +20,16 @@ def positive_int(name: str, value: Any) -> int:
     return int(value)
 
 
+def number(name: str, value: Any, *, positive: bool = False) -> float:
+    """``value`` if it is a finite number of at least 0 (or above 0)."""
+    plain = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not plain or not np.isfinite(value) or value < 0 or (positive and value == 0):
+        raise InvalidInputError(
+            f"{name} must be a {'positive number' if positive else 'number of at least 0'}, got {value!r}."
+        )
+    return float(value)
+
+
 def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     """``value`` if it is one of ``allowed``."""
     if value not in allowed:

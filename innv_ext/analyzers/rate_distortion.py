@@ -15,14 +15,13 @@ from innv_ext.analyzers import data, moments
 from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers.distortion import Context, Distortion
 from innv_ext.analyzers.features import Features, group
-from innv_ext.analyzers.graph_analyzer import GraphAnalyzer, select
+from innv_ext.analyzers.graph_analyzer import GraphAnalyzer, at_input, check_float_inputs
 from innv_ext.analyzers.moment_rules import MOMENT_RULES
 from innv_ext.analyzers.reference import KINDS, LEARNT, Reference, learn
-from innv_ext.backend import facts, numerics, walk
+from innv_ext.backend import facts
 from innv_ext.backend.nodes import Graph
-from innv_ext.backend.numerics import widen
 from innv_ext.backend.rules import Rules
-from innv_ext.errors import InvalidInputError, NonFiniteWarning, NotFittedError, UnsupportedModelError
+from innv_ext.errors import InvalidInputError, NonFiniteWarning, NotFittedError
 
 Tensor = Any
 
@@ -94,13 +93,7 @@ class RateDistortion(GraphAnalyzer):
             raise InvalidInputError(f"mean= belongs to reference='gaussian' or 'constant', not to {self.reference!r}.")
         if self.reference == "gaussian" and (self.mean is None) != (self.variance is None):
             raise InvalidInputError("Give mean= and variance= together, or neither and call fit(X).")
-        for slot in graph.inputs:
-            if not numerics.is_float(graph.specs[slot].dtype):
-                raise UnsupportedModelError(
-                    f"{type(self).__name__} mixes inputs with noise, but input {graph.inputs.index(slot)} takes "
-                    f"{graph.specs[slot].dtype} numbers (tokens). Explain the part of the model behind the embedding: "
-                    f"keras.Model(embedding_output, model.output)."
-                )
+        check_float_inputs(graph, f"{type(self).__name__} mixes inputs with noise")
 
     def bind(self) -> None:
         """Bind the moment rules, where they are needed."""
@@ -143,7 +136,7 @@ class RateDistortion(GraphAnalyzer):
             for data that don't fit the model, hold NaN, or are empty; nothing is changed then
         """
         if self.reference in LEARNT:
-            size = checks.positive_int("batch_size", batch_size or max(self.batch_size, 256))
+            size = checks.positive_int("batch_size", max(self.batch_size, 256) if batch_size is None else batch_size)
             found = data.batches(X, self.input_structure_, self.input_specs(), size)
             self.reference_fit_ = learn(found, self.reference, self.rank)
         return self
@@ -283,10 +276,3 @@ class RateDistortion(GraphAnalyzer):
         if self.distortion == "monte_carlo":
             return f"{self.head()}; {self.samples} Monte Carlo samples per evaluation"
         return "\n".join([self.head(), *moments.describe(self.graph_, self.moment_table_)])
-
-
-def at_input(xs: list[Tensor], index: Tensor, graph: Graph, mode: Any) -> dict[str, Tensor]:
-    """Output, explained neuron and its score at x."""
-    y = widen(walk.evaluate(graph, xs)[0])
-    _, score, target = select(y, index, mode)
-    return {"output": y, "target": target, "score": score}

@@ -18,6 +18,7 @@ from innv_ext.backend.kinds import (
     CONSTANT_RESCALE,
     KINDS,
     LAYER_KINDS,
+    PIECEWISE_LINEAR,
     RELU_LIKE,
     SQUASH,
     Kind,
@@ -137,6 +138,16 @@ def is_relu_like(node: Node) -> bool:
     if key in ("maximum", "fmax") and isinstance(node.call, Call):
         return bool(np.all(np.asarray(affines.constant_operand(node.call)) == 0))
     return key in RELU_LIKE
+
+
+def curved_nodes(graph: Graph) -> list[Node]:
+    """The nodes that make the graph more than a piecewise linear function of its inputs."""
+    flat = (Kind.AFFINE, Kind.BATCHNORM, Kind.IDENTITY, Kind.SHAPE, Kind.RESCALE, Kind.LINEAR, Kind.MAX, Kind.DISCRETE)
+    return [
+        node
+        for node in graph.nodes
+        if node.kind not in flat and not (node.kind is Kind.ACTIVATION and activation_key(node) in PIECEWISE_LINEAR)
+    ]
 
 
 def _output_nonnegative(node: Node) -> bool:

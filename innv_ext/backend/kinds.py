@@ -97,6 +97,10 @@ CONSTANT_RESCALE = frozenset({"add", "subtract", "multiply", "divide", "true_div
 CONSTANT_ACTIVATION = frozenset({"maximum", "minimum", "fmax", "fmin", "power"})
 TRAILING_SQUASH = frozenset({"softmax", "sigmoid", "log_softmax", "log_sigmoid", "Softmax"})
 SQUASH = TRAILING_SQUASH | {"hard_sigmoid", "tanh", "hard_tanh", "sparsemax", "sparse_sigmoid"}
+PIECEWISE_LINEAR = frozenset(
+    """relu relu6 leaky_relu ReLU LeakyReLU PReLU hard_sigmoid hard_tanh hard_shrink soft_shrink threshold abs absolute
+    fabs clip sign maximum minimum fmax fmin""".split()
+)
 RELU_LIKE = frozenset({"relu", "relu6", "leaky_relu", "ReLU", "LeakyReLU", "PReLU"})
 
 LAYER_KINDS: dict[str, Kind] = {name: kind for kind, names in _LAYERS.items() for name in names.split()}

@@ -34,6 +34,7 @@ def graymap(
     cmap: str | Colormap = "gray",
     *,
     scale: ArrayLike | None = None,
+    percentile: float = 100.0,
     channel_axis: int = -1,
     bad_color: Color = GREEN,
 ) -> Floats:
@@ -51,6 +52,9 @@ def graymap(
         Any sequential colour map.
     scale : float or array of shape (batch,), optional
         What is drawn in the last colour; default is the maximum of each image.
+    percentile : float, default 100
+        Without ``scale``: use this percentile of the image's finite magnitudes instead of their maximum; 99 is
+        the normalisation of Singla et al. 2019.
     channel_axis : int, default -1
         1 for (batch, C, H, W).
     bad_color : matplotlib colour, default (0, 1, 0)
@@ -63,7 +67,7 @@ def graymap(
     Raises
     ------
     InvalidInputError
-        Wrong rank, unknown ``reduce`` or ``cmap``, bad ``scale``.
+        Wrong rank, unknown ``reduce`` or ``cmap``, bad ``scale`` or ``percentile``, or both of them.
 
     Notes
     -----
@@ -77,7 +81,7 @@ def graymap(
     values, bad = magnitude(as_batch(relevance, "relevance", channel_axis), reduce)
     largest = peaks(values)
     report(largest, bad, bad_color)
-    unit = to_unit(values, largest if scale is None else given_scale(scale, largest))
+    unit = to_unit(values, _chosen_scale(values, bad, scale, percentile))
     return paint(apply_cmap(unit, cmap), bad, bad_color)
 
 

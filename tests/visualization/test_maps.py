@@ -171,6 +171,7 @@ def test_percentile_clips_outliers_and_falls_back_on_sparse_maps():
     maps = np.r_[np.ones(99), 1000.0].reshape(1, 10, 10)
     assert heatmap(maps, cmap="gray", percentile=90)[0, 0, 0, 0] == 1
     assert heatmap(maps, cmap="gray")[0, 0, 0, 0] < 0.51
+    assert graymap(-maps, percentile=90)[0, 0, 0, 0] == 1 and graymap(-maps)[0, 0, 0, 0] < 0.01
     sparse = np.zeros((1, 10, 10))
     sparse[0, 3, 3] = 5.0
     np.testing.assert_array_equal(heatmap(sparse, percentile=90), heatmap(sparse))
