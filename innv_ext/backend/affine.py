@@ -44,11 +44,15 @@ class Affine:
     add: Callable[[Tensor, Tensor], Tensor] = operator.add
 
     def __call__(self, x: Tensor) -> Tensor:
+        return self.parts(x)[1]
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The output without and with the bias."""
         kernel = self.kernel()
         x_wide = self.cast(x, kernel)
-        z, bias = self.bilinear(x_wide, kernel), self.bias(x_wide)
-        z = z if bias is None else self.add(z, bias)
-        return keep_mask(x, z) if getattr(self.layer, "supports_masking", False) else z
+        u, bias = self.bilinear(x_wide, kernel), self.bias(x_wide)
+        z = u if bias is None else self.add(u, bias)
+        return u, keep_mask(x, z) if getattr(self.layer, "supports_masking", False) else z
 
     @staticmethod
     def cast(x: Tensor, kernel: Tensor) -> Tensor:
