@@ -10,6 +10,7 @@ from innv_ext.analyzers.lrp import LRP, DeepTaylor
 from innv_ext.analyzers.moments import Moments
 from innv_ext.analyzers.moreau import GroupSparseMoreauGrad, MoreauGrad, SparseMoreauGrad
 from innv_ext.analyzers.ord_rde import OrderingRDE
+from innv_ext.analyzers.pattern import PatternAttribution, PatternNet
 from innv_ext.analyzers.propagation import ReverseAnalyzer
 from innv_ext.analyzers.rde import LagrangianRDE, MultiRateRDE, RateConstrainedRDE
 from innv_ext.analyzers.registry import AnalyzerInfo, create_analyzer, list_analyzers, register_analyzer
@@ -35,6 +36,8 @@ __all__ = [
     "MoreauGrad",
     "MultiRateRDE",
     "OrderingRDE",
+    "PatternAttribution",
+    "PatternNet",
     "Random",
     "RateConstrainedRDE",
     "ReverseAnalyzer",

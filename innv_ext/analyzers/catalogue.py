@@ -17,6 +17,7 @@ from innv_ext.analyzers.gradient import Deconvnet, Gradient, GuidedBackprop, Inp
 from innv_ext.analyzers.lrp import LRP, DeepTaylor
 from innv_ext.analyzers.moreau import GroupSparseMoreauGrad, MoreauGrad, SparseMoreauGrad
 from innv_ext.analyzers.ord_rde import OrderingRDE
+from innv_ext.analyzers.pattern import PatternAttribution, PatternNet
 from innv_ext.analyzers.rde import LagrangianRDE, MultiRateRDE, RateConstrainedRDE
 
 
@@ -72,6 +73,7 @@ _LAPUSCHKIN = "Lapuschkin et al. 2017"
 _MONTAVON = "Montavon et al. 2017"
 _ZENNIT = "Anders et al. 2021"
 _FW_RDE = "Macdonald et al. 2022"
+_PATTERN = "Kindermans et al. 2018"
 _CASO = "Singla et al. 2019"
 _MOREAU = "Zhang and Farnia 2022"
 
@@ -219,6 +221,22 @@ ROWS = (
         cost="1.5",
         sums_to="relu(f_c)",
         build=lambda low, high: {"low": low, "high": high},
+    ),
+    _row(
+        "pattern.net",
+        PatternNet,
+        "pattern",
+        "learnt signal directions in place of weights",
+        _PATTERN,
+        fit=True,
+    ),
+    _row(
+        "pattern.attribution",
+        PatternAttribution,
+        "pattern",
+        "weights times learnt signal directions in place of weights",
+        _PATTERN,
+        fit=True,
     ),
     _row(
         "l_rde",
