@@ -145,13 +145,13 @@ class Dense(SecondOrder):
         super().__init__(g, lambda2, largest, product, np.minimum(values[:, 0], 0), max_iter, tol, False, "")
 
 
-def random_problem(seed, count, d, rank, sign):
-    """g, H of the given rank (sign -1: indefinite) and lambda2 above L/2."""
+def random_problem(seed, count, d, rank, sign, decades=0):
+    """g (spread over decades), H of the given rank (sign -1: indefinite) and lambda2 above L/2."""
     rng = np.random.default_rng(seed)
     b = rng.normal(size=(count, rank, d)) * 10.0 ** rng.uniform(-2, 2)
     signs = rng.choice([1, sign], size=(count, rank, 1))
     h = np.swapaxes(b, 1, 2) @ (signs * b)
-    g = rng.normal(size=(count, d)) * 10.0 ** rng.uniform(-6, 3)
+    g = rng.normal(size=(count, d)) * 10.0 ** (rng.uniform(-6, 3) - rng.uniform(0, decades, (count, d)))
     top = np.maximum(np.linalg.eigvalsh(h)[:, -1], 0)
     lambda2 = top / 2 + np.abs(np.linalg.eigvalsh(h)).max(axis=1) * 10.0 ** rng.uniform(-1.5, 1, count)
     return g, h, lambda2, rng
@@ -281,7 +281,7 @@ def test_the_rule_for_lambda1(name, scale):
 @given(st.integers(0, 10**6), st.integers(1, 3), st.integers(4, 20), st.integers(0, 1))
 def test_the_rule_on_random_problems(seed, count, d, first_order):
     """Whatever the scale of g: the rule's candidate, or a sparse D by bisection; all samples at once as one by one."""
-    g, h, lambda2, rng = random_problem(seed, count, d, 3, 1)
+    g, h, lambda2, rng = random_problem(seed, count, d, 3, 1, decades=5)
     h = h * (1 - first_order)
     problem = FirstOrder(g, lambda2, np.zeros(count)) if first_order else Dense(g, h, lambda2)
     slope = rng.normal(size=(count, d))
