@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -170,7 +172,11 @@ class Analyzer:
             xs = [np.zeros((1, *a.shape[1:]), a.dtype) for a in xs]
             index = np.full(1, -1 if mode != "index" else 0, "int32")
         parts = []
-        with graphs.untouched(self.model):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(graphs.untouched(self.model))
+            if count == 0:  # nobody wants to hear about the sample of zeros
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
             for rows in self._batches(max(count, 1), size):
                 parts.append(self.explain_batch([a[rows] for a in xs], index[rows], size, **options))
         return self._collect(parts, x, count)

@@ -252,7 +252,7 @@ class MoreauGrad(GraphAnalyzer):
                 ConvergenceWarning,
                 stacklevel=5,
             )
-        zero = np.flatnonzero(~result.x.any(axis=1))
+        zero = np.flatnonzero(~result.x.any(axis=1) & (result.status != optim.Status.FAILED))
         if len(zero) and self._eta():
             warnings.warn(
                 f"{name}: the maps of {len(zero)} of {len(missed)} samples (first: {zero[0]} of its batch) are zero, "

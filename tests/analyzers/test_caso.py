@@ -657,3 +657,10 @@ def test_summary_says_which_loss():
     for name, words in (("dense", "cross-entropy of the selected class"), ("sigmoid", "binary cross-entropy")):
         assert words in str(CASO(make(name)[0])) and "softmax" not in words
     assert "score" in str(CAFO(make("dense")[0], neuron_selection_mode="all"))
+
+
+def test_an_empty_batch_gives_an_empty_map_and_no_warning():
+    net, (x,), _ = make("dense")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert CASO(net, max_iter=1, c1=1e-3).analyze(x[:0]).shape == (0, *x.shape[1:])
