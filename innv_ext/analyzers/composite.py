@@ -163,7 +163,10 @@ def choose_lambda1(problem: FirstOrder, true_loss: TrueLoss) -> Solutions:
     found = problem.solve(rows, weights)
     sparse = (found.sparsity >= SPARSE) & (found.sparsity < 1)
     loss = np.full(len(rows), -np.inf)
-    loss[sparse] = true_loss(found.step[sparse], rows[sparse])
+    loss[sparse] = 0
+    rivals = sparse & (np.bincount(rows[sparse], minlength=len(peak))[rows] > 1)  # a single one needs no comparison
+    if rivals.any():
+        loss[rivals] = true_loss(found.step[rivals], rows[rivals])
     # per sample the last in the order of (sample, loss, lambda1): without a sparse D, the largest that leaves D nonzero
     zero = found.sparsity == 1
     order = np.lexsort((np.where(zero, -weights, weights), loss, rows))

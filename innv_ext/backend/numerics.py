@@ -104,7 +104,10 @@ def vjp(fn: Callable[..., Any], *xs: Tensor) -> tuple[tuple[Tensor, ...], Callab
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         for i, g in zip(floats, found, strict=True):
-            g = widen(tf.ensure_shape(tf.convert_to_tensor(g), xs[i].shape))  # a gather yields IndexedSlices
+            g = tf.convert_to_tensor(g)  # a gather yields IndexedSlices
+            if g.shape.rank is None:  # the gradient of a maximum over axes, inside a loop
+                g.set_shape(xs[i].shape)
+            g = widen(g)
             gradients[i] = g if scale is None else g * ops.reshape(scale, [-1] + [1] * (len(g.shape) - 1))
         return tuple(gradients)
 
