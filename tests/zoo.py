@@ -27,6 +27,12 @@ PARAMS = {  # needed by the method, or what makes it cheap
     "lrp.epsilon_gamma_box": {"low": -3.0, "high": 3.0},
     "lrp.sequential_preset_b_flat_until_idx": {"until_layer": 1},
     "lrp.rule_until_idx": {"rule": "epsilon", "until_layer": 1},
+    "deep_lift": {"steps": 4},
+    "deep_shap": {"background": 3, "steps": 4},
+    "gradient_shap": {"background": 3, "samples": 4},
+    "lime": {"samples": 12, "segments": "grid", "n_segments": 4},
+    "kernel_shap": {"samples": 24, "background": 2, "segments": "grid", "n_segments": 4},
+    "prediction_difference": {"samples": 2},
     "l_rde": {"max_iter": 3},
     "rc_rde": {"rate": 2, "max_iter": 4},
     "mr_rde": {"rates": (1, 3), "max_iter": 3},
@@ -67,8 +73,10 @@ def applies(name, sample):
         return sample.relevance and sample.relu == "all"
     if info.family == "rde":
         return sample.noise
-    if info.family == "moreau":
+    if info.family == "moreau" or name == "prediction_difference":
         return not sample.tokens
+    if info.family == "grad_cam":
+        return sample.name not in TABLES
     if info.family == "second_order":
         return sample.classes and not sample.tokens
     if info.needs_relu:
@@ -109,6 +117,7 @@ class Sample:
 
 
 ZOO = {}
+TABLES = set("mlp mlp_tanh shared two_outputs operators custom_layer multilabel regression lambda_layer noisy".split())
 FLOAT32_ONLY = {"channels_first", "volume", "uint8"}  # no float64 kernel on the CPU; a fixed Input dtype
 
 

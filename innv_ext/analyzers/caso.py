@@ -118,7 +118,7 @@ class CASO(CAFO):
 
     def _products(self, curvature: Curvature) -> Product:
         if not self._twice_checked:
-            check_second_derivatives(self.graph_)
+            check_second_derivatives(self.graph_, [x[:1] for x in curvature.xs])
             self._twice_checked = True
         return curvature.product
 

@@ -3,103 +3,45 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields
 from typing import Any
 
 from innv_ext.analyzers import presets
 from innv_ext.analyzers.averaged import IntegratedGradients, SmoothGrad
-from innv_ext.analyzers.base import Analyzer
 from innv_ext.analyzers.baseline import Input, Random
 from innv_ext.analyzers.cafo import CAFO, smooth
 from innv_ext.analyzers.caso import CASO
+from innv_ext.analyzers.deep_lift import DeepLift
+from innv_ext.analyzers.deep_shap import DeepShap
+from innv_ext.analyzers.grad_cam import GradCAM
 from innv_ext.analyzers.gradient import Deconvnet, Gradient, GuidedBackprop, InputTimesGradient
+from innv_ext.analyzers.gradient_shap import GradientShap
+from innv_ext.analyzers.info import AnalyzerInfo, row
+from innv_ext.analyzers.kernel_shap import KernelShap
+from innv_ext.analyzers.lime import Lime
 from innv_ext.analyzers.lrp import LRP, DeepTaylor
 from innv_ext.analyzers.moreau import GroupSparseMoreauGrad, MoreauGrad, SparseMoreauGrad
+from innv_ext.analyzers.occlusion import Occlusion
 from innv_ext.analyzers.ord_rde import OrderingRDE
 from innv_ext.analyzers.pattern import PatternAttribution, PatternNet
+from innv_ext.analyzers.prediction_difference import PredictionDifference
 from innv_ext.analyzers.rde import LagrangianRDE, MultiRateRDE, RateConstrainedRDE
-
-
-@dataclass(frozen=True)
-class AnalyzerInfo:
-    """What ``list_analyzers`` tells about one analyzer.
-
-    Attributes
-    ----------
-    name : for ``create_analyzer``
-    cls : the class behind it
-    family : "baseline", "gradient", "lrp", "deep_taylor" ...
-    description : one line
-    signed : whether negative values mean evidence against
-    needs_relu : whether the method is defined by ReLUs
-    needs_fit : whether ``fit`` must be called first
-    cost : what one map costs, in gradients
-    sums_to : what the attribution sums to, "" if nothing
-    reference : the paper
-    build : function of the name's own parameters that gives constructor arguments of ``cls``
-    """
-
-    name: str
-    cls: type[Analyzer]
-    family: str
-    description: str
-    signed: bool
-    needs_relu: bool
-    needs_fit: bool
-    cost: str
-    sums_to: str
-    reference: str
-    build: Callable[..., dict[str, Any]] | None = None
-
-    def parameters(self) -> dict[str, Any]:
-        """The accepted parameters with their defaults (``inspect.Parameter.empty`` where one is needed)."""
-        own = inspect.signature(self.build).parameters if self.build else {}
-        found = {k: p.default for k, p in own.items()}
-        given = {k: 1.0 if p.default is p.empty else p.default for k, p in own.items()}
-        fixed = self.build(**given) if self.build else {}  # what the name itself decides
-        for f in fields(self.cls):
-            if f.init and f.name != "model" and f.name not in found and f.name not in fixed:
-                found[f.name] = f.default
-        return found
-
-    def required(self) -> tuple[str, ...]:
-        """The parameters without a default."""
-        return tuple(k for k, default in self.parameters().items() if default is inspect.Parameter.empty)
-
 
 _BACH = "Bach et al. 2015"
 _LAPUSCHKIN = "Lapuschkin et al. 2017"
 _MONTAVON = "Montavon et al. 2017"
 _ZENNIT = "Anders et al. 2021"
 _FW_RDE = "Macdonald et al. 2022"
+_SHAP = "Lundberg and Lee 2017"
 _PATTERN = "Kindermans et al. 2018"
 _CASO = "Singla et al. 2019"
 _MOREAU = "Zhang and Farnia 2022"
-
-
-def _row(
-    name: str,
-    cls: type[Analyzer],
-    family: str,
-    description: str,
-    reference: str,
-    *,
-    signed: bool = True,
-    relu: bool = False,
-    fit: bool = False,
-    cost: str = "1",
-    sums_to: str = "",
-    build: Callable[..., dict[str, Any]] | None = None,
-) -> AnalyzerInfo:
-    return AnalyzerInfo(name, cls, family, description, signed, relu, fit, cost, sums_to, reference, build)
 
 
 def _lrp(
     name: str, build: Any, reference: str = _BACH, cost: str = "1", sums_to: str = "", signed: bool = True
 ) -> AnalyzerInfo:
     description = (inspect.getdoc(build) or "").split(" (")[0].rstrip(".")
-    return _row(
+    return row(
         f"lrp.{name}", LRP, "lrp", description, reference, cost=cost, sums_to=sums_to, signed=signed, build=build
     )
 
@@ -109,12 +51,12 @@ _EXACT = "f_c"
 _BOTH_SIGNS = "f_c up to biases, where both signs occur"
 
 ROWS = (
-    _row("input", Input, "baseline", "the input itself", "", cost="0.5"),
-    _row("random", Random, "baseline", "normal random values", "", cost="0.5"),
-    _row("gradient", Gradient, "gradient", "df_c/dx", "Simonyan et al. 2014"),
-    _row("gradient.baseline", Gradient, "gradient", "df_c/dx (the same as gradient)", "Simonyan et al. 2014"),
-    _row("input_t_gradient", InputTimesGradient, "gradient", "x * df_c/dx", "Shrikumar et al. 2016"),
-    _row(
+    row("input", Input, "baseline", "the input itself", "", cost="0.5"),
+    row("random", Random, "baseline", "normal random values", "", cost="0.5"),
+    row("gradient", Gradient, "gradient", "df_c/dx", "Simonyan et al. 2014"),
+    row("gradient.baseline", Gradient, "gradient", "df_c/dx (the same as gradient)", "Simonyan et al. 2014"),
+    row("input_t_gradient", InputTimesGradient, "gradient", "x * df_c/dx", "Shrikumar et al. 2016"),
+    row(
         "smoothgrad",
         SmoothGrad,
         "gradient",
@@ -122,7 +64,7 @@ ROWS = (
         "Smilkov et al. 2017",
         cost="augment_by_n",
     ),
-    _row(
+    row(
         "integrated_gradients",
         IntegratedGradients,
         "gradient",
@@ -131,7 +73,7 @@ ROWS = (
         cost="steps",
         sums_to="f_c(x) - f_c(reference)",
     ),
-    _row(
+    row(
         "deconvnet",
         Deconvnet,
         "gradient",
@@ -139,7 +81,7 @@ ROWS = (
         "Zeiler and Fergus 2014",
         relu=True,
     ),
-    _row(
+    row(
         "guided_backprop",
         GuidedBackprop,
         "gradient",
@@ -147,7 +89,7 @@ ROWS = (
         "Springenberg et al. 2015",
         relu=True,
     ),
-    _row("lrp", LRP, "lrp", "any rule or table of rules (rule=, rules=)", _BACH, sums_to=_ABSORBED),
+    row("lrp", LRP, "lrp", "any rule or table of rules (rule=, rules=)", _BACH, sums_to=_ABSORBED),
     _lrp("z", presets.lrp_z, sums_to=_ABSORBED),
     _lrp("z_IB", presets.lrp_z_ib, cost="1.5", sums_to=_EXACT),
     _lrp("epsilon", presets.lrp_epsilon, sums_to=_ABSORBED),
@@ -167,7 +109,7 @@ ROWS = (
     _lrp("z_plus_fast", presets.lrp_z_plus_fast, _MONTAVON, cost="1.5", sums_to=_EXACT, signed=False),
     _lrp("w_square", presets.lrp_w_square, _MONTAVON, sums_to=_EXACT, signed=False),
     _lrp("flat", presets.lrp_flat, _LAPUSCHKIN, sums_to=_EXACT, signed=False),
-    _row(
+    row(
         "lrp.rule_until_idx",
         LRP,
         "lrp",
@@ -199,7 +141,7 @@ ROWS = (
         sums_to=_EXACT,
         signed=False,
     ),
-    _row(
+    row(
         "deep_taylor",
         DeepTaylor,
         "deep_taylor",
@@ -210,7 +152,7 @@ ROWS = (
         cost="1.5",
         sums_to="relu(f_c)",
     ),
-    _row(
+    row(
         "deep_taylor.bounded",
         DeepTaylor,
         "deep_taylor",
@@ -222,15 +164,8 @@ ROWS = (
         sums_to="relu(f_c)",
         build=lambda low, high: {"low": low, "high": high},
     ),
-    _row(
-        "pattern.net",
-        PatternNet,
-        "pattern",
-        "learnt signal directions in place of weights",
-        _PATTERN,
-        fit=True,
-    ),
-    _row(
+    row("pattern.net", PatternNet, "pattern", "learnt signal directions in place of weights", _PATTERN, fit=True),
+    row(
         "pattern.attribution",
         PatternAttribution,
         "pattern",
@@ -238,7 +173,78 @@ ROWS = (
         _PATTERN,
         fit=True,
     ),
-    _row(
+    row(
+        "deep_lift",
+        DeepLift,
+        "reference",
+        "contributions of the difference from a reference, by multipliers (rule=)",
+        "Shrikumar et al. 2017",
+        cost="1.5",
+        sums_to="f_c(x) - f_c(reference)",
+    ),
+    row(
+        "deep_shap",
+        DeepShap,
+        "reference",
+        "deep_lift averaged over reference samples",
+        _SHAP,
+        fit=True,
+        cost="2 * background",
+        sums_to="f_c(x) - mean f_c(references)",
+    ),
+    row(
+        "gradient_shap",
+        GradientShap,
+        "gradient",
+        "gradients between references and x, times the difference",
+        "Erion et al. 2021",
+        fit=True,
+        cost="samples",
+    ),
+    row(
+        "occlusion",
+        Occlusion,
+        "prediction",
+        "what the score loses when a patch is replaced",
+        "Zeiler and Fergus 2014",
+        cost="0.5 * patches",
+    ),
+    row(
+        "lime",
+        Lime,
+        "prediction",
+        "coefficients of a local linear model on segments",
+        "Ribeiro et al. 2016",
+        cost="0.5 * samples",
+    ),
+    row(
+        "kernel_shap",
+        KernelShap,
+        "prediction",
+        "Shapley values of segments by weighted regression",
+        _SHAP,
+        fit=True,
+        cost="0.5 * samples * background",
+        sums_to="f_c(x) - mean f_c(references)",
+    ),
+    row(
+        "prediction_difference",
+        PredictionDifference,
+        "prediction",
+        "evidence of a patch against what its surroundings let expect",
+        "Zintgraf et al. 2017",
+        fit=True,
+        cost="0.5 * samples * patches",
+    ),
+    row(
+        "grad_cam",
+        GradCAM,
+        "grad_cam",
+        "where channels of a late layer that raise the score are active",
+        "Selvaraju et al. 2017",
+        signed=False,
+    ),
+    row(
         "l_rde",
         LagrangianRDE,
         "rde",
@@ -248,7 +254,7 @@ ROWS = (
         fit=True,
         cost="3 * max_iter",
     ),
-    _row(
+    row(
         "rc_rde",
         RateConstrainedRDE,
         "rde",
@@ -259,7 +265,7 @@ ROWS = (
         cost="3 * max_iter",
         sums_to="at most k",
     ),
-    _row(
+    row(
         "mr_rde",
         MultiRateRDE,
         "rde",
@@ -269,7 +275,7 @@ ROWS = (
         fit=True,
         cost="3 * max_iter * rates",
     ),
-    _row(
+    row(
         "ord_rde",
         OrderingRDE,
         "rde",
@@ -279,15 +285,8 @@ ROWS = (
         fit=True,
         cost="3 * max_iter * rates",
     ),
-    _row(
-        "cafo",
-        CAFO,
-        "second_order",
-        "sparse step that raises the loss most, to first order",
-        _CASO,
-        cost="1",
-    ),
-    _row(
+    row("cafo", CAFO, "second_order", "sparse step that raises the loss most, to first order", _CASO, cost="1"),
+    row(
         "caso",
         CASO,
         "second_order",
@@ -295,7 +294,7 @@ ROWS = (
         _CASO,
         cost="classes, or 1.5 * max_iter * values of lambda1",
     ),
-    _row(
+    row(
         "smooth_cafo",
         CAFO,
         "second_order",
@@ -304,7 +303,7 @@ ROWS = (
         cost="augment_by_n",
         build=smooth,
     ),
-    _row(
+    row(
         "smooth_caso",
         CASO,
         "second_order",
@@ -313,7 +312,7 @@ ROWS = (
         cost="augment_by_n * caso",
         build=smooth,
     ),
-    _row(
+    row(
         "moreau_grad",
         MoreauGrad,
         "moreau",
@@ -321,15 +320,10 @@ ROWS = (
         _MOREAU,
         cost="steps",
     ),
-    _row(
-        "sparse_moreau_grad",
-        SparseMoreauGrad,
-        "moreau",
-        "moreau_grad with an l1 penalty (eta=)",
-        _MOREAU,
-        cost="steps",
+    row(
+        "sparse_moreau_grad", SparseMoreauGrad, "moreau", "moreau_grad with an l1 penalty (eta=)", _MOREAU, cost="steps"
     ),
-    _row(
+    row(
         "group_sparse_moreau_grad",
         GroupSparseMoreauGrad,
         "moreau",

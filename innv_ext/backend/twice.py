@@ -16,12 +16,11 @@ from keras import ops
 from innv_ext.backend import numerics
 from innv_ext.backend.affine import read
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.nodes import Arg, Call, Graph, Node, op_key
+from innv_ext.backend.nodes import Arg, Call, Graph, Node, op_key, run
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
 RESIZING = ("UpSampling2D", "Resizing", "CenterCrop", "resize")
-PROBE = 6  # positions along a free dimension that are tried
 
 
 def twice_differentiable(graph: Graph) -> Graph:
@@ -133,21 +132,23 @@ _NORMALISATIONS: dict[str, Callable[[Call], Callable[..., Any]]] = {
 }
 
 
-def check_second_derivatives(graph: Graph) -> None:
+def check_second_derivatives(graph: Graph, xs: Sequence[np.ndarray]) -> None:
     """Try out the nodes that hold parts of themselves constant or whose gradient is constant to TensorFlow.
+
+    ``xs`` is one sample, from which free dimensions get their sizes.
 
     Raises
     ------
     UnsupportedModelError : with the names of nodes without second derivatives, or with wrong ones
     """
     wrong = []
+    values = run(graph.nodes, {slot: ops.convert_to_tensor(x) for slot, x in zip(graph.inputs, xs, strict=True)})
     for node in graph.nodes:
-        specs = [graph.specs[slot] for slot in node.inputs]
-        shapes = [[1] + [PROBE if d is None else d for d in spec.shape[1:]] for spec in specs]
-        state = numerics.second_derivative(
-            node.call, [(tuple(s), spec.dtype) for s, spec in zip(shapes, specs, strict=True)]
-        )
-        if state == "missing" or (state == "doubtful" and not _agrees(node, shapes, [s.dtype for s in specs])):
+        dtypes = [graph.specs[slot].dtype for slot in node.inputs]
+        shapes = [list(values[slot].shape) for slot in node.inputs]
+        specs = [(tuple(s), d) for s, d in zip(shapes, dtypes, strict=True)]
+        state = numerics.second_derivative(node.call, specs)
+        if state == "missing" or (state == "doubtful" and not _agrees(node, shapes, dtypes)):
             wrong.append(f"{node.name} ({op_key(node.op)})")
     if wrong:
         raise UnsupportedModelError(

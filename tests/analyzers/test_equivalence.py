@@ -270,7 +270,7 @@ def towers():
     return shared, unrolled, x
 
 
-@pytest.mark.parametrize("name", zoo.BASIC)
+@pytest.mark.parametrize("name", [n for n in zoo.BASIC if n != "grad_cam"])  # towers of a table have no positions
 def test_shared_layers_are_their_copies(name, towers):
     """Siamese towers, and one layer used twice in a row."""
     shared, unrolled, x = towers
