@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from innv_ext.analyzers import data
 from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers.graph_analyzer import GraphAnalyzer
 from innv_ext.backend.nodes import Graph
@@ -66,10 +65,8 @@ class Background(GraphAnalyzer):
             for data that don't fit the model, hold NaN, or are empty; nothing is changed then
         """
         count = checks.positive_int("samples", self.background if samples is None else samples)
-        size = checks.positive_int("batch_size", max(self.batch_size, 256) if batch_size is None else batch_size)
         if self.references is None:
-            found = data.batches(X, self.input_structure_, self.input_specs(), size)
-            self.references_ = random_subset(found, count, self.seed)
+            self.references_ = random_subset(self.training_batches(X, batch_size), count, self.seed)
         return self
 
     def is_fitted(self) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from keras import tree
 from tqdm import tqdm
 
+from innv_ext.analyzers import data
 from innv_ext.analyzers import inputs as checks
 from innv_ext.backend import facts, numerics, walk
 from innv_ext.backend import graph as graphs
@@ -230,6 +231,22 @@ class Analyzer:
 
     def __str__(self) -> str:
         return self.summary()
+
+    def training_batches(self, X: Any, batch_size: int | None = None, least: int = 256) -> Iterator[list[np.ndarray]]:
+        """What ``fit`` reads: the inputs of the model, checked, one flat list of arrays per batch.
+
+        Parameters
+        ----------
+        X : arrays like the model's inputs, a keras PyDataset, a tf.data.Dataset, or any iterable of batches
+        batch_size : samples per batch of arrays; default: the analyzer's, and at least ``least``
+
+        Raises
+        ------
+        InvalidInputError
+            for data that don't fit the model, hold NaN, or are empty
+        """
+        size = checks.positive_int("batch_size", max(self.batch_size, least) if batch_size is None else batch_size)
+        return data.batches(X, self.input_structure_, self.input_specs(), size)
 
     def input_specs(self) -> list[Spec]:
         """Shapes and dtypes of the inputs as they are fed."""

@@ -44,7 +44,7 @@ def _parts(X: Any, structure: Any, specs: Sequence[Spec], size: int) -> Iterator
     if isinstance(X, keras.utils.PyDataset):
         yield from (_inputs(X[i]) for i in range(X.num_batches or 0))
     elif isinstance(X, (np.ndarray, list, tuple, dict)) or keras.ops.is_tensor(X):
-        arrays = [np.asarray(a) for a in checks.flatten_inputs(X, structure, specs)]
+        arrays = [_array(a) for a in checks.flatten_inputs(X, structure, specs)]
         for start in range(0, len(arrays[0]), size):
             part = [a[start : start + size] for a in arrays]
             yield part if len(part) > 1 else part[0]
@@ -52,6 +52,16 @@ def _parts(X: Any, structure: Any, specs: Sequence[Spec], size: int) -> Iterator
         yield from map(_inputs, X)
     else:
         raise InvalidInputError(f"Training data must be arrays or an iterable of batches, got {type(X).__name__}.")
+
+
+def _array(values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise InvalidInputError(
+            f"The training data cannot be read as one array ({error}). A list is read as samples; pass iter(batches) "
+            f"for a list of batches."
+        ) from error
 
 
 def _inputs(batch: Any) -> Any:

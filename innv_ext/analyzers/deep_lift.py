@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from keras import ops, tree
 
-from innv_ext.analyzers import data
 from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers.background import per_input
 from innv_ext.analyzers.deep_lift_rules import alike, mean_pullback, rescale_rules
@@ -190,9 +189,8 @@ class DeepLift(ReferenceDifference):
         """
         if not self.needs_fit:
             return self
-        size = checks.positive_int("batch_size", max(self.batch_size, 256) if batch_size is None else batch_size)
         count, means = 0, []
-        for arrays in data.batches(X, self.input_structure_, self.input_specs(), size):
+        for arrays in self.training_batches(X, batch_size):
             count += len(arrays[0])
             means = means or [np.zeros(a.shape[1:]) for a in arrays]
             if any(m.shape != a.shape[1:] for m, a in zip(means, arrays, strict=True)):

@@ -13,7 +13,6 @@ import numpy as np
 from keras import tree
 
 from innv_ext import optim
-from innv_ext.analyzers import data
 from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers.features import Features, blocks, group
 from innv_ext.analyzers.graph_analyzer import GraphAnalyzer, at_input, check_float_inputs, select
@@ -129,9 +128,8 @@ class MoreauGrad(GraphAnalyzer):
         InvalidInputError
             for data that don't fit the model, hold NaN, are empty or zero; nothing is changed then
         """
-        size = checks.positive_int("batch_size", max(self.batch_size, 256) if batch_size is None else batch_size)
         total, count = 0.0, 0
-        for xs in data.batches(X, self.input_structure_, self.input_specs(), size):
+        for xs in self.training_batches(X, batch_size):
             squares = sum(np.square(x.reshape(len(x), -1), dtype="float64").sum(axis=1) for x in xs)
             total, count = total + float(np.sqrt(squares).sum()), count + len(xs[0])
         if not total > 0:

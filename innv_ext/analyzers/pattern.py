@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import Any
 
 import numpy as np
 from keras import ops
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from innv_ext.analyzers import data
 from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers.pattern_fit import (
     TYPES,
@@ -125,7 +125,8 @@ class PatternNet(ReverseAnalyzer):
         X : arrays like the model's inputs, a keras PyDataset, a tf.data.Dataset, or any iterable of batches
         batch_size : samples per batch of arrays; default: the analyzer's ``batch_size``
         resume_from : path of a state file (.npz), written every ``save_every`` batches and at the end. Where it exists,
-            the fit goes on behind the batches that are in it: X must bring the same batches again
+            the fit goes on behind the batches that are in it: X must bring the same batches again, and the model must
+            have the same weights
         save_every : batches between two states
 
         Raises
@@ -139,14 +140,13 @@ class PatternNet(ReverseAnalyzer):
         DeadNeuronWarning
             for neurons that never fired, or whose output does not vary with any input: their pattern is 0
         """
-        size = checks.positive_int("batch_size", self.batch_size if batch_size is None else batch_size)
         checks.positive_int("save_every", save_every)
         neurons = tuple(neurons_of(node, self.graph_) for node in self._affine)
         path = None if resume_from is None else Path(resume_from)
-        signature = self._signature()
+        signature = "" if path is None else self._signature()
         moments, done = load_moments(path, signature) if path is not None and path.exists() else ([], 0)
         number = 0
-        found = data.batches(X, self.input_structure_, self.input_specs(), size)
+        found = self.training_batches(X, batch_size, 1)
         name = self.registered_name_ or type(self).__name__
         for number, xs in enumerate(tqdm(found, desc=f"{name}.fit", unit="batch", delay=3, disable=not self.progress)):
             if number < done:
@@ -200,8 +200,13 @@ class PatternNet(ReverseAnalyzer):
         return max(1, min(len(xs[0]), int(CHUNK_BYTES / (4 * max(sum(sizes), 1)))))
 
     def _signature(self) -> str:
+        """What a state file belongs to: pattern type, kernels and all weights, on which the activations depend."""
+        weights = 0
+        for weight in self.model.weights:
+            weights = zlib.crc32(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes(), weights)
         shapes = [tuple(node.call.kernel().shape) for node in self._affine]
-        return f"{self.pattern_type}: " + ", ".join(f"{k} {s}" for k, s in zip(self._keys, shapes, strict=True))
+        kernels = ", ".join(f"{k} {s}" for k, s in zip(self._keys, shapes, strict=True))
+        return f"{self.pattern_type}: {kernels}; weights {weights:08x}"
 
     def _warn(self, dead: dict[str, int], neurons: Any) -> None:
         total = sum(dead.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +162,7 @@ def load_moments(path: Path, signature: str) -> tuple[list[Moments], int]:
             names = ("xu", "x", "masked", "u", "count", "shift")
             moments = [Moments(*(arrays[f"{name}{i}"] for name in names)) for i in range(count)]
             batches = int(arrays["batches"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidInputError(f"resume_from={str(path)!r} is no state of an interrupted fit: {error}") from error
     if found != signature:
         raise InvalidInputError(

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from innv_ext.analyzers import data
 from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers.graph_analyzer import check_float_inputs, select
 from innv_ext.analyzers.layout import Layout, Sizes
@@ -147,10 +146,9 @@ class PredictionDifference(MaskingAnalyzer):
             for data that don't fit the model or the patches, hold NaN, or are empty; nothing is changed then
         """
         checks.positive_int("stride", stride)
-        size = checks.positive_int("batch_size", self.batch_size if batch_size is None else batch_size)
         moments: list[PatchMoments] = []
         inner, count = [], 0
-        for arrays in data.batches(X, self.input_structure_, self.input_specs(), size):
+        for arrays in self.training_batches(X, batch_size, 1):
             layouts = self.layouts([a.shape[1:] for a in arrays])
             if not moments:
                 inner, outer = self._sizes(layouts)

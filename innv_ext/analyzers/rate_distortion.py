@@ -11,8 +11,8 @@ import numpy as np
 from keras import tree
 
 from innv_ext import optim
-from innv_ext.analyzers import data, moments
 from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers import moments
 from innv_ext.analyzers.distortion import Context, Distortion
 from innv_ext.analyzers.features import Features, group
 from innv_ext.analyzers.graph_analyzer import GraphAnalyzer, at_input, check_float_inputs
@@ -136,9 +136,7 @@ class RateDistortion(GraphAnalyzer):
             for data that don't fit the model, hold NaN, or are empty; nothing is changed then
         """
         if self.reference in LEARNT:
-            size = checks.positive_int("batch_size", max(self.batch_size, 256) if batch_size is None else batch_size)
-            found = data.batches(X, self.input_structure_, self.input_specs(), size)
-            self.reference_fit_ = learn(found, self.reference, self.rank)
+            self.reference_fit_ = learn(self.training_batches(X, batch_size), self.reference, self.rank)
         return self
 
     def is_fitted(self) -> bool:

@@ -283,9 +283,15 @@ def test_an_interrupted_fit_goes_on_where_it_stopped(tmp_path):
         PatternNet(model, pattern_type="linear").fit(x, resume_from=path)
     with pytest.raises(InvalidInputError, match="already holds 7"):
         PatternNet(model).fit(x[:20], batch_size=8, resume_from=path)
-    path.write_bytes(b"no archive")
-    with pytest.raises(InvalidInputError, match="no state of an interrupted fit"):
-        PatternNet(model).fit(x, resume_from=path)
+    whole = path.read_bytes()
+    for broken_file in (b"no archive", whole[: len(whole) // 2], b""):
+        path.write_bytes(broken_file)
+        with pytest.raises(InvalidInputError, match="no state of an interrupted fit"):
+            PatternNet(model).fit(x, resume_from=path)
+    path.write_bytes(whole)
+    model.set_weights([w + 0.01 for w in model.get_weights()])  # its activations are others
+    with pytest.raises(InvalidInputError, match="belongs to another fit"):
+        PatternNet(model).fit(x, batch_size=8, resume_from=path)
 
 
 def test_patterns_are_exported_given_back_saved_and_loaded(tmp_path):
