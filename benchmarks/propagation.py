@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -23,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import tensorflow as tf
+from common import PeakMemory, environment, plain_gradient, seconds
 
 import innv_ext
 
@@ -48,43 +46,10 @@ PARAMETERS = {
 }
 
 
-class PeakMemory:
-    """Peak resident memory of this process in MiB while the block runs, sampled every 10 ms (Linux)."""
-
-    def __enter__(self) -> PeakMemory:
-        self.peak, self._stop = 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
-
-    def _sample(self) -> None:
-        page = os.sysconf("SC_PAGE_SIZE") / 2**20
-        while not self._stop.wait(0.01):
-            self.peak = max(self.peak, int(Path("/proc/self/statm").read_text().split()[1]) * page)
-
-    def __exit__(self, *args: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
-def plain_gradient(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """What a careful user writes by hand: the largest logit's gradient, compiled, free batch dimension."""
-    logits = innv_ext.model_wo_softmax(model)
-
-    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), "float32")])
-    def gradient(x: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            score = tf.reduce_max(logits(x, training=False), axis=1)
-        return tape.gradient(score, x)
-
-    return lambda x: gradient(tf.constant(x)).numpy()
-
-
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+def walks() -> list[str]:
+    """The names of the analyzers that walk the graph with nothing to learn first."""
+    families = ("gradient", "lrp", "deep_taylor")
+    return [a.name for a in innv_ext.list_analyzers() if a.family in families and not a.needs_fit]
 
 
 def measure(model: keras.Model, name: str, batches: list[int], calls: int, baseline: Callable) -> list[dict]:
@@ -130,13 +95,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["VGG16", "ResNet50"])
     parser.add_argument("--batches", nargs="+", type=int, default=[4, 8])
-    parser.add_argument("--analyzers", nargs="+", default=[a.name for a in innv_ext.list_analyzers()])
+    parser.add_argument("--analyzers", nargs="+", default=walks())
     parser.add_argument("--calls", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("out/propagation.md"))
     args = parser.parse_args()
     text = (
-        f"Python {platform.python_version()}, TensorFlow {tf.__version__}, Keras {keras.__version__}, "
-        f"{os.cpu_count()} cores; median of {args.calls} calls; smoothgrad and integrated_gradients with 8 points.\n"
+        f"{environment()}; median of {args.calls} calls; smoothgrad and integrated_gradients with 8 points.\n"
     )
     for network in args.networks:
         model = getattr(keras.applications, network)(weights=None)

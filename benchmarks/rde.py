@@ -11,22 +11,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import statistics
-import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import keras
-import mnist
 import numpy as np
 import tensorflow as tf
+from common import PeakMemory, environment, median_seconds, mnist, row, write_parts
 
 import innv_ext
 from innv_ext import analyzers, evaluation, optim
@@ -196,47 +190,6 @@ def excess(model: keras.Model, data: mnist.Digits, x: np.ndarray, starts: int) -
 # --- speed -------------------------------------------------------------------------------------------------------
 
 
-def median_seconds(*functions: Callable[[], object], calls: int = 15) -> list[float]:
-    """Median time of each function, taking turns."""
-    for function in functions:
-        function()
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(calls):
-        for function, found in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            found.append(time.perf_counter() - start)
-    return [statistics.median(t) for t in times]
-
-
-class PeakMemory:
-    """Peak resident memory of this process in MiB above its start, sampled every 5 ms (Linux)."""
-
-    def __enter__(self) -> PeakMemory:
-        self.start = self.peak = self._now()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
-
-    @staticmethod
-    def _now() -> float:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-    def _sample(self) -> None:
-        while not self._stop.wait(0.005):
-            self.peak = max(self.peak, self._now())
-
-    def __exit__(self, *args: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.peak -= self.start
-
-
-def row(what: str, found: str, limit: str, holds: bool) -> str:
-    return f"| {what} | {found} | {limit} | {'yes' if holds else 'MISSED'} |"
-
-
 def filtering_cost(model: keras.Model, distortion: Any, x: np.ndarray) -> str:
     """Value and gradient by density filtering against those of the network itself."""
     logits = innv_ext.model_wo_softmax(model)
@@ -313,8 +266,8 @@ def large_problems() -> list[str]:
             start = time.perf_counter()
             job()
             seconds = time.perf_counter() - start
-        text = f"{seconds:.2f} s, {memory.peak:.0f} MiB"
-        holds = seconds < 1 and memory.peak < 300
+        text = f"{seconds:.2f} s, {memory.peak - memory.start:.0f} MiB"
+        holds = seconds < 1 and memory.peak - memory.start < 300
         rows.append(row(f"{title}, n = {LARGE}, m = {COLUMNS}", text, "< 1 s, 300 MB", holds))
     return rows
 
@@ -344,22 +297,14 @@ def main() -> None:
     model = network(data, args.model)
     x = two_per_class(data, args.images)
     accuracy = np.mean(model.predict(data.x_test, verbose=0).argmax(axis=1) == data.y_test)
-    text = (
-        f"Python {platform.python_version()}, TensorFlow {tf.__version__}, Keras {keras.__version__}, "
-        f"{os.cpu_count()} cores; the paper's network on {data.name}, {100 * accuracy:.1f} % of "
-        f"{len(data.x_test)} test images right.\n"
-    )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    for part in args.parts:
-        run = {
-            "ordering": lambda: ordering(model, data, x, args.draws),
-            "excess": lambda: excess(model, data, x, args.starts),
-            "speed": lambda: speed(model, data, x),
-        }[part]
-        found = run()
-        print(found, flush=True)
-        text += found + "\n"
-        args.out.write_text(text)
+    right = f"{accuracy:.1%} of {len(data.x_test)} test images right"
+    head = f"{environment()}; the paper's network on {data.name}, {right}."
+    parts = {
+        "ordering": lambda: ordering(model, data, x, args.draws),
+        "excess": lambda: excess(model, data, x, args.starts),
+        "speed": lambda: speed(model, data, x),
+    }
+    write_parts(head, parts, args.parts, args.out)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import warnings
 from collections.abc import Callable
@@ -25,8 +24,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from propagation import plain_gradient
-from rde import median_seconds, mnist, network, row, two_per_class
+from common import HEADER, environment, median_seconds, mnist, plain_gradient, ratio, write_parts
+from rde import network, two_per_class
 
 import innv_ext
 from innv_ext import analyzers, optim
@@ -37,18 +36,6 @@ HVP, AUTO, STEP = 2.0, 1.5, 1.15  # required ratios at most
 ITERATIONS, STEPS = 10, 20  # per solve of CASO (the paper's), per map of MoreauGrad
 MOST, MOST_STEPS = 2000, 200  # iterations of CASO, evaluations of MoreauGrad until a tolerance counts as missed
 LEAST = 2  # calls at least, however slow
-HEADER = "| what | measured | required | holds |\n|---|---|---|---|"
-
-
-def milliseconds(own: float, plain: float) -> str:
-    """The ratio and what it is made of."""
-    return f"{own / plain:.2f} ({1e3 * own:.1f} ms / {1e3 * plain:.1f} ms)"
-
-
-def line(what: str, own: float, plain: float, limit: float | None) -> str:
-    """A row of a table of ratios."""
-    text = milliseconds(own, plain)
-    return f"| {what} | {text} | | |" if limit is None else row(what, text, f"<= {limit:g}", own <= limit * plain)
 
 
 def curvature_of(analyzer: analyzers.CASO, x: np.ndarray) -> Curvature:
@@ -96,9 +83,9 @@ def products(title: str, model: keras.Model, x: np.ndarray, calls: int) -> list[
     )
     name = f"{title}, batch {len(x)}"
     return [
-        line(f"H v by double backward, compiled / gradient, {name}", double, gradient, HVP),
-        line(f"the same with sums in float64, as CASO calls it / gradient, {name}", whole, gradient, None),
-        line(f"H v by forward over reverse, compiled / gradient, {name}", other, gradient, None),
+        ratio(f"H v by double backward, compiled / gradient, {name}", double, gradient, HVP),
+        ratio(f"the same with sums in float64, as CASO calls it / gradient, {name}", whole, gradient, None),
+        ratio(f"H v by forward over reverse, compiled / gradient, {name}", other, gradient, None),
     ]
 
 
@@ -149,8 +136,8 @@ def caso(args: argparse.Namespace, model: keras.Model, data: mnist.Digits) -> st
                 lambda x=x: plain(x), lambda f=fixed, x=x: f.explain(x), lambda a=auto, x=x: a.explain(x), calls=calls
             )
             most = limit if name == "closed form" else None  # products cannot be shared between values of lambda1
-            rows.append(line(f'explain, lambda1="auto" / lambda1 fixed, {name}, {images}', many, one, most))
-            rows.append(line(f"explain, lambda1 fixed / gradient, {name}, {images}", one, gradient, None))
+            rows.append(ratio(f'explain, lambda1="auto" / lambda1 fixed, {name}, {images}', many, one, most))
+            rows.append(ratio(f"explain, lambda1 fixed / gradient, {name}, {images}", one, gradient, None))
     note = "\nBatch 8; the fixed value is the smallest of those that were chosen.\n"
     return "\n".join(['\n### CASO: lambda1="auto" against a fixed value', note, HEADER, *rows])
 
@@ -189,7 +176,7 @@ def moreau(args: argparse.Namespace, model: keras.Model, x: np.ndarray) -> str:
             )
             way = "accelerated" if accelerate else "Algorithm 1"
             what = f"explain / {count:g} evaluations / gradient, {way}, batch {batch}"
-            rows.append(line(what, whole / count, one, limit))
+            rows.append(ratio(what, whole / count, one, limit))
     return "\n".join(["\n### MoreauGrad: one evaluation against one gradient\n", HEADER, *rows])
 
 
@@ -308,23 +295,15 @@ def main() -> None:
     warnings.simplefilter("ignore", innv_ext.errors.ConvergenceWarning)  # searches are cut short to be timed
     data = mnist.load(args.data)
     model, x = network(data, args.model), two_per_class(data, 40)
-    text = (
-        f"Python {platform.python_version()}, TensorFlow {tf.__version__}, Keras {keras.__version__}, "
-        f"{os.cpu_count()} cores; MNIST network: that of benchmarks/rde.py on {data.name}; medians of calls that take "
-        f"turns.\n"
-    )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    for part in args.parts:
-        run = {
-            "hvp": lambda: hvp(args, model, x),
-            "caso": lambda: caso(args, model, data),
-            "moreau": lambda: moreau(args, model, x),
-            "iterations": lambda: iterations(args, model, data),
-        }[part]
-        found = run()
-        print(found, flush=True)
-        text += found + "\n"
-        args.out.write_text(text, encoding="utf-8")
+    which = f"MNIST network: that of benchmarks/rde.py on {data.name}"
+    head = f"{environment()}; {which}; medians of calls that take turns."
+    parts = {
+        "hvp": lambda: hvp(args, model, x),
+        "caso": lambda: caso(args, model, data),
+        "moreau": lambda: moreau(args, model, x),
+        "iterations": lambda: iterations(args, model, data),
+    }
+    write_parts(head, parts, args.parts, args.out)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ import _common  # first: it loads TensorFlow quietly
 import keras
 import mnist
 import numpy as np
-from digits import accuracy, load_model
+from digits import find_model
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -50,16 +50,9 @@ BOUNDS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)  # of the ranges o
 RIGHT, WRONG, SOFT = "#0072b2", "#d55e00", "#999999"
 
 
-def find_model(digits: mnist.Digits, saved: Path, epochs: int, retrain: bool) -> keras.Model:
-    """The network that an earlier run saved, or one that is trained now."""
-    model = None if retrain else load_model(saved, digits, least=0.5)
-    if model is None:
-        few = replace(digits, x_train=digits.x_train[:TRAINED], y_train=digits.y_train[:TRAINED])
-        print(f"Training on {len(few.x_train)} digits ...", flush=True)
-        model = mnist.train(few, epochs)
-        model.save(saved)
-    print(f"{saved}: {accuracy(model, digits):.1%} of {len(digits.x_test)} test images right.", flush=True)
-    return model
+def train(digits: mnist.Digits, epochs: int) -> keras.Model:
+    """Train the paper's network on at most TRAINED digits."""
+    return mnist.train(replace(digits, x_train=digits.x_train[:TRAINED], y_train=digits.y_train[:TRAINED]), epochs)
 
 
 # --- differences -------------------------------------------------------------------------------------------------
@@ -192,7 +185,10 @@ def main() -> None:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     digits = mnist.load(options.data)
-    model = find_model(digits, out / f"{digits.name}.keras", options.epochs, options.retrain)
+    saved, count = out / f"{digits.name}.keras", min(TRAINED, len(digits.x_train))
+    model = find_model(
+        saved, digits, lambda: train(digits, options.epochs), count, retrain=options.retrain, least=0.5
+    )
 
     probabilities = model.predict(digits.x_test, verbose=0)
     confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)

@@ -6,8 +6,10 @@ enlarged to 16 x 16 pixels, which makes better pictures and gives the network ro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -72,3 +74,16 @@ def load_model(path: Path, digits: Digits, least: float = 0.95) -> keras.Model |
         return None
     fits = model.input_shape == (None, *digits.x_test.shape[1:]) and model.output_shape == (None, 10)
     return model if fits and accuracy(model, digits) >= least else None
+
+
+def find_model(
+    saved: Path, digits: Any, train: Callable[[], keras.Model], count: int, *, retrain: bool, least: float
+) -> keras.Model:
+    """The network that an earlier run saved, or the one that ``train`` makes of ``count`` digits now."""
+    model = None if retrain else load_model(saved, digits, least)
+    if model is None:
+        print(f"Training on {count} digits ...", flush=True)
+        model = train()
+        model.save(saved)
+    print(f"{saved}: {accuracy(model, digits):.1%} of {len(digits.x_test)} test images right.", flush=True)
+    return model

@@ -69,13 +69,22 @@ def shifted(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def train(digits: Digits, epochs: int = 15, seed: int = 0) -> keras.Model:
-    """Train the network on randomly shifted images, with Adam and a learning rate that falls along a cosine."""
+    """Train the paper's network."""
     keras.utils.set_random_seed(seed)
+    return fit(build_model(), digits, epochs, 1e-3, seed)
+
+
+def epochs_of(digits: Digits, steps: int) -> int:
+    """How many epochs have at least ``steps`` updates."""
+    return -(-steps // -(-len(digits.x_train) // BATCH))
+
+
+def fit(model: keras.Model, digits: Digits, epochs: int, rate: float, seed: int = 0) -> keras.Model:
+    """Train a network on randomly shifted images, with Adam and a learning rate that falls along a cosine."""
     rng = np.random.default_rng(seed)
-    model = build_model()
     steps = epochs * -(-len(digits.x_train) // BATCH)
-    rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+    model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
     for _ in range(epochs):
         model.fit(shifted(digits.x_train, rng), digits.y_train, batch_size=BATCH, verbose=0)
     return model

@@ -31,7 +31,7 @@ import _common  # first: it loads TensorFlow quietly
 import keras
 import mnist
 import numpy as np
-from digits import accuracy, load_model
+from digits import find_model
 from keras import layers
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -66,27 +66,9 @@ def build_model() -> keras.Model:
 
 
 def train(digits: mnist.Digits, steps: int) -> keras.Model:
-    """Train the network on randomly shifted images for about ``steps`` updates, rounded up to whole epochs."""
+    """Train the network for at least ``steps`` updates."""
     keras.utils.set_random_seed(0)
-    rng, model = np.random.default_rng(0), build_model()
-    updates = -(-len(digits.x_train) // mnist.BATCH)
-    epochs = -(-steps // updates)
-    rate = keras.optimizers.schedules.CosineDecay(3e-3, epochs * updates)
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    for _ in range(epochs):
-        model.fit(mnist.shifted(digits.x_train, rng), digits.y_train, batch_size=mnist.BATCH, verbose=0)
-    return model
-
-
-def find_model(digits: mnist.Digits, saved: Path, steps: int, retrain: bool) -> keras.Model:
-    """The network that an earlier run saved, or one that is trained now."""
-    model = None if retrain else load_model(saved, digits, least=0.6)
-    if model is None:
-        print(f"Training on {len(digits.x_train)} digits ...", flush=True)
-        model = train(digits, steps)
-        model.save(saved)
-    print(f"{saved}: {accuracy(model, digits):.1%} of {len(digits.x_test)} test images right.", flush=True)
-    return model
+    return mnist.fit(build_model(), digits, mnist.epochs_of(digits, steps), 3e-3)
 
 
 # --- maps --------------------------------------------------------------------------------------------------------
@@ -194,7 +176,10 @@ def main() -> None:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     digits = mnist.load(options.data)
-    model = find_model(digits, out / f"{digits.name}.keras", options.steps, options.retrain)
+    saved, count = out / f"{digits.name}.keras", len(digits.x_train)
+    model = find_model(
+        saved, digits, lambda: train(digits, options.steps), count, retrain=options.retrain, least=0.6
+    )
 
     chosen = _common.in_turn(digits.y_test)[: options.images]
     x = digits.x_test[chosen]

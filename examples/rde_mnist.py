@@ -28,7 +28,7 @@ import _common  # first: it loads TensorFlow quietly
 import keras
 import mnist
 import numpy as np
-from digits import accuracy, load_model
+from digits import find_model
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -207,14 +207,12 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     digits = mnist.load(arguments.data)
     saved = out / f"{digits.name}.keras"
-    model = None if arguments.retrain else load_model(saved, digits, least=0.8)
-    if model is None:
-        print(f"Training on {len(digits.x_train)} digits ...", flush=True)
-        model = mnist.train(digits, arguments.epochs)
-        model.save(saved)
-    print(f"{saved}: {accuracy(model, digits):.1%} of {len(digits.x_test)} test images right.\n")
+    count = len(digits.x_train)
+    model = find_model(
+        saved, digits, lambda: mnist.train(digits, arguments.epochs), count, retrain=arguments.retrain, least=0.8
+    )
 
-    print("One image with several solvers:")
+    print("\nOne image with several solvers:")
     draw_maps(model, digits, arguments.iterations, out / "maps.png")
 
     chosen = _common.in_turn(digits.y_test)[: arguments.images]

@@ -1,6 +1,5 @@
 """The examples as users run them: own process, real data, clean output, a table and pictures."""
 
-import importlib
 import os
 import re
 import subprocess
@@ -89,19 +88,43 @@ def pixels(picture, colour):
     return (np.abs(picture - np.array(to_rgb(colour)) * 255) < 20).all(axis=2).sum()
 
 
-def check_reuse(name, saved, monkeypatch, capsys):
-    """The example finds the model that it saved, unless it is told to train anew."""
+def test_a_saved_network_is_used_again_while_it_fits(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import digits
+    import keras
+    import mnist
+
+    found, saved, made = mnist.load(), tmp_path / "net.keras", []
+
+    def train(classes=10):
+        keras.utils.set_random_seed(len(made))
+        made.append(keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(classes)]))
+        return made[-1]
+
+    def find(**options):
+        digits.find_model(saved, found, train, 5, **options)
+        return "Training on 5 digits" in capsys.readouterr().out
+
+    assert find(retrain=False, least=0.0)
+    before = saved.read_bytes()
+    assert not find(retrain=False, least=0.0)
+    assert saved.read_bytes() == before
+    assert find(retrain=True, least=0.0)
+    assert saved.read_bytes() != before
+    assert find(retrain=False, least=1.0)  # too many wrong
+    train(classes=9).save(saved)
+    assert find(retrain=False, least=0.0)
+    saved.write_bytes(b"no model")
+    assert find(retrain=False, least=0.0)
+    assert len(made) == 6
+
+
+def test_training_takes_whole_epochs(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import mnist
 
-    example, digits, before = importlib.import_module(name), mnist.load(), saved.read_bytes()
-    few = mnist.Digits(digits.name, digits.x_train[:64], digits.x_test, digits.y_train[:64], digits.y_test)
-    example.find_model(few, saved, 1, False)
-    assert "Training" not in capsys.readouterr().out
-    assert saved.read_bytes() == before
-    example.find_model(few, saved, 1, True)
-    assert "Training on 64 digits" in capsys.readouterr().out
-    assert saved.read_bytes() != before
+    few = mnist.Digits("few", np.zeros((130, 28, 28, 1), "float32"), *[np.zeros(1)] * 3)  # 3 updates an epoch
+    assert [mnist.epochs_of(few, steps) for steps in (1, 3, 4, 9, 10)] == [1, 1, 2, 3, 4]
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +211,7 @@ def test_rde_mnist_trains_explains_and_draws_then_reuses_the_model(tmp_path):
     assert len(areas(again.stdout)) == 15
 
 
-def test_caso_confidence_trains_explains_and_draws_then_reuses_the_model(tmp_path, monkeypatch, capsys):
+def test_caso_confidence_trains_explains_and_draws(tmp_path):
     out = tmp_path / "out" / "caso_confidence"
     done = run("caso_confidence.py", "--images", 100, cwd=tmp_path)
     assert done.stderr == ""
@@ -221,8 +244,6 @@ def test_caso_confidence_trains_explains_and_draws_then_reuses_the_model(tmp_pat
     blue = np.array([0x00, 0x72, 0xB2])
     faded = 255 - np.outer([0.55, 1 - 0.45**2], 255 - blue)  # one point, two on top of each other
     assert min(np.abs(picture[:half] - colour).sum(axis=2).min() for colour in faded) <= 6
-
-    check_reuse("caso_confidence", out / "digits28.keras", monkeypatch, capsys)
 
 
 def test_caso_confidence_compares_the_closed_forms_of_cafo_and_caso(monkeypatch):
@@ -283,7 +304,7 @@ def test_caso_confidence_summarises_and_normalises_as_it_says(monkeypatch):
     np.testing.assert_allclose(example.directions(np.array([[[3.0], [-4.0]]])), [[0.6, -0.8]])
 
 
-def test_moreau_sparsity_trains_explains_and_draws_then_reuses_the_model(tmp_path, monkeypatch, capsys):
+def test_moreau_sparsity_trains_explains_and_draws(tmp_path):
     out = tmp_path / "out" / "moreau_sparsity"
     done = run("moreau_sparsity.py", "--images", 2, "--steps", 120, cwd=tmp_path)
     assert done.stderr == ""
@@ -312,8 +333,6 @@ def test_moreau_sparsity_trains_explains_and_draws_then_reuses_the_model(tmp_pat
     assert distance[5] == pytest.approx(distance[10], abs=0.02)  # both are MoreauGrad
     assert markdown_rows((out / "sparsity.md").read_text(encoding="utf-8")) == table
     check_picture(out / "maps.png", (2, 16), 3000)
-
-    check_reuse("moreau_sparsity", out / "digits28.keras", monkeypatch, capsys)
 
 
 def test_moreau_sparsity_finds_the_closed_forms_of_a_linear_score(monkeypatch):
@@ -352,6 +371,175 @@ def test_moreau_sparsity_finds_the_closed_forms_of_a_linear_score(monkeypatch):
             assert float(row[5]) == pytest.approx(np.mean(away), abs=0.006)
             assert int(row[2].rstrip("%")) == pytest.approx(100 * np.mean(expected == 0), abs=1.1)
             assert row[3] == "5 converged"
+
+
+def test_patterns_trains_learns_and_draws(tmp_path):
+    out = tmp_path / "out" / "patterns"
+    done = run("patterns.py", "--images", 3, "--steps", 150, cwd=tmp_path)
+    assert done.stderr == ""
+    assert "Training" in done.stdout
+    assert float(re.search(r"digits28.keras: (\d+\.\d)% of 179 test images right", done.stdout)[1]) >= 70
+
+    text = (out / "patterns.md").read_text(encoding="utf-8")
+    assert text in done.stdout
+    toys, network = (markdown_rows(part) for part in text.split("\n\n"))
+    for (distractor, _, weights, _, pattern), expected in zip(toys, ("(1, 1)", "(0.5, -1)"), strict=True):
+        a, b = map(float, distractor.strip("()").split(","))
+        assert distractor == expected
+        away = np.degrees(np.arccos(abs(b) / np.hypot(a, b)))  # the weights are orthogonal to the distractor
+        assert float(weights.rstrip("°")) == pytest.approx(away, abs=0.1)
+        assert float(pattern.rstrip("°")) < 2
+    assert [(name, int(count)) for name, count, *_ in network[:1]] == [("first", 16)]
+    assert [int(count) for _, count, *_ in network] == [16, 32, 64, 10]
+    for name, _, dead, median, bounds in network:
+        low, high = map(float, bounds.split(" to "))
+        assert 0 <= int(dead.rstrip("%")) < 50, name
+        assert 0 <= low <= float(median) <= high < 1, name
+
+    check_picture(out / "maps.png", (3, 6), 3000)
+    picture = np.rint(imread(out / "filters.png")[..., :3] * 255).astype(int)
+    height, width = picture.shape[:2]
+    assert 1000 < height < 1600
+    assert 1000 < width < 1600
+    toy, filters = picture[: int(0.42 * height)], picture[int(0.5 * height) :]
+    for colour in ("#222222", "#8c8c8c", "#d55e00", "#0072b2"):
+        assert pixels(toy, colour) > 300, colour
+    for strong, weak in ((0, 2), (2, 0)):  # the ends of seismic
+        assert np.mean((filters[..., strong] > 100) & (filters[..., weak] < 60) & (filters[..., 1] < 60)) > 0.02
+
+    for top, bottom in ((0.51, 0.58), (0.60, 0.67)):  # weights, patterns
+        strip = picture[int(top * height) : int(bottom * height), int(0.15 * width) : int(0.92 * width)]
+        assert np.mean(np.ptp(strip, axis=2) > 60) > 0.3
+
+
+def test_patterns_of_the_toy_are_covariances(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import patterns as example
+
+    for distractor in ((1, 1), (0.5, -1), (-2, 0.3)):
+        toy = example.solve_toy(distractor)
+        e = (toy.x - np.outer(toy.y, example.SIGNAL)) @ distractor / np.dot(distractor, distractor)
+        np.testing.assert_allclose(toy.x, np.outer(toy.y, example.SIGNAL) + np.outer(e, distractor), atol=1e-12)
+        np.testing.assert_allclose(toy.gradient, [1, -distractor[0] / distractor[1]], rtol=1e-5)
+        covariance = np.cov(toy.x.T, toy.y)[:2, 2] / np.var(toy.y, ddof=1)  # of x and the output, which is y
+        np.testing.assert_allclose(toy.pattern, covariance * toy.y.max(), atol=1e-5)
+    assert example.degrees(np.array([0.0, 2]), np.array([-1.0, 0])) == pytest.approx(90)
+
+
+def test_patterns_compares_weights_and_patterns_neuron_by_neuron(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import keras
+    import patterns as example
+
+    keras.utils.set_random_seed(0)
+    stack = [keras.Input((6, 6, 1)), keras.layers.Conv2D(3, 3, activation="relu", name="first"), keras.layers.Flatten()]
+    model = keras.Sequential([*stack, keras.layers.Dense(2, name="last")])
+    kernel, bias = model.get_layer("first").get_weights()
+    bias[1] = -100  # never fires
+    model.get_layer("first").set_weights([kernel, bias])
+    x = np.random.default_rng(0).random((40, 6, 6, 1)).astype("float32")
+    found = example.compare(model, example.learn_patterns(model, x))
+    assert list(found) == ["first", "last"]
+    dead, cosines = found["first"]
+    assert dead.tolist() == [False, True, False]
+
+    patches = [
+        image[i : i + 3, j : j + 3, 0].ravel() for image in x.astype("float64") for i in range(4) for j in range(4)
+    ]
+    for neuron in (0, 2):
+        w = kernel[..., neuron].ravel()
+        u = np.array([w @ patch for patch in patches])
+        fires = u + bias[neuron] > 0
+        inputs = np.array(patches)[fires]
+        direction = (inputs * u[fires][:, None]).mean(axis=0) - inputs.mean(axis=0) * u.mean()
+        a = direction / (w @ direction)
+        assert cosines[neuron] == pytest.approx(w @ a / np.linalg.norm(w) / np.linalg.norm(a), abs=1e-4)
+    assert cosines[1] == 0
+    first, last = markdown_rows(example.layer_table(found))
+    low, high = sorted(cosines[[0, 2]])
+    assert first == ["first", "3", "33%", f"{(low + high) / 2:.2f}", f"{low:.2f} to {high:.2f}"]
+    assert last[:3] == ["last", "2", "0%"]
+    nothing = {"silent": (np.array([True]), np.zeros(1))}
+    assert markdown_rows(example.layer_table(nothing)) == [["silent", "1", "100%", "-", "-"]]
+
+
+def test_text_embedding_trains_explains_and_draws(tmp_path):
+    out = tmp_path / "out" / "text"
+    done = run("text_embedding.py", "--epochs", 30, cwd=tmp_path)
+    assert done.stderr == ""
+    assert float(re.search(r"(\d+\.\d)% of 60 test sentences right", done.stdout)[1]) >= 90
+    table = markdown_rows(done.stdout)
+    assert markdown_rows((out / "words.md").read_text(encoding="utf-8")) == table
+    methods = ["input_t_gradient", "lrp.epsilon", "integrated_gradients", "deep_lift", "occlusion"]
+    assert [name for name, *_ in table] == methods
+    for name, praise, complaint, _, gap in table:
+        assert float(gap) < 1e-4, name
+        good, bad = ([float(value) for value in re.findall(r" ([+-]\d+\.\d\d)", cell)] for cell in (praise, complaint))
+        assert len(good) == len(bad) == 4
+        assert good == sorted(good, reverse=True)
+        assert bad == sorted(bad)
+        assert good[0] > 0 > bad[0], name
+
+    picture = np.rint(imread(out / "words.png")[..., :3] * 255).astype(int)
+    assert picture.shape[1] == 1275
+    assert 900 < picture.shape[0] < 1500
+    blocks = np.array_split(picture[:-100], 4)  # a sentence each
+    for block, most, least in zip(blocks[:3], ("#67001f", "#67001f", "#053061"), ("#053061", "#053061", "#67001f")):
+        assert pixels(block, most) > 2000 + pixels(block, least)  # praise, praise, complaint
+    for colour in ("#67001f", "#053061"):
+        assert pixels(picture[-100:], colour) > 10, colour  # the bar
+
+
+def test_text_embedding_makes_sentences_that_mean_what_their_labels_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import text_embedding as example
+
+    texts, labels = example.make_sentences()
+    assert len(texts) == len(set(texts)) == len(labels) == 240
+    assert not set(texts) & set(example.SHOWN)
+    assert [labels.tolist().count(label) for label in (0, 1)] == [120, 120]
+    for text, label in zip(texts, labels, strict=True):
+        words = set(text.split())
+        kind = bool(words & set(example.GOOD))
+        assert kind != bool(words & set(example.BAD))
+        assert label == kind ^ bool(words & {"not", "never"}), text
+    assert 40 < sum("not" in text.split() or "never" in text.split() for text in texts) < 120
+    assert example.make_sentences()[0] == texts
+
+    vocabulary = example.make_vocabulary(["b a", "c a"])
+    assert vocabulary == {"a": 1, "b": 2, "c": 3}
+    assert example.to_tokens(["c a b", "a"], vocabulary).tolist() == [[3, 1, 2] + [0] * 7, [1] + [0] * 9]
+    found = dict(example.ranking(["a b", "b c"], np.array([[1.0, 2, 9], [4, -1, 9]])))
+    assert found == {"a": 1, "b": 3, "c": -1}
+    assert list(found) == ["b", "a", "c"]
+
+
+def test_text_embedding_explains_a_linear_model_in_closed_form(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import keras
+    import text_embedding as example
+
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((example.LENGTH,), dtype="int32")
+    vectors = keras.layers.Embedding(6, 4, name="embedding")(tokens)
+    score = keras.layers.Dense(1)(keras.layers.Flatten()(vectors))
+    model = keras.Model(tokens, score)
+    (lookup,), (weights, _) = (model.layers[i].get_weights() for i in (1, 3))
+    model.layers[3].set_weights([weights, np.array([0.3])])
+    x = np.random.default_rng(0).integers(0, 6, (3, example.LENGTH))
+    found = example.explain(model, x)
+    np.testing.assert_allclose(found.scores, model.predict(x, verbose=0)[:, 0], rtol=1e-5)
+    weights = weights.reshape(example.LENGTH, 4)
+    for name, maps in found.relevance.items():
+        base = np.zeros(4) if name in ("input_t_gradient", "lrp.epsilon") else lookup[0]
+        expected = np.array([[(lookup[token] - base) @ weights[i] for i, token in enumerate(row)] for row in x])
+        if name == "lrp.epsilon":
+            expected *= (found.scores / (found.scores + 0.25 * np.sign(found.scores)))[:, None]
+        np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-5, err_msg=name)
+    assert max(example.differences(found).values()) < 1e-5
+    found.behind["lrp.epsilon"][0, 0] += 1e-3
+    with pytest.raises(RuntimeError, match=r"lrp\.epsilon differs"):
+        example.differences(found)
 
 
 def test_options_of_the_digit_examples_are_checked(tmp_path, monkeypatch, capsys):

@@ -166,6 +166,13 @@ def randomise(net, seed=0, bias=0.2):
     return net
 
 
+def build(function, shape, seed=0):
+    """A float64 model with random weights: ``function`` of a symbolic input."""
+    with precision("float64"):
+        i = keras.Input(shape)
+        return randomise(keras.Model(i, function(i)), seed)
+
+
 @functools.cache
 def make(name, dtype="float32"):
     """The model ``name`` of the zoo; cached, so don't change its weights without putting them back."""

@@ -28,13 +28,6 @@ def lift(model, **params):
     return DeepLift(model, progress=False, **params)
 
 
-def build(function, shape, seed=0):
-    """A float64 model with random weights: ``function`` of a symbolic input."""
-    with zoo.precision("float64"):
-        i = keras.Input(shape)
-        return zoo.randomise(keras.Model(i, function(i)), seed)
-
-
 def data(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
@@ -126,7 +119,7 @@ NODES = {
 
 @pytest.mark.parametrize("name", NODES)
 def test_sum_of_single_nodes(name):
-    model = build(lambda i: L.Dense(2)(NODES[name](i)), (3,))
+    model = zoo.build(lambda i: L.Dense(2)(NODES[name](i)), (3,))
     x = data(5, 3, seed=1)
     for rule in RULES:
         analyzer = lift(model, rule=rule, reference_inputs=0.3)
@@ -138,7 +131,7 @@ def test_sum_of_single_nodes(name):
 
 
 def test_more_steps_are_more_exact():
-    model = build(lambda i: L.Dense(2)(L.LayerNormalization()(8 * L.Dense(4)(i))), (3,))
+    model = zoo.build(lambda i: L.Dense(2)(L.LayerNormalization()(8 * L.Dense(4)(i))), (3,))
     x = data(6, 3, seed=1)
     errors = [lift(model, steps=k).explain(x).extras["completeness_error"].max() for k in (1, 8, 64)]
     assert errors[0] > 10 * errors[1] > 100 * errors[2]
@@ -153,7 +146,7 @@ def test_masks_at_the_reference_are_those_of_x():
         lambda i: L.GlobalAveragePooling1D()(L.MultiHeadAttention(1, 2)(*[L.Masking()(i)] * 2)),  # on the tensor
         lambda i: L.GlobalAveragePooling1D()(L.Masking()(i)),
     ):
-        analyzer = lift(build(lambda i, rnn=rnn: L.Dense(2)(rnn(i)), (5, 3)))
+        analyzer = lift(zoo.build(lambda i, rnn=rnn: L.Dense(2)(rnn(i)), (5, 3)))
         for analyzer.reference_inputs in (0, 0.3):
             found = analyzer.explain(x)
             assert (found.extras["completeness_error"] <= 1e-7).all()
@@ -173,7 +166,7 @@ def test_linear_models_are_exact(rule):
         y = L.Flatten()(L.AveragePooling2D(2)(L.Add()([y, L.Conv2D(3, 2)(i)])))
         return L.Dense(2)(y)
 
-    model = build(function, (5, 5, 2))
+    model = zoo.build(function, (5, 5, 2))
     w, _ = twins.matrix_of(model, (5, 5, 2))
     x, x0 = data(4, 5, 5, 2), data(5, 5, 2, seed=1)
     found = lift(model, rule=rule, reference_inputs=x0).analyze(x, 1)
@@ -182,7 +175,7 @@ def test_linear_models_are_exact(rule):
 
 def hidden_layer(activation="relu"):
     """(model, W, b, v): v . activation(x W + b)."""
-    model = build(lambda i: L.Dense(1)(L.Dense(6, activation=activation)(i)), (4,), seed=3)
+    model = zoo.build(lambda i: L.Dense(1)(L.Dense(6, activation=activation)(i)), (4,), seed=3)
     W, b, v, _ = model.get_weights()
     return model, W, b, v[:, 0]
 
@@ -259,7 +252,7 @@ def test_switch_by_hand():
     x, x0 = np.array([[3.0, 2, -1, -4]]), np.array([-1.0, 1, 2, -2])
     found = lift(model, reference_inputs=x0, neuron_selection_mode="all").analyze(x)
     close(found, [[3.1, 1, -2.1, -0.2]])
-    model = build(lambda i: L.Dense(2)(HandWrittenBroadcast()(i)), (3,))
+    model = zoo.build(lambda i: L.Dense(2)(HandWrittenBroadcast()(i)), (3,))
     found = lift(model).explain(data(6, 3))
     same = np.sign(data(6, 3).mean(axis=1)) < 0  # the reference takes the branch of means <= 0
     assert same.any() and (found.extras["completeness_error"][same] <= 1e-9).all()
@@ -330,7 +323,7 @@ def twin(x, x0, weights, f, df, c, rule):
     [("relu", twins.pos, lambda z: float(z > 0)), ("tanh", np.tanh, lambda z: 1 - np.tanh(z) ** 2)],
 )
 def test_dense_net_equals_the_loops(rule, activation, f, df):
-    model = build(
+    model = zoo.build(
         lambda i: L.Dense(3)(L.Dense(5, activation=activation)(L.Dense(6, activation=activation)(i))), (4,), seed=7
     )
     flat = model.get_weights()
@@ -415,7 +408,7 @@ def test_close_points_in_single_precision(activation, rule):
 
 def test_equal_points_have_zero_contributions_and_finite_multipliers():
     """Where nothing changes the derivative counts, but not an infinite one (square root at 0)."""
-    model = build(lambda i: L.Dense(2)(ops.concatenate([ops.sqrt(ops.abs(i)), ops.tanh(i)], axis=-1)), (3,))
+    model = zoo.build(lambda i: L.Dense(2)(ops.concatenate([ops.sqrt(ops.abs(i)), ops.tanh(i)], axis=-1)), (3,))
     x = np.array([[0.0, 0, 0], [1, 0, 0]])
     found = lift(model).explain(x)
     assert np.isfinite(found.attribution).all() and (found.attribution[0] == 0).all()
@@ -585,7 +578,7 @@ def test_deep_shap_is_the_mean_of_deep_lift(convnet, shap_references, rule):
 
 def test_deep_shap_of_a_linear_model():
     """w (x - mean of the references), which are the Shapley values."""
-    model = build(L.Dense(2, **F64), (4,))
+    model = zoo.build(L.Dense(2, **F64), (4,))
     X, x = data(9, 4), data(3, 4, seed=1)
     close(DeepShap(model).fit(X).analyze(x, 1), model.get_weights()[0][:, 1] * (x - X.mean(axis=0)))
 

@@ -19,13 +19,6 @@ def shap(model, **params):
     return GradientShap(model, progress=False, **params)
 
 
-def build(function, shape, seed=0):
-    """A float64 model with random weights: ``function`` of a symbolic input."""
-    with zoo.precision("float64"):
-        i = keras.Input(shape)
-        return zoo.randomise(keras.Model(i, function(i)), seed)
-
-
 def data(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
@@ -49,7 +42,7 @@ def smooth():
 @pytest.mark.parametrize("noise_scale", [0.0, 2.0])
 def test_linear_models_are_exact(noise_scale):
     """w (x - mean of the references): alpha and noise don't matter where the gradient is constant."""
-    model = build(lambda i: L.Dense(2)(L.Flatten()(i)), (3, 2))
+    model = zoo.build(lambda i: L.Dense(2)(L.Flatten()(i)), (3, 2))
     X, x = data(8, 3, 2), data(4, 3, 2, seed=1)
     w = model.get_weights()[0][:, 1].reshape(3, 2)
     close(shap(model, references=X, samples=24, noise_scale=noise_scale).analyze(x, 1), w * (x - X.mean(axis=0)))
@@ -57,7 +50,7 @@ def test_linear_models_are_exact(noise_scale):
 
 def test_every_reference_counts_the_same():
     """Up to one draw; fewer draws than references take that many of them."""
-    model = build(L.Dense(1, use_bias=False, dtype="float64"), (1,))
+    model = zoo.build(L.Dense(1, use_bias=False, dtype="float64"), (1,))
     w = model.get_weights()[0][0, 0]
     X = 10.0 ** np.arange(4)[:, None]
     for samples, counts in ((6, [1, 2]), (2, [0, 1])):
