@@ -126,14 +126,11 @@ def main() -> None:
 
     data = digits.load()
     saved = out.parent / "digits.keras"
-    model = None if arguments.retrain else digits.load_model(saved, data)
-    if model is None:
-        print(f"Training on {len(data.x_train)} digits ...")
-        model = digits.train(data)
-        model.save(saved)
+    model = digits.find_model(
+        saved, data, lambda: digits.train(data), len(data.x_train), retrain=arguments.retrain, least=0.95
+    )
     predictions = model.predict(data.x_test, verbose=0).argmax(axis=1)
     wrong = np.flatnonzero(predictions != data.y_test)
-    print(f"{saved}: {digits.accuracy(model, data):.1%} of {len(data.x_test)} test images right, {len(wrong)} wrong.")
 
     chosen = choose(predictions, data.y_test, arguments.images)
     print(f"Explaining {len(chosen)} test images, {np.isin(chosen, wrong).sum()} of them classified wrongly:\n")

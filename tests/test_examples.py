@@ -127,19 +127,14 @@ def test_training_takes_whole_epochs(monkeypatch):
     assert [mnist.epochs_of(few, steps) for steps in (1, 3, 4, 9, 10)] == [1, 1, 2, 3, 4]
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """A first run in an empty folder."""
-    folder = tmp_path_factory.mktemp("demo")
-    return folder, run("demo.py", "--images", 3, cwd=folder)
-
-
-def test_demo_trains_explains_and_draws(demo):
-    folder, done = demo
+def test_demo_trains_explains_and_draws(tmp_path):
+    folder, done = tmp_path, run("demo.py", "--images", 3, cwd=tmp_path)
     assert done.stderr == ""  # no log of TensorFlow, no warnings
-    right = re.search(r"(\d+\.\d)% of 450 test images right, (\d+) wrong", done.stdout)
-    assert float(right[1]) >= 97
-    assert f"Explaining 3 test images, {min(1, int(right[2]))} of them classified wrongly" in done.stdout
+    assert "Training on 1347 digits" in done.stdout
+    right = float(re.search(r"(\d+\.\d)% of 450 test images right", done.stdout)[1])
+    assert right >= 97
+    wrong = min(1, round(450 * (1 - right / 100)))
+    assert f"Explaining 3 test images, {wrong} of them classified wrongly" in done.stdout
 
     table = rows(done.stdout)
     assert len(table) == 15
@@ -162,21 +157,7 @@ def test_demo_trains_explains_and_draws(demo):
     check_curves(folder / "out" / "demo_ordering.png", 16)
 
 
-def test_demo_reuses_the_saved_model(demo):
-    folder, first = demo
-    saved = folder / "out" / "digits.keras"
-    before = saved.read_bytes()
-    again = run("demo.py", "--images", 1, "--out", "out/again.png", cwd=folder)
-    assert "Training" in first.stdout
-    assert "Training" not in again.stdout
-    assert saved.read_bytes() == before
-    assert (folder / "out" / "again.png").exists()
-    assert (folder / "out" / "again_neurons.png").exists()
-    assert (folder / "out" / "again_ordering.png").exists()
-
-
-def test_rde_mnist_trains_explains_and_draws_then_reuses_the_model(tmp_path):
-    # one test, not three with a fixture: processes that share the tests would each run it
+def test_rde_mnist_trains_explains_and_draws(tmp_path):
     out = tmp_path / "out" / "rde_mnist"
     done = run("rde_mnist.py", "--images", 5, "--iterations", 10, "--samples", 4, "--epochs", 6, cwd=tmp_path)
     assert "Training" in done.stdout
@@ -200,15 +181,25 @@ def test_rde_mnist_trains_explains_and_draws_then_reuses_the_model(tmp_path):
         assert seen[: len(seen) // 2].any(), colour
         assert seen[len(seen) // 2 :].any(), colour
 
-    digits = load_digits()
-    x = np.repeat(np.repeat(digits.images, 4, axis=1), 4, axis=2)[:, 2:30, 2:30]
-    np.savez(tmp_path / "digits28.npz", x=np.rint(x / 16 * 255).astype("uint8"), y=digits.target.astype("uint8"))
-    before = (out / "digits28.keras").read_bytes()
-    small = ("--images", 1, "--iterations", 1, "--samples", 1)
-    again = run("rde_mnist.py", "--data", "digits28.npz", *small, cwd=tmp_path)
-    assert "Training" not in again.stdout
-    assert (out / "digits28.keras").read_bytes() == before
-    assert len(areas(again.stdout)) == 15
+
+def test_digits_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import mnist
+
+    found = load_digits()
+    x = np.repeat(np.repeat(found.images, 4, axis=1), 4, axis=2)[:, 2:30, 2:30]
+    x, y = np.rint(x / 16 * 255).astype("uint8"), found.target.astype("uint8")
+    np.savez(tmp_path / "own.npz", x=x, y=y)
+    digits = mnist.load(tmp_path / "own.npz")
+    assert digits.name == "own"
+    assert len(digits.x_test) == len(x) // 10
+    read = np.concatenate([digits.x_train, digits.x_test])
+    np.testing.assert_allclose(read[..., 0], x / np.float32(255), rtol=1e-6)
+    np.testing.assert_array_equal(np.concatenate([digits.y_train, digits.y_test]), y)
+    for wrong, message in (({"x": x}, "no array 'y'"), ({"x": x[:, 1:], "y": y}, r"shape \(1797, 27, 28\)")):
+        np.savez(tmp_path / "wrong.npz", **wrong)
+        with pytest.raises(ValueError, match=message):
+            mnist.load(tmp_path / "wrong.npz")
 
 
 def test_caso_confidence_trains_explains_and_draws(tmp_path):

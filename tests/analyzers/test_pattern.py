@@ -143,9 +143,10 @@ def test_batch_normalisation_is_folded_first():
     np.testing.assert_allclose(found, dense_twin(x, folded, shift, "relu"), rtol=1e-7, atol=1e-9)
 
 
-def test_every_pattern_has_unit_output_and_every_model_of_the_zoo_is_learnt():
+def test_every_pattern_has_unit_output():
     """w . a = 1 for living neurons, 0 for dead ones."""
-    for name in zoo.ZOO:
+    models = "convnet nested shared two_inputs residual dense_blocks bn_after bn_before separable operators"
+    for name in f"{models} custom_layer transformer signal volume channels_first".split():
         sample = zoo.make(name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeadNeuronWarning)
