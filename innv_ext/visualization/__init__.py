@@ -1,10 +1,14 @@
-"""Arrays to pictures: relevance maps as RGB arrays, and comparison grids as matplotlib figures."""
+"""Arrays to pictures: relevance maps as RGB arrays, and figures that compare analyzers on images and other data."""
 
 from innv_ext.visualization.grid import imshow_grid
 from innv_ext.visualization.images import to_rgb
 from innv_ext.visualization.maps import back_project, graymap, heatmap
 from innv_ext.visualization.overlays import blend, mask_input, scale_input
 from innv_ext.visualization.scaling import reduce_channels
+from innv_ext.visualization.signals import plot_signals
+from innv_ext.visualization.tables import plot_tables
+from innv_ext.visualization.tokens import plot_tokens, tokens_to_html
+from innv_ext.visualization.volumes import plot_volumes
 
 __all__ = [
     "back_project",
@@ -13,7 +17,12 @@ __all__ = [
     "heatmap",
     "imshow_grid",
     "mask_input",
+    "plot_signals",
+    "plot_tables",
+    "plot_tokens",
+    "plot_volumes",
     "reduce_channels",
     "scale_input",
     "to_rgb",
+    "tokens_to_html",
 ]

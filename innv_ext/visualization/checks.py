@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,28 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _LISTED = 20  # longer lists of choices are not spelt out
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a batch holds, in the words of errors and warnings."""
+
+    sample: str
+    entry: str
+    axes: tuple[str, ...]
+    channels: bool = True  # whether a channel axis may follow
+
+    @property
+    def expected(self) -> str:
+        """The shape, spelt out."""
+        return f"(batch, {', '.join(self.axes)})"
+
+
+IMAGE = Kind("image", "pixel", ("height", "width"))
+SIGNAL = Kind("signal", "time step", ("time",))
+VOLUME = Kind("volume", "voxel", ("depth", "height", "width"))
+TEXT = Kind("text", "token", ("tokens",))
+TABLE = Kind("row", "feature", ("features",), channels=False)
 
 
 def choice(argument: str, value: Any, choices: Collection[str]) -> str:
@@ -50,27 +73,32 @@ def as_numbers(values: ArrayLike, argument: str) -> Floats:
         raise InvalidInputError(f"{argument} must be an array of real numbers; got {error}.") from error
 
 
-def as_batch(values: ArrayLike, argument: str, channel_axis: int) -> Floats:
-    """Copy (batch, H, W), (batch, H, W, C) or (batch, C, H, W), by ``channel_axis``, to (batch, H, W, C)."""
-    if channel_axis not in (-1, 3, 1, -3):
+def as_batch(values: ArrayLike, argument: str, channel_axis: int = -1, kind: Kind = IMAGE) -> Floats:
+    """Copy e.g. (batch, H, W), (batch, H, W, C) or (batch, C, H, W), by ``channel_axis``, to (batch, H, W, C)."""
+    last = len(kind.axes) + 1
+    if channel_axis not in (-1, last, 1, -last):
         raise InvalidInputError(f"channel_axis must be -1 (channels last) or 1 (channels first); got {channel_axis!r}.")
     array = as_numbers(values, argument)
-    if array.ndim not in (3, 4):
+    if array.ndim != last and not (kind.channels and array.ndim == last + 1):
+        with_channels = " or that with a channel axis" if kind.channels else ""
         raise InvalidInputError(
-            f"{argument} has shape {array.shape}; expected (batch, height, width) or that with a channel "
-            f"axis. A single image needs a batch axis: {argument}[None]."
+            f"{argument} has shape {array.shape}; expected {kind.expected}{with_channels}. "
+            f"A single {kind.sample} needs a batch axis: {argument}[None]."
         )
     if 0 in array.shape[1:]:
-        raise InvalidInputError(f"{argument} has shape {array.shape}: there are no pixels to draw.")
-    return array[..., None] if array.ndim == 3 else np.moveaxis(array, channel_axis, -1)
+        raise InvalidInputError(f"{argument} has shape {array.shape}: there are no {kind.entry}s to draw.")
+    return array[..., None] if array.ndim == last else np.moveaxis(array, channel_axis, -1)
 
 
-def check_same_size(relevance: Floats, image: Floats, argument: str = "relevance") -> None:
-    """Raise unless both are pictures of the same number, height and width; channels may differ."""
-    if relevance.shape[:3] != image.shape[:3]:
+def check_same_size(
+    relevance: Floats, data: Floats, argument: str = "relevance", other: str = "image", kind: Kind = IMAGE
+) -> None:
+    """Raise unless both, channels last, are of the same number and size; channels may differ."""
+    if relevance.shape[:-1] != data.shape[:-1]:
+        axis = " Check channel_axis too: it holds for both." if kind.channels else ""
         raise InvalidInputError(
-            f"{argument} has (batch, height, width) {relevance.shape[:3]} but image has {image.shape[:3]}; "
-            f"they must agree. Check channel_axis too: it holds for both."
+            f"{argument} has {kind.expected} {relevance.shape[:-1]} but {other} has {data.shape[:-1]}; "
+            f"they must agree.{axis}"
         )
 
 

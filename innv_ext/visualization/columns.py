@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import Colormap
 from numpy.typing import ArrayLike
 
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import Floats, as_batch, check_same_size, choice
 from innv_ext.visualization.maps import back_project, graymap, heatmap
 from innv_ext.visualization.overlays import SHARE, blend, mask_input, scale_input
-from innv_ext.visualization.scaling import Reduction, magnitude, peaks, signed
+from innv_ext.visualization.scaling import DIVERGING, SCALES, Reduction, magnitude, peaks, share, signed
 
 Draw = Callable[[Any, Any], ArrayLike]  # (relevance, images) as the caller gave them -> (batch, H, W, 3) in [0, 1]
 
@@ -29,6 +29,7 @@ class Options:
     value_range: tuple[float, float] | None = None
     percentile: float = 100.0
     gamma: float = 1.0
+    cmap: str | Colormap = DIVERGING
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +51,11 @@ class Mode:
     peak: Callable[[Floats, Reduction], Floats] | None = None
 
 
-_HEATMAP = "{signed}Each map scaled symmetrically to {scale}; red positive, blue negative."
+_HEATMAP = "{signed}Each map scaled symmetrically to {scale}; {colours}."
 _GRAYMAP = "{magnitudes}Each map scaled to {own}; black zero, white largest."
 _SCALED = "{magnitudes}Input dimmed where they are small, each map by its own maximum."
 _MASKED = f"{{signed}}Only the {SHARE:.0%} most relevant pixels of the input shown, if positive."
-_BLENDED = "{magnitudes}Blurred, each map scaled to its own maximum; yellow largest."
+_BLENDED = "{magnitudes}Blurred, each map scaled to its own maximum; pale yellow largest."
 _PROJECTED = "Channels kept. Values scaled symmetrically to {scale} around mid-grey, which is zero."
 
 MODES: dict[str, Mode] = {
@@ -62,6 +63,7 @@ MODES: dict[str, Mode] = {
         lambda r, x, s, o: heatmap(
             r,
             o.reduce,
+            o.cmap,
             scale=s,
             percentile=o.percentile if s is None else 100.0,
             gamma=o.gamma,
@@ -94,12 +96,6 @@ MODES: dict[str, Mode] = {
         lambda r, x, s, o: blend(r, x, reduce=o.reduce, value_range=o.value_range, channel_axis=o.channel_axis),
         _BLENDED,
     ),
-}
-SCALES = {
-    "map": "its own maximum",
-    "row": "the maximum of its row",
-    "column": "the maximum of its column",
-    "all": "the maximum of all",
 }
 
 
@@ -146,9 +142,7 @@ def shared_scales(columns: Sequence[Column], options: Options) -> list[Floats | 
         if mode.peak is None or not members:
             continue
         table = np.array([mode.peak(columns[i].values, options.reduce) for i in members])  # (columns, batch)
-        axis = {"row": 0, "column": 1, "all": None}[options.scale]
-        shared = np.broadcast_to(table.max(axis=axis, keepdims=True), table.shape)
-        for i, scale in zip(members, shared, strict=True):
+        for i, scale in zip(members, share(table, options.scale), strict=True):
             scales[i] = scale
     return scales
 
@@ -160,16 +154,6 @@ def draw_column(column: Column, images: np.ndarray, scale: Floats | None, option
     return MODES[column.mode].draw(column.given, images, scale, options)
 
 
-def relay(name: str, draw: Callable[[], Floats]) -> Floats:
-    """Call ``draw``; pass on its warnings with the column's name and the line that asked for the grid."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        rgb = draw()
-    for warning in caught:
-        warnings.warn(f"{name}: {warning.message}", warning.category, stacklevel=3)
-    return rgb
-
-
 def _checked(drawn: ArrayLike, column: Column) -> Floats:
     rgb = np.asarray(drawn)
     expected = (*column.values.shape[:3], 3)
@@ -179,6 +163,12 @@ def _checked(drawn: ArrayLike, column: Column) -> Floats:
             f"{expected}; got {rgb.dtype} of shape {rgb.shape}."
         )
     return rgb
+
+
+def sign_colours(cmap: str | Colormap) -> str:
+    """Say what the two sides of a diverging colour map mean."""
+    name = cmap.name if isinstance(cmap, Colormap) else cmap
+    return "red positive, blue negative" if name == DIVERGING else f"colour map {name}, negative to positive"
 
 
 def _scale_text(options: Options) -> str:
@@ -203,6 +193,7 @@ def describe(columns: Sequence[Column], options: Options, images: Floats) -> lis
             magnitudes=f"Channels: {reduce} of magnitudes. " if several else "Magnitudes. ",
             scale=_scale_text(options),
             own=SCALES[options.scale],
+            colours=sign_colours(options.cmap),
         )
         if name == "heatmap" and options.gamma != 1:
             text += f" Scaled values raised to the power {options.gamma:g}, signs kept."

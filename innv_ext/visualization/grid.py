@@ -9,43 +9,19 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import Floats, as_batch, choice, number
-from innv_ext.visualization.columns import (
-    SCALES,
-    Column,
-    Draw,
-    Options,
-    describe,
-    draw_column,
-    read_columns,
-    relay,
-    shared_scales,
-)
-from innv_ext.visualization.images import apply_cmap, to_rgb
-from innv_ext.visualization.layout import (
-    BAR,
-    DPI,
-    HEADER,
-    MARGIN,
-    PAD,
-    SIDE,
-    SMALL,
-    Headers,
-    Layout,
-    Lines,
-    cell_size,
-    line_height,
-    plan,
-)
+from innv_ext.visualization.columns import Column, Draw, Options, describe, draw_column, read_columns, shared_scales
+from innv_ext.visualization.drawing import Bar, Texts, draw_figure, draw_into
+from innv_ext.visualization.images import find_cmap, to_rgb
+from innv_ext.visualization.layout import DPI
+from innv_ext.visualization.panels import panel_grid
 from innv_ext.visualization.rows import ClassNames, left_texts, right_texts
-from innv_ext.visualization.scaling import Reduction
-
-_TEXT, _SOFT, _WRONG, _EDGE = "#222222", "#555555", "#c00000", "#bbbbbb"
+from innv_ext.visualization.scaling import DIVERGING, SCALES, Reduction, relay
 
 
 def imshow_grid(
@@ -65,11 +41,13 @@ def imshow_grid(
     percentile: float = 100.0,
     gamma: float = 1.0,
     titles: Mapping[str, str] | None = None,
+    cmap: str | Colormap = DIVERGING,
     colorbar: bool = False,
     channel_axis: int = -1,
     value_range: tuple[float, float] | None = None,
     cell: float = 0.8,
     figure: Figure | None = None,
+    ax: Sequence[Axes] | np.ndarray | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
     """Compare analyzers: a row per image, the input in the first column, then one column per analyzer.
@@ -106,6 +84,8 @@ def imshow_grid(
         Sign-preserving power of the scaled values of heatmaps; 0.5 lifts small values (figure V.9).
     titles : dict of name -> header, optional
         Other headers than the names.
+    cmap : str or matplotlib Colormap, default "seismic"
+        Any diverging colour map, of the heatmaps; the default is safe for red-green deficiency.
     colorbar : bool, default False
         Draw the colours of the heatmaps below the grid.
     channel_axis : int, default -1
@@ -113,9 +93,13 @@ def imshow_grid(
     value_range : (low, high), optional
         The images' values of black and white, see `to_rgb`.
     cell : float, default 0.8
-        Longer side of a picture in inches, about: small images get a whole number of dots per pixel.
+        Longer side of a picture in inches, about: small images get a whole number of dots per pixel. With ``ax``
+        the axes decide.
     figure : matplotlib.figure.Figure, optional
         An empty figure, e.g. of pyplot, to resize and draw into; default is a new one.
+    ax : sequence of matplotlib axes, optional
+        Draw into these, row by row, batch x (1 + analyzers) of them; texts are written around them, and a colour
+        bar takes its room from them. It's up to you to leave room.
     path : str or path, optional
         Also save the figure here, as PNG unless the suffix says otherwise.
 
@@ -147,7 +131,10 @@ def imshow_grid(
     number("gamma", gamma, 0)
     if percentile < 100 and scale != "map":
         raise InvalidInputError(f"percentile={percentile!r} goes with scale='map' only; got scale={scale!r}.")
-    options = Options(reduce, scale, channel_axis, value_range, percentile, gamma)
+    if ax is not None and figure is not None:
+        raise InvalidInputError("figure and ax were both given; axes know their figure, so pass only ax.")
+    find_cmap(cmap)
+    options = Options(reduce, scale, channel_axis, value_range, percentile, gamma, cmap)
     pictures = as_batch(images, "images", channel_axis)
     if not len(pictures):
         raise InvalidInputError(f"images has shape {pictures.shape}: there is no row to draw.")
@@ -164,20 +151,18 @@ def imshow_grid(
         draw = partial(draw_column, column, np.asarray(images), shared, options)
         drawn.append(relay(column.name, draw))
 
-    names = ["input", *_headers(columns, titles or {})]
-    size = cell_size(*pictures.shape[1:3], cell)
-    layout, headers, caption = plan(
-        len(pictures), size, names, sides, caption=describe(columns, options, pictures), bar=colorbar
+    texts = Texts(
+        ("input", *_headers(columns, titles or {})),
+        sides,
+        tuple(describe(columns, options, pictures)),
+        Bar(cmap, *_bar_ends(columns, scales, scale)) if colorbar else None,
     )
-    figure = _blank(figure, layout)
-    _draw_pictures(figure, layout, drawn, columns)
-    _draw_headers(figure, layout, headers)
-    _draw_sides(figure, layout, sides)
-    _draw_bottom(figure, layout, caption)
-    if colorbar:
-        _draw_colorbar(figure, layout, _bar_ends(columns, scales, scale))
-    if path is not None:
-        figure.savefig(path, dpi=DPI, facecolor="white", bbox_inches=figure.bbox_inches)  # not the setting
+    if ax is None:
+        figure = draw_figure(figure, drawn, columns, texts, cell)
+    else:
+        figure = draw_into(panel_grid(ax, len(pictures), len(drawn), (0, 0)), drawn, columns, texts)
+    if path is not None:  # all of the figure, whatever the settings say
+        figure.savefig(path, dpi=DPI, facecolor="white", bbox_inches=figure.bbox_inches)
     return figure
 
 
@@ -188,89 +173,9 @@ def _headers(columns: Sequence[Column], titles: Mapping[str, str]) -> list[str]:
     return [str(titles.get(column.name, column.name)) for column in columns]
 
 
-def _blank(figure: Figure | None, layout: Layout) -> Figure:
-    if figure is None:
-        figure = Figure(figsize=layout.size, dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
-        return figure
-    if not isinstance(figure, Figure) or figure.axes or figure.texts:
-        raise InvalidInputError(f"figure must be an empty matplotlib Figure (see its clear method); got {figure!r}.")
-    figure.set_size_inches(layout.size)
-    figure.set_facecolor("white")
-    return figure
-
-
-def _bare_axes(figure: Figure, box: tuple[float, float, float, float], label: str) -> Axes:
-    axes = figure.add_axes(box, label=label, xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(edgecolor=_EDGE, linewidth=0.4)
-    return axes
-
-
-def _draw_pictures(figure: Figure, layout: Layout, drawn: Sequence[Floats], columns: Sequence[Column]) -> None:
-    height, width = drawn[0].shape[1:3]
-    # where a picture has more pixels than its cell has dots, "nearest" would drop some: average them instead
-    shrunk = width > round(layout.cell[0] * DPI) or height > round(layout.cell[1] * DPI)
-    for row in range(layout.rows):
-        for j, pictures in enumerate(drawn):
-            name = columns[j - 1].name if j else "input"
-            axes = _bare_axes(figure, layout.box(row, j), f"{row}, {name}")
-            axes.imshow(pictures[row], interpolation="antialiased" if shrunk else "nearest", aspect="auto")
-            if j and not columns[j - 1].values[row].any():
-                style = {"ha": "center", "va": "center", "fontsize": SMALL, "color": "#888888"}
-                axes.text(0.5, 0.5, "all zero", transform=axes.transAxes, **style)
-
-
-def _draw_headers(figure: Figure, layout: Layout, headers: Headers) -> None:
-    for j, text in enumerate(headers.texts):
-        left, bottom = layout.corner(0, j)
-        middle, above = layout.x(left + layout.cell[0] / 2), layout.y(bottom + layout.cell[1] + PAD / 2)
-        style = {"rotation": 45, "rotation_mode": "anchor", "ha": "left"} if headers.slanted else {"ha": "center"}
-        spacing = {
-            "va": "baseline",
-            "linespacing": 1.05,
-            "fontsize": HEADER,
-            "color": _TEXT,
-            "parse_math": False,
-        }
-        figure.text(middle, above, text, **style, **spacing)
-
-
-def _draw_sides(figure: Figure, layout: Layout, sides: tuple[Sequence[Lines], Sequence[Lines]]) -> None:
-    places = (layout.left - PAD / 2, layout.left + layout.columns * layout.pitch[0] + PAD / 2)
-    for side, place, align in zip(sides, places, ("right", "left"), strict=True):
-        for row, lines in enumerate(side):
-            middle = layout.corner(row, 0)[1] + layout.cell[1] / 2
-            for i, (text, wrong) in enumerate(lines):
-                height = middle + ((len(lines) - 1) / 2 - i) * line_height(SIDE)
-                style = {"color": _WRONG, "fontweight": "bold"} if wrong else {"color": _TEXT}
-                spot = (layout.x(place), layout.y(height))
-                figure.text(*spot, text, ha=align, va="center", fontsize=SIDE, parse_math=False, **style)
-
-
-def _draw_bottom(figure: Figure, layout: Layout, caption: Sequence[str]) -> None:
-    for i, line in enumerate(reversed(caption)):
-        height = MARGIN + (i + 0.25) * line_height(SMALL)
-        spot = (layout.x(MARGIN), layout.y(height))
-        figure.text(*spot, line, va="baseline", fontsize=SMALL, color=_SOFT, parse_math=False)
-
-
 def _bar_ends(columns: Sequence[Column], scales: Sequence[Floats | None], scale: str) -> tuple[str, str]:
     """Write what the outermost colours mean: a number if all heatmaps share it."""
     if scale != "all":
         return "\N{MINUS SIGN}max", "+max"
     shared = next(s[0] for c, s in zip(columns, scales, strict=True) if c.mode == "heatmap" and s is not None)
     return f"\N{MINUS SIGN}{shared:.3g}", f"+{shared:.3g}"
-
-
-def _draw_colorbar(figure: Figure, layout: Layout, ends: tuple[str, str]) -> None:
-    """Draw the bar below the maps, in the middle."""
-    width = min(1.6, layout.columns * layout.pitch[0])
-    left = layout.left + (layout.columns * layout.pitch[0] - width) / 2
-    bottom = layout.bottom - PAD - BAR
-    box = (layout.x(left), layout.y(bottom), layout.x(width), layout.y(BAR))
-    axes = _bare_axes(figure, box, "colorbar")
-    ramp = apply_cmap(np.linspace(0.0, 1.0, 257)[None], "seismic")
-    axes.imshow(ramp, extent=(-1, 1, 0, 1), aspect="auto", interpolation="nearest")
-    axes.set_xticks([-1, 0, 1], labels=[ends[0], "0", ends[1]])
-    axes.tick_params(axis="x", length=0, pad=1.5, labelsize=SMALL, labelcolor=_TEXT)

@@ -15,11 +15,16 @@ from innv_ext.visualization.scaling import GREEN, Color, report_bad
 _LEVELS = 1025  # odd: 0.5 falls on an entry, so that zero relevance is exactly the colour map's centre
 
 
-def apply_cmap(unit: Floats, cmap: str | Colormap) -> Floats:
-    """Look up values in [0, 1]; the table is symmetric around its central entry."""
+def find_cmap(cmap: str | Colormap) -> Colormap:
+    """The colour map of that name, with an odd number of colours."""
     if not isinstance(cmap, Colormap):
         cmap = matplotlib.colormaps[choice("cmap", cmap, matplotlib.colormaps)]
-    table = cmap.resampled(_LEVELS)(np.arange(_LEVELS))[:, :3]
+    return cmap.resampled(_LEVELS)
+
+
+def apply_cmap(unit: Floats, cmap: str | Colormap) -> Floats:
+    """Look up values in [0, 1]; the table is symmetric around its central entry."""
+    table = find_cmap(cmap)(np.arange(_LEVELS))[:, :3]
     return table[np.rint(unit * (_LEVELS - 1)).astype(np.intp)]
 
 

@@ -15,6 +15,7 @@ from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import Floats, Mask, as_batch, number, three_channels
 from innv_ext.visualization.images import apply_cmap, paint
 from innv_ext.visualization.scaling import (
+    DIVERGING,
     GREEN,
     Color,
     Reduction,
@@ -88,7 +89,7 @@ def graymap(
 def heatmap(
     relevance: ArrayLike,
     reduce: Reduction = "sum",
-    cmap: str | Colormap = "seismic",
+    cmap: str | Colormap = DIVERGING,
     scale: ArrayLike | None = None,
     *,
     percentile: float = 100.0,

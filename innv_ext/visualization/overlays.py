@@ -202,7 +202,7 @@ def blend(
     image: ArrayLike,
     alpha: float = 1.0,
     sigma: float | None = None,
-    cmap: str | Colormap = "plasma",
+    cmap: str | Colormap = "magma",
     *,
     reduce: Reduction = "sum",
     value_range: Range = None,
@@ -225,9 +225,10 @@ def blend(
     sigma : float, optional
         Width of the Gaussian blur in pixels, 0 for none; default is 1/75 of the longer side (3 at 224
         pixels).
-    cmap : str or matplotlib Colormap, default "plasma"
+    cmap : str or matplotlib Colormap, default "magma"
         A colour map whose brightness rises steadily, unlike "jet", so that no edges appear that are not
-        there.
+        there. "plasma" and "viridis" end in the yellow that red-green-blind readers see in place of the
+        default ``bad_color``: choose another with them.
     reduce : {"sum", "norm", "max_abs", "mean"} or callable, default "sum"
         See `reduce_channels`.
     value_range : (low, high), optional

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from innv_ext.errors import InvalidInputError, ZeroMapWarning
-from innv_ext.visualization.checks import Floats, Mask, as_batch, as_numbers, choice, number
+from innv_ext.visualization.checks import IMAGE, Floats, Kind, Mask, as_batch, as_numbers, choice, number
 
 Reduction = str | Callable[[Floats, int], ArrayLike]
 Color = str | tuple[float, float, float]
+Result = TypeVar("Result")
 
+# Both are safe for red-green deficiency: blue and red become blue and brown, further apart than those of "coolwarm"
+# and "RdBu_r", and the mark becomes a yellow that neither "seismic", "gray" nor "magma" contains (but "plasma",
+# "viridis" and "inferno" do).
+DIVERGING = "seismic"
 GREEN: Color = (0.0, 1.0, 0.0)
+SCALES = {
+    "map": "its own maximum",
+    "row": "the maximum of its row",
+    "column": "the maximum of its column",
+    "all": "the maximum of all",
+}
 _LISTED = 20  # a warning lists at most this many image indices
 
 
@@ -128,23 +140,44 @@ def _indices(flags: Mask) -> str:
     return str(found) if len(found) <= _LISTED else f"{found[:_LISTED]} and {len(found) - _LISTED} more"
 
 
-def report_bad(bad: Mask, argument: str, color: Color, stacklevel: int = 3) -> None:
+def share(table: Floats, scale: str) -> Floats:
+    """From the peaks (columns, batch) of all maps to what each map is scaled to, by the name in ``SCALES``."""
+    if scale == "map":
+        return table
+    axis = {"row": 0, "column": 1, "all": None}[scale]
+    return np.broadcast_to(table.max(axis=axis, keepdims=True), table.shape)
+
+
+def report_bad(bad: Mask, argument: str, color: Color, stacklevel: int = 3, kind: Kind = IMAGE) -> None:
     """Warn once, with the number of pixels that are not finite."""
     if bad.any():
+        samples = bad.any(axis=tuple(range(1, bad.ndim)))
         warnings.warn(
-            f"{argument} is not finite (NaN or infinite) at {int(bad.sum())} pixel(s) of image(s) "
-            f"{_indices(bad.any(axis=(1, 2)))}: drawn in {color}, scale taken from the finite ones.",
+            f"{argument} is not finite (NaN or infinite) at {int(bad.sum())} {kind.entry}(s) of {kind.sample}(s) "
+            f"{_indices(samples)}: drawn in {color}, scale taken from the finite ones.",
             stacklevel=stacklevel,
         )
 
 
-def report(largest: Floats | Mask, bad: Mask, color: Color, what: str = "zero everywhere") -> None:
+def report(largest: Floats | Mask, bad: Mask, color: Color, what: str = "zero everywhere", kind: Kind = IMAGE) -> None:
     """Warn, once each, about maps that show nothing and about values that are not finite.
 
     To be called directly by a public function, so that the warning points at the caller's line.
     """
-    empty = (largest == 0) & ~bad.all(axis=(1, 2))
+    empty = (largest == 0) & ~bad.all(axis=tuple(range(1, bad.ndim)))
     if empty.any():
-        message = f"relevance is {what} in image(s) {_indices(empty)}: drawn neutral."
+        message = f"relevance is {what} in {kind.sample}(s) {_indices(empty)}: drawn neutral."
         warnings.warn(message, ZeroMapWarning, stacklevel=3)
-    report_bad(bad, "relevance", color, stacklevel=4)
+    report_bad(bad, "relevance", color, stacklevel=4, kind=kind)
+
+
+def relay(name: str, draw: Callable[[], Result], stacklevel: int = 3) -> Result:
+    """Call ``draw``; pass on its warnings, with the column's name if any, at the line that asked for the figure."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = draw()
+    for warning in caught:
+        warnings.warn(
+            f"{name}: {warning.message}" if name else str(warning.message), warning.category, stacklevel=stacklevel
+        )
+    return result

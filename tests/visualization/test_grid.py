@@ -5,6 +5,7 @@ import itertools
 import math
 import pathlib
 
+import matplotlib.collections
 import matplotlib.colors
 import matplotlib.figure
 import matplotlib.image
@@ -169,6 +170,44 @@ def test_inputs_are_not_modified():
     np.testing.assert_array_equal(images, IMAGES)
     for name, values in MAPS.items():
         np.testing.assert_array_equal(maps[name], values)
+
+
+@pytest.mark.parametrize("cmap", ["PuOr_r", matplotlib.colormaps["coolwarm"]])
+def test_another_colour_map_reaches_heatmaps_bar_and_caption(cmap):
+    figure = imshow_grid(IMAGES, {**MAPS, "g": (IMAGES, "graymap")}, cmap=cmap, colorbar=True, scale="all")
+    largest = max(np.abs(values).max() for values in MAPS.values())
+    expected = heatmap(MAPS["gradient"], cmap=cmap, scale=largest)[1]
+    np.testing.assert_array_equal(picture(figure, 1, "gradient"), expected)
+    np.testing.assert_array_equal(picture(figure, 1, "g"), graymap(IMAGES, scale=IMAGES.max())[1])
+    ramp = heatmap([[[-1.0, 0.0, 1.0]]], cmap=cmap)[0, 0]
+    np.testing.assert_array_equal(figure.axes[-1].images[0].get_array()[0, ::128], ramp)
+    assert f"colour map {'coolwarm' if cmap != 'PuOr_r' else cmap}, negative to positive" in caption(figure)
+
+
+def test_draws_into_given_axes_with_all_texts_beside_them():
+    figure = matplotlib.figure.Figure(figsize=(9, 6))
+    panels = figure.subplots(3, 3)
+    options = {"labels": [0, 1, 2], "predictions": [0, 2, 2], "scores": [1, -2.5, 3], "scale": "all"}
+    options["cmap"] = "coolwarm"
+    assert imshow_grid(IMAGES, MAPS, ax=panels, colorbar=True, **options) is figure
+    own = imshow_grid(IMAGES, MAPS, **options)
+    for row, name in itertools.product(range(3), ["input", *MAPS]):
+        np.testing.assert_array_equal(picture(figure, row, name), picture(own, row, name))
+    assert [axes.get_title() for axes in panels[0]] == ["input", "gradient", "lrp.epsilon"]
+    left, right = ([[t.get_text() for t in axes.texts] for axes in panels[:, j]] for j in (0, 2))
+    assert left[1] == ["label: 1", "pred: 2"] and right[1] == ["score: −2.5"]
+    assert [t.get_color() for t in panels[1, 0].texts] == ["#222222", "#c00000"]
+    assert left[2][-1].replace("\n", " ") == caption(own)
+    boxes = [t.get_window_extent() for t in panels[1, 0].texts]
+    assert boxes[0].y0 >= boxes[1].y1 and max(b.x1 for b in boxes) < panels[1, 0].get_window_extent().x0
+    assert panels[1, 2].texts[0].get_window_extent().x0 > panels[1, 2].get_window_extent().x1
+    ticks = [t.get_text() for t in figure.axes[-1].get_xticklabels()]
+    (ramp,) = [c for c in figure.axes[-1].collections if isinstance(c, matplotlib.collections.QuadMesh)]
+    expected = heatmap([[[-1.0, 0.0, 1.0]]], cmap="coolwarm")[0, 0]
+    np.testing.assert_allclose(ramp.cmap([0.0, 0.5, 1.0])[:, :3], expected)
+    largest = max(np.abs(values).max() for values in MAPS.values())
+    assert ticks == [f"−{largest:.3g}", "0", f"+{largest:.3g}"]
+    assert figure.get_size_inches().tolist() == [9, 6]
 
 
 # --- texts --------------------------------------------------------------------------------------------------
@@ -347,6 +386,8 @@ def test_package_imports_only_arrays_and_matplotlib_without_pyplot():
         "dataclasses",
         "difflib",
         "functools",
+        "html",
+        "itertools",
         "math",
         "os",
         "re",
@@ -399,6 +440,9 @@ def test_package_imports_only_arrays_and_matplotlib_without_pyplot():
         ({"images": np.zeros((0, 8, 8))}, "there is no row to draw"),
         ({"images": np.zeros((3, 8, 8, 2))}, "image has 2 channels"),
         ({"figure": 3}, "empty matplotlib Figure"),
+        ({"ax": [3]}, "ax must be 9 matplotlib axes, row by row"),
+        ({"ax": [3], "figure": matplotlib.figure.Figure()}, "figure and ax were both given"),
+        ({"cmap": "seismik"}, "cmap='seismik'.*'seismic'"),
     ],
 )
 def test_errors_name_the_argument_what_was_got_and_the_remedy(options, message):

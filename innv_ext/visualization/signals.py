@@ -1,0 +1,199 @@
+"""Relevance of signals: lines whose pieces have the colour of their relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from innv_ext.errors import InvalidInputError
+from innv_ext.visualization.checks import SIGNAL, Floats, as_numbers, choice
+from innv_ext.visualization.panels import (
+    LABEL,
+    TEXT,
+    colour_bar,
+    panel_grid,
+    peak_text,
+    read_data,
+    read_maps,
+    read_names,
+    root,
+    row_titles,
+    same_scale,
+    style_panel,
+    title_panel,
+)
+from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, report_bad
+
+_LINE, _CASING = 1.5, 2.3  # widths in points; the grey casing keeps a white (neutral) line visible
+_GREY = "#8c8c8c"
+_CHANNELS = ("panels", "lines")
+
+
+def plot_signals(
+    x: ArrayLike,
+    maps: Any,
+    *,
+    channels: str = "panels",
+    channel_names: Sequence[str] | None = None,
+    row_names: Sequence[str] | None = None,
+    times: ArrayLike | None = None,
+    time_label: str = "time step",
+    scale: str = "map",
+    cmap: str | Colormap = DIVERGING,
+    colorbar: bool = True,
+    channel_axis: int = -1,
+    bad_color: Color = GREEN,
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+) -> Figure:
+    """Draw signals as lines, coloured by relevance: a row per signal, a column per analyzer.
+
+    Every sample's piece of the line, half-way to its neighbours, has exactly the colour of its relevance; zero
+    is neutral and the scale symmetric. A grey casing keeps neutral pieces visible on white.
+
+    Parameters
+    ----------
+    x : array, shape (batch, T) or (batch, T, C)
+        The signals; not modified.
+    maps : array, or dict of name -> array, shape (batch, T) or (batch, T, C)
+        Relevance; without channels it holds for all channels of ``x``.
+    channels : {"panels", "lines"}, default "panels"
+        "panels" gives each channel a panel of its own, "lines" shifts them above each other in one panel, all
+        on the same scale, the first channel on top.
+    channel_names, row_names : sequence of str, optional
+        Names of the channels and of the signals; defaults are their numbers.
+    times : array, shape (T,), optional
+        Increasing positions of the samples; default 0, 1, ...
+    time_label : str, default "time step"
+        Label of the time axis, "" for none.
+    scale : {"map", "row", "column", "all"}, default "map"
+        The maps that share a scale; where there are several scales, each panel states its own.
+    cmap : str or matplotlib Colormap, default "seismic"
+        Any diverging colour map; the default is safe for red-green deficiency.
+    colorbar : bool, default True
+        Draw the colours and what they mean below the panels.
+    channel_axis : int, default -1
+        1 for (batch, C, T); of ``x`` and the maps.
+    bad_color : matplotlib colour, default (0, 1, 0)
+        Pieces whose relevance is not finite; where ``x`` is not finite, a line over the panel's whole height.
+    ax : matplotlib axes or a sequence of them, optional
+        Where to draw, row by row: batch x analyzers of them, times the number of channels with
+        ``channels="panels"``; default is a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure of the panels, one row of panels per signal (and channel).
+
+    Raises
+    ------
+    InvalidInputError
+        No signals, shapes that differ, unknown names, wrong number of axes or names.
+
+    Examples
+    --------
+    >>> figure = plot_signals([[0.0, 1.0, 0.5]], {"gradient": [[0.0, 2.0, -1.0]]})
+    >>> [panel.get_title() for panel in figure.axes[:1]]
+    ['gradient']
+    """
+    choice("channels", channels, _CHANNELS)
+    data = read_data(x, "x", SIGNAL, channel_axis)
+    bad = ~np.isfinite(data)
+    report_bad(bad.any(axis=-1), "x", bad_color, kind=SIGNAL)
+    found = read_maps(maps, data, SIGNAL, scale=scale, bad_color=bad_color, channel_axis=channel_axis)
+    batch, steps, count = data.shape
+    edges = _edges(times, steps)
+    names = read_names(channel_names, "channel_names", count, (f"channel {c}" for c in range(count)))
+    titles = row_titles(row_names, batch)
+    groups = [[c] for c in range(count)] if channels == "panels" else [list(range(count))]
+    rows = [(i, group) for i in range(batch) for group in groups]
+    size = (max(4.0, 0.6 + 2.8 * len(found)), 1.0 + (0.5 + 0.45 * len(groups[0])) * len(rows))
+    panels = panel_grid(ax, len(rows), len(found), size)
+    for row, (i, group) in zip(panels, rows, strict=True):
+        shifts, ticks = _lanes(data[i][:, group])
+        for axes, analyzer in zip(row, found, strict=True):
+            colours = analyzer.colours(i, cmap, bad_color)
+            for c, shift in zip(group, shifts, strict=True):
+                _draw_line(axes, edges, data[i, :, c] + shift, colours[:, c], bad_color)
+            note = "" if same_scale(found) or group[0] else peak_text(analyzer, i)
+            title_panel(axes, "" if i or group[0] else analyzer.name, note)
+        _label_row(row, titles[i], [names[c] for c in group] if count > 1 else [], ticks)
+    _label_time(panels, time_label, whole=times is None)
+    if colorbar:
+        colour_bar(panels, found, cmap, bad_color)
+    return root(panels)
+
+
+def _edges(times: ArrayLike | None, steps: int) -> Floats:
+    """The positions of the samples with the limits half-way between them: (2 T + 1,) values."""
+    at = np.arange(steps, dtype=float) if times is None else as_numbers(times, "times")
+    if at.shape != (steps,) or not np.isfinite(at).all() or (np.diff(at) <= 0).any():
+        raise InvalidInputError(f"times must be {steps} increasing numbers, one per time step; got {times!r}.")
+    gaps = np.diff(at) if steps > 1 else np.ones(1)
+    limits = np.concatenate([at[:1] - gaps[0] / 2, at[:-1] + np.diff(at) / 2, at[-1:] + gaps[-1] / 2])
+    edges = np.empty(2 * steps + 1)
+    edges[0::2], edges[1::2] = limits, at
+    return edges
+
+
+def _lanes(lines: Floats) -> tuple[Floats, Floats]:
+    """What to add to each channel of (T, C) so that none reaches into another, the first on top; the lanes' middles."""
+    if lines.shape[1] == 1:
+        return np.zeros(1), np.zeros(1)
+    finite = [line[np.isfinite(line)] for line in lines.T]
+    lows = np.array([line.min() if line.size else 0.0 for line in finite])
+    highs = np.array([line.max() if line.size else 0.0 for line in finite])
+    middles = -1.15 * ((highs - lows).max() or 1.0) * np.arange(len(finite))
+    return middles - (lows + highs) / 2, middles
+
+
+def _draw_line(axes: Axes, edges: Floats, line: Floats, colours: Floats, bad_color: Color) -> None:
+    """One piece per sample; towards a missing neighbour, and at both ends, it goes on level."""
+    good = np.isfinite(line)
+    ends = np.empty(len(line) + 1)
+    ends[1:-1] = (line[:-1] + line[1:]) / 2
+    left, right = ends[:-1].copy(), ends[1:].copy()
+    left[0], right[-1] = line[0], line[-1]
+    left = np.where(np.isfinite(left), left, line)
+    right = np.where(np.isfinite(right), right, line)
+    heights = np.stack([left, line, right], axis=1)
+    places = np.stack([edges[0:-1:2], edges[1::2], edges[2::2]], axis=1)
+    pieces = np.stack([places, heights], axis=2)[good]
+    style = {"capstyle": "butt", "joinstyle": "round"}
+    axes.add_collection(LineCollection(pieces, colors=_GREY, linewidths=_CASING, zorder=2, label="casing", **style))
+    axes.add_collection(
+        LineCollection(pieces, colors=colours[good], linewidths=_LINE, zorder=3, label="signal", **style)
+    )
+    missing = [[(at, 0.0), (at, 1.0)] for at in edges[1::2][~good]]
+    over = {"transform": axes.get_xaxis_transform(), "zorder": 1, "label": "missing"}
+    axes.add_collection(LineCollection(missing, colors=[bad_color], **over), autolim=False)
+    axes.autoscale_view()
+    axes.set_xlim(edges[0], edges[-1])
+
+
+def _label_row(row: np.ndarray, title: str, names: Sequence[str], ticks: Floats) -> None:
+    for axes in row:
+        style_panel(axes)
+        axes.margins(y=0.12)
+        if len(names) > 1:
+            axes.set_yticks(ticks, labels=names, parse_math=False)
+        else:
+            axes.locator_params(axis="y", nbins=4)
+        axes.tick_params(axis="y", labelleft=axes is row[0])
+    label = "\n".join(part for part in (title, *(names if len(names) == 1 else ())) if part)
+    row[0].set_ylabel(label, fontsize=LABEL, color=TEXT, parse_math=False)
+
+
+def _label_time(panels: np.ndarray, label: str, whole: bool) -> None:
+    for axes in panels.flat:
+        axes.locator_params(axis="x", integer=whole)
+    for axes in panels[:-1].flat:
+        axes.tick_params(axis="x", labelbottom=False)
+    for axes in panels[-1]:
+        axes.set_xlabel(label, fontsize=LABEL, color=TEXT, labelpad=2, parse_math=False)

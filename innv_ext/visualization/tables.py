@@ -1,0 +1,182 @@
+"""Relevance of tables: bars per feature, the largest first."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from innv_ext.errors import InvalidInputError
+from innv_ext.visualization.checks import TABLE, Floats
+from innv_ext.visualization.images import apply_cmap, paint
+from innv_ext.visualization.layout import shorten, text_width
+from innv_ext.visualization.panels import (
+    EDGE,
+    LABEL,
+    SMALL,
+    SOFT,
+    TEXT,
+    Maps,
+    number_text,
+    panel_grid,
+    read_data,
+    read_maps,
+    read_names,
+    root,
+    row_titles,
+    style_panel,
+    title_panel,
+)
+from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, report_bad, share
+
+_USUAL = 15  # features without ``top``
+_WIDTH = 2.4  # inches of a panel without its labels
+_LONGEST = 48  # characters of a name
+_STRENGTH = 0.75  # how far out in the colour map the two colours of bars are
+_PALE = 0.4  # opacity of the bar of all others
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar: what stands beside it, its relevance, which may be not finite, and whether a value of ``x`` is not."""
+
+    label: str
+    relevance: float
+    missing: bool
+    others: bool = False
+
+
+def plot_tables(
+    x: ArrayLike,
+    maps: Any,
+    *,
+    feature_names: Sequence[str] | None = None,
+    row_names: Sequence[str] | None = None,
+    top: int | None = None,
+    scale: str = "map",
+    cmap: str | Colormap = DIVERGING,
+    bad_color: Color = GREEN,
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+) -> Figure:
+    """Draw the relevance of features as bars, the largest magnitude on top: a row per sample, a column per analyzer.
+
+    Left of each bar stand the feature and its value, right of it the relevance. What is beyond ``top`` is summed
+    in a pale bar "others (n features)", so that the bars of a panel always add up to the whole.
+
+    Parameters
+    ----------
+    x : array, shape (batch, F)
+        The table; not modified.
+    maps : array, or dict of name -> array, shape (batch, F)
+        Relevance.
+    feature_names, row_names : sequence of str, optional
+        Names of the features, cut to 48 characters, and of the samples; defaults are their numbers.
+    top : int, optional
+        How many features get a bar of their own; default is all, but at most 15.
+    scale : {"map", "row", "column", "all"}, default "map"
+        The panels that share the ends of their axis, which is symmetric around zero.
+    cmap : str or matplotlib Colormap, default "seismic"
+        Bars have the two colours at three quarters of its positive and negative side.
+    bad_color : matplotlib colour, default (0, 1, 0)
+        Relevance that is not finite comes first, as a bar of this colour over the whole panel; ground of the labels
+        where ``x`` is not finite.
+    ax : matplotlib axes or a sequence of them, optional
+        Where to draw, row by row: batch x analyzers of them; default is a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure of the panels.
+
+    Raises
+    ------
+    InvalidInputError
+        No samples, shapes that differ, ``top`` below 1, unknown names, wrong number of axes or names.
+
+    Examples
+    --------
+    >>> figure = plot_tables([[5.1, 3.5, 1.4]], [[0.1, -2.0, 0.2]], feature_names=["a", "b", "c"], top=1)
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['b = 3.5', 'others (2 features)']
+    """
+    data = read_data(x, "x", TABLE)[..., 0]
+    report_bad(~np.isfinite(data), "x", bad_color, kind=TABLE)
+    found = read_maps(maps, data[..., None], TABLE, scale=scale, bad_color=bad_color, reduce="sum")
+    features = data.shape[1]
+    names = read_names(feature_names, "feature_names", features, map("feature {}".format, range(features)))
+    if top is None:
+        top = _USUAL
+    elif isinstance(top, bool) or not isinstance(top, (int, np.integer)) or top < 1:
+        raise InvalidInputError(f"top must be an integer of at least 1, the number of features drawn; got {top!r}.")
+    titles = row_titles(row_names, len(data))
+    charts = [[_bars(data[i], analyzer, i, names, top) for i in range(len(data))] for analyzer in found]
+    labels = [bar.label for chart in itertools.chain(*charts) for bar in chart]
+    across = len(found) * (_WIDTH + max(text_width(label, SMALL) for label in labels))
+    size = (across, 0.6 + (0.35 + 0.17 * len(charts[0][0])) * len(data))
+    panels = panel_grid(ax, len(data), len(found), size)
+    limits = share(np.array([[_longest(chart) for chart in charts_of] for charts_of in charts]), scale)
+    for j, analyzer in enumerate(found):
+        for i, axes in enumerate(panels[:, j]):
+            _draw_bars(axes, charts[j][i], limits[j, i], cmap, bad_color)
+            title_panel(axes, "" if i else analyzer.name)
+        panels[-1, j].set_xlabel("relevance", fontsize=LABEL, color=TEXT, labelpad=2)
+    for axes, title in zip(panels[:, 0], titles, strict=True):
+        axes.set_ylabel(title, fontsize=LABEL, color=TEXT, parse_math=False)
+    return root(panels)
+
+
+def _bars(values: Floats, analyzer: Maps, row: int, names: Sequence[str], top: int) -> list[Bar]:
+    """What is not finite comes first, then the largest magnitudes (ties: the first features), then all others."""
+    relevance = np.where(analyzer.bad[row], np.nan, analyzer.values[row])
+    order = np.argsort(np.where(analyzer.bad[row], -np.inf, -np.abs(relevance)), kind="stable")
+    missing = ~np.isfinite(values)
+    labels = [f"{shorten(name, _LONGEST)} = {number_text(value)}" for name, value in zip(names, values, strict=True)]
+    bars = [Bar(labels[f], float(relevance[f]), bool(missing[f])) for f in order[:top]]
+    rest = order[top:]
+    if len(rest):
+        plural = "s" if len(rest) > 1 else ""
+        label = f"others ({len(rest)} feature{plural})"
+        bars.append(Bar(label, float(relevance[rest].sum()), bool(missing[rest].any()), others=True))
+    return bars
+
+
+def _longest(bars: Sequence[Bar]) -> float:
+    return max((abs(bar.relevance) for bar in bars if np.isfinite(bar.relevance)), default=0.0)
+
+
+def _draw_bars(axes: Axes, bars: Sequence[Bar], limit: float, cmap: str | Colormap, bad_color: Color) -> None:
+    limit = limit or 1.0  # of a map that is zero everywhere
+    relevance = np.array([bar.relevance for bar in bars])
+    bad = ~np.isfinite(relevance)
+    colours = paint(apply_cmap((1 + _STRENGTH * np.sign(np.where(bad, 0.0, relevance))) / 2, cmap), bad, bad_color)
+    drawn = axes.barh(
+        np.arange(len(bars)),
+        np.where(bad, 2 * limit, relevance),
+        left=np.where(bad, -limit, 0.0),
+        height=0.72,
+        color=colours,
+    )
+    for patch, bar in zip(drawn, bars, strict=True):
+        patch.set_alpha(_PALE if bar.others else None)
+        text = number_text(bar.relevance, plus=bar.relevance != 0) if np.isfinite(bar.relevance) else "not finite"
+        spot = (1.02, patch.get_y() + patch.get_height() / 2)
+        style = {"ha": "left", "va": "center_baseline", "fontsize": SMALL, "color": SOFT if bar.others else TEXT}
+        axes.text(*spot, text, transform=axes.get_yaxis_transform(), **style)
+    style_panel(axes)
+    axes.spines["left"].set_visible(False)
+    axes.axvline(0.0, color=EDGE, linewidth=0.6, zorder=0)
+    axes.set_xlim(-limit, limit)
+    axes.set_ylim(len(bars) - 0.4, -0.6)
+    axes.set_xticks([-limit, 0.0, limit], labels=[number_text(-limit), "0", number_text(limit)])
+    axes.set_yticks(np.arange(len(bars)), labels=[bar.label for bar in bars], parse_math=False)
+    axes.tick_params(axis="y", length=0)
+    for label, bar in zip(axes.get_yticklabels(), bars, strict=True):
+        if bar.missing:
+            label.set_bbox({"facecolor": bad_color, "linewidth": 0, "pad": 1})

@@ -1,0 +1,270 @@
+"""Relevance of texts: tokens on coloured ground, as a figure or as HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap, to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import ScaledTranslation
+from numpy.typing import ArrayLike
+
+from innv_ext.errors import InvalidInputError
+from innv_ext.visualization.checks import number
+from innv_ext.visualization.layout import MARGIN, PAD, line_height, text_width, wrap
+from innv_ext.visualization.panels import (
+    DPI,
+    LABEL,
+    SOFT,
+    TEXT,
+    TITLE,
+    colour_bar,
+    inches,
+    panel_grid,
+    root,
+    row_titles,
+    title_panel,
+    write_beside,
+)
+from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, Reduction
+from innv_ext.visualization.texts import PADDING, Texts, Token, read_texts
+
+_WIDTHS = (6.0, 2.6)  # inches of a lone panel, and the least of several
+_SMALLEST = 3.0  # points
+_SPACING = 1.5  # height of a line in heights of its text
+_INNER = 0.03  # inches between a token and the edge of its ground; also between grounds
+_HINTING = 1.05  # how much wider than its outlines a renderer of few dots per inch may write a text
+
+Placed = tuple[float, int, Token]  # left in inches, line, (piece of a) token
+
+
+def plot_tokens(
+    tokens: Sequence[Sequence[str]],
+    relevance: Any,
+    *,
+    padding: Collection[str] = PADDING,
+    pad: str = "skip",
+    row_names: Sequence[str] | None = None,
+    reduce: Reduction = "sum",
+    scale: str = "map",
+    fontsize: float = 8.0,
+    cmap: str | Colormap = DIVERGING,
+    colorbar: bool = True,
+    bad_color: Color = GREEN,
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+) -> Figure:
+    """Draw texts with every token on a ground of the colour of its relevance: a row per text, a column per analyzer.
+
+    Lines are wrapped to the panel, and the writing is black or white, whichever is more legible on its ground.
+
+    Parameters
+    ----------
+    tokens : lists of str, one per text
+        At most as many tokens as ``relevance`` has; what a text lacks counts as padding.
+    relevance : array, or dict of name -> array, shape (batch, T) or (batch, T, E)
+        Relevance per token, or of its embedding.
+    padding : collection of str, default ("", "[PAD]", "<pad>", "<PAD>")
+        The tokens that only fill up; they have no say in the scale.
+    pad : {"skip", "grey"}, default "skip"
+        Leave padding out or draw it on grey ground. A remark behind the text states its number and its
+        relevance, so that none is hidden.
+    row_names : sequence of str, optional
+        Names of the texts; default their numbers.
+    reduce : {"sum", "norm", "max_abs", "mean"} or callable, default "sum"
+        How the relevance of an embedding becomes one number, see `reduce_channels`.
+    scale : {"map", "row", "column", "all"}, default "map"
+        The texts that share a scale; where there are several scales, a remark states each.
+    fontsize : float, default 8
+        In points; smaller in given axes that have no room for it.
+    cmap : str or matplotlib Colormap, default "seismic"
+        Any diverging colour map; the default is safe for red-green deficiency.
+    colorbar : bool, default True
+        Draw the colours and what they mean below the texts.
+    bad_color : matplotlib colour, default (0, 1, 0)
+        Ground of tokens whose relevance is not finite.
+    ax : matplotlib axes or a sequence of them, optional
+        Where to draw, row by row: batch x analyzers of them, in their present size; default is a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure of the panels.
+
+    Raises
+    ------
+    InvalidInputError
+        No texts, shapes that differ, unknown names, wrong number of axes, axes too small for the text.
+
+    Examples
+    --------
+    >>> figure = plot_tokens([["a", "fine", "film"]], [[0.1, 2.0, -0.5]])
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['a', 'fine', 'film']
+    """
+    number("fontsize", fontsize, 0)
+    texts = read_texts(tokens, relevance, padding=padding, pad=pad, reduce=reduce, scale=scale, bad_color=bad_color)
+    names = row_titles(row_names, len(texts.tokens))
+    columns = range(len(texts.maps))
+    drawn = [[texts.coloured(j, i, cmap, bad_color) for j in columns] for i in range(len(names))]
+    if ax is None:
+        panels, cax = _new_panels(drawn, texts, names, fontsize, colorbar)
+    else:
+        panels, cax = panel_grid(ax, len(names), len(columns), (0, 0)), None
+        root(panels).draw_without_rendering()  # a layout engine of the figure, if any, sets the axes' size only now
+    if colorbar:
+        colour_bar(panels, texts.maps, cmap, bad_color, cax)
+    for i, row in enumerate(panels):
+        for j, axes in enumerate(row):
+            title_panel(axes, "" if i else texts.maps[j].name)
+            _write(axes, drawn[i][j], fontsize)
+        if names[i]:
+            write_beside(row[0], names[i], (0.0, 0.5), (-5.0, 0.0), ha="right", va="center", fontsize=LABEL, color=TEXT)
+    return root(panels)
+
+
+def tokens_to_html(
+    tokens: Sequence[Sequence[str]],
+    relevance: ArrayLike,
+    *,
+    padding: Collection[str] = PADDING,
+    pad: str = "skip",
+    reduce: Reduction = "sum",
+    scale: str = "map",
+    cmap: str | Colormap = DIVERGING,
+    bad_color: Color = GREEN,
+) -> str:
+    """Write texts as HTML, a paragraph per text and a coloured span per token, with its relevance as the tooltip.
+
+    The result needs no style sheet, script or network, and everything in it is escaped.
+
+    Parameters
+    ----------
+    tokens, relevance, padding, pad, reduce, scale, cmap, bad_color
+        As in `plot_tokens`; ``relevance`` is one array.
+
+    Returns
+    -------
+    str
+        A ``div`` to be put into a page, or shown by ``IPython.display.HTML``.
+
+    Raises
+    ------
+    InvalidInputError
+        No texts, shapes that differ, unknown names.
+
+    Examples
+    --------
+    >>> print(tokens_to_html([["a<b"]], [[2.0]], cmap="gray"))
+    <div style="font-family:sans-serif;line-height:1.9">
+    <p><span style="background:#ffffff;color:#000000;padding:1px 3px" title="+2">a&lt;b</span></p>
+    </div>
+    """
+    if isinstance(relevance, Mapping):
+        raise InvalidInputError("relevance must be one array, (batch, T) or (batch, T, E); got a dict.")
+    texts = read_texts(tokens, relevance, padding=padding, pad=pad, reduce=reduce, scale=scale, bad_color=bad_color)
+    rows = [texts.coloured(0, i, cmap, bad_color) for i in range(len(texts.tokens))]
+    paragraphs = "\n".join(f"<p>{' '.join(map(_span, row))}</p>" for row in rows)
+    return f'<div style="font-family:sans-serif;line-height:1.9">\n{paragraphs}\n</div>'
+
+
+def _span(token: Token) -> str:
+    text = html.escape(token.text)
+    if token.remark:
+        return f'<span style="color:{SOFT};font-size:80%">{text}</span>'
+    style = f"background:{to_hex(token.ground)};color:{token.writing};padding:1px 3px"
+    return f'<span style="{style}" title="{html.escape(token.note)}">{text}</span>'
+
+
+def _span_width(text: str, size: float) -> float:
+    """Inches of the ground of a text."""
+    return _HINTING * text_width(text, size) + 2 * _INNER
+
+
+def _pieces(token: Token, width: float, size: float) -> list[Token]:
+    """The token, cut where it is longer than a line."""
+    pieces, text = [], ""
+    for character in token.text:
+        if text and _span_width(text + character, size) > width:
+            pieces.append(text)
+            text = ""
+        text += character
+    return [Token(piece, token.ground, token.note, token.remark) for piece in [*pieces, text]]
+
+
+def _place(drawn: Sequence[Token], width: float, size: float) -> list[Placed]:
+    """Wrap the tokens to lines of ``width`` inches."""
+    placed: list[Placed] = []
+    left, line = 0.0, 0
+    for token in drawn:
+        for piece in _pieces(token, width, size):
+            span = _span_width(piece.text, size)
+            if left and left + span > width:
+                left, line = 0.0, line + 1
+            placed.append((left, line, piece))
+            left += span + _INNER
+    return placed
+
+
+def _height(placed: Sequence[Placed], size: float) -> float:
+    return (1 + max((line for _, line, _ in placed), default=0)) * _SPACING * line_height(size)
+
+
+def _new_panels(
+    drawn: Sequence[Sequence[Sequence[Token]]], texts: Texts, names: Sequence[str], size: float, bar: bool
+) -> tuple[np.ndarray, Axes | None]:
+    """Panels of a new figure with as much room as the texts need, and the place of the colour bar."""
+    columns = len(texts.maps)
+    width = max(_WIDTHS[0] / columns, _WIDTHS[1])
+    left = MARGIN + max(text_width(name, LABEL) for name in names) + PAD
+    titles = max(len(wrap(found.name, width, TITLE)) if found.name else 0 for found in texts.maps)
+    top, bottom = MARGIN + titles * line_height(TITLE) + PAD / 2, 0.5 if bar else MARGIN
+    heights = [max(_height(_place(cell, width, size), size) for cell in row) for row in drawn]
+    gap = 1.2 * PAD
+    across = left + columns * (width + 2 * gap) - 2 * gap + MARGIN
+    up = top + sum(heights) + gap * (len(heights) - 1) + bottom
+    figure = Figure(figsize=(across, up), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    panels = np.empty((len(drawn), columns), dtype=object)
+    low = up - top
+    for i, height in enumerate(heights):
+        low -= height
+        for j in range(columns):
+            start = left + j * (width + 2 * gap)
+            panels[i, j] = figure.add_axes((start / across, low / up, width / across, height / up))
+        low -= gap
+    middle = left + (across - MARGIN - left) / 2
+    cax = figure.add_axes(((middle - 0.8) / across, 0.36 / up, 1.6 / across, 0.07 / up)) if bar else None
+    return panels, cax
+
+
+def _write(axes: Axes, drawn: Sequence[Token], size: float) -> None:
+    """Put the tokens into the axes, in inches from the upper left corner whatever becomes of the axes' size."""
+    width, height = inches(axes)
+    placed = _place(drawn, width, size)
+    while _height(placed, size) > 1.001 * height:
+        size *= 0.95
+        if size < _SMALLEST:
+            raise InvalidInputError(
+                f"ax has axes of {width:.2g} x {height:.2g} inches, too small for a text of {len(drawn)} tokens; "
+                f"make them larger."
+            )
+        placed = _place(drawn, width, size)
+    axes.set_axis_off()
+    place = axes.figure.dpi_scale_trans + ScaledTranslation(0, 1, axes.transAxes)
+    pitch = _SPACING * line_height(size)
+    for left, line, piece in placed:
+        span, top = _span_width(piece.text, size), -line * pitch
+        if not piece.remark:
+            corner = (left, top - 0.92 * pitch)
+            axes.add_patch(Rectangle(corner, span, 0.84 * pitch, facecolor=piece.ground, linewidth=0, transform=place))
+        style = {"va": "baseline", "fontsize": size, "parse_math": False, "transform": place}
+        if piece.remark:
+            axes.text(left + _INNER, top - 0.66 * pitch, piece.text, color=SOFT, **style)
+        else:
+            axes.text(left + span / 2, top - 0.66 * pitch, piece.text, color=piece.writing, ha="center", **style)

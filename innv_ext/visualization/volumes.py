@@ -1,0 +1,189 @@
+"""Relevance of volumes: rows of slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from innv_ext.errors import InvalidInputError
+from innv_ext.visualization.checks import VOLUME, Floats, choice, three_channels
+from innv_ext.visualization.images import as_picture, paint
+from innv_ext.visualization.layout import line_height, text_width
+from innv_ext.visualization.panels import (
+    EDGE,
+    LABEL,
+    SMALL,
+    TEXT,
+    Maps,
+    colour_bar,
+    inches,
+    panel_grid,
+    peak_text,
+    read_data,
+    read_maps,
+    root,
+    row_titles,
+    same_scale,
+)
+from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, Reduction, peaks, report_bad, to_unit
+
+_CHOICES = ("spaced", "relevant")
+
+
+def plot_volumes(
+    x: ArrayLike,
+    maps: Any,
+    *,
+    axis: int = 0,
+    slices: int | Sequence[int] = 5,
+    choose: str = "spaced",
+    row_names: Sequence[str] | None = None,
+    reduce: Reduction = "sum",
+    scale: str = "map",
+    cmap: str | Colormap = DIVERGING,
+    colorbar: bool = True,
+    channel_axis: int = -1,
+    value_range: tuple[float, float] | None = None,
+    bad_color: Color = GREEN,
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+) -> Figure:
+    """Draw slices of volumes: for each sample a row of its input, then a row per analyzer.
+
+    All slices of a volume are on one scale, that of the whole volume, also of the slices that are not drawn.
+
+    Parameters
+    ----------
+    x : array, shape (batch, D, H, W), or that with 1 or 3 channels
+        The volumes, shown as by `to_rgb` with one range per volume; not modified.
+    maps : array, or dict of name -> array, shape (batch, D, H, W) or (batch, D, H, W, C)
+        Relevance.
+    axis : {0, 1, 2}, default 0
+        The spatial axis (D, H or W) to cut across.
+    slices : int or sequence of int, default 5
+        How many slices, at most all, or their positions along ``axis``; negative ones count from the end.
+    choose : {"spaced", "relevant"}, default "spaced"
+        With a number of ``slices``: the middles of that many equal parts, or the slices with the most relevance
+        (magnitudes, each analyzer's as shares of its total, summed over the analyzers), per sample.
+    row_names : sequence of str, optional
+        Names of the samples; default their numbers.
+    reduce : {"sum", "norm", "max_abs", "mean"} or callable, default "sum"
+        See `reduce_channels`; a callable gets (batch, D, H, W, C).
+    scale : {"map", "row", "column", "all"}, default "map"
+        The volumes that share a scale: "row" those of a sample, "column" those of an analyzer; where there are
+        several scales, each row states its own.
+    cmap : str or matplotlib Colormap, default "seismic"
+        Any diverging colour map; the default is safe for red-green deficiency.
+    colorbar : bool, default True
+        Draw the colours and what they mean below the panels.
+    channel_axis : int, default -1
+        1 for (batch, C, D, H, W); of ``x`` and the maps.
+    value_range : (low, high), optional
+        The input's values of black and white.
+    bad_color : matplotlib colour, default (0, 1, 0)
+        Voxels that are not finite.
+    ax : matplotlib axes or a sequence of them, optional
+        Where to draw, row by row: batch x (1 + analyzers) rows of a panel per slice; default is a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure of the panels.
+
+    Raises
+    ------
+    InvalidInputError
+        No volumes, shapes that differ, an axis or slices that don't exist, unknown names, wrong number of axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> figure = plot_volumes(np.zeros((1, 9, 4, 4)), {"gradient": np.ones((1, 9, 4, 4))}, slices=3)
+    >>> [panel.get_title() for panel in figure.axes[:3]]
+    ['slice 1', 'slice 4', 'slice 7']
+    """
+    choice("choose", choose, _CHOICES)
+    if axis not in (0, 1, 2):
+        raise InvalidInputError(f"axis must be 0, 1 or 2, one of the spatial axes D, H and W; got {axis!r}.")
+    data = read_data(x, "x", VOLUME, channel_axis)
+    three_channels(data, "x")
+    tall = data.reshape(len(data), -1, *data.shape[3:])  # one picture per volume, so that it has one range
+    pictures, bad = as_picture(tall.astype(np.asarray(x).dtype), -1, value_range)
+    pictures, bad = pictures.reshape(*data.shape[:-1], 3), bad.reshape(data.shape[:-1])
+    report_bad(bad, "x", bad_color, kind=VOLUME)
+    found = read_maps(maps, data, VOLUME, scale=scale, bad_color=bad_color, channel_axis=channel_axis, reduce=reduce)
+    shown = _positions(slices, choose, data.shape[axis + 1], axis, found)
+    names = row_titles(row_names, len(data))
+    pictures = paint(pictures, bad, bad_color)
+    rows = [(i, j) for i in range(len(data)) for j in range(-1, len(found))]  # -1: the input
+    labels = [_label(names[i], found, i, j) for i, j in rows]
+    size = _size([n for a, n in enumerate(data.shape[1:4]) if a != axis], labels, shown.shape[1])
+    panels = panel_grid(ax, len(rows), shown.shape[1], size)
+    for row, label, (i, j) in zip(panels, labels, rows, strict=True):
+        cube = pictures[i] if j < 0 else found[j].colours(i, cmap, bad_color)
+        _draw_slices(row, np.moveaxis(cube, axis, 0)[shown[i]], [f"slice {z}" for z in shown[i]] if j < 0 else [])
+        style = {"fontsize": LABEL, "color": TEXT, "rotation": 0, "ha": "right", "va": "center", "parse_math": False}
+        row[0].set_ylabel("\n".join(label), **style)
+    if colorbar:
+        colour_bar(panels, found, cmap, bad_color)
+    return root(panels)
+
+
+def _positions(slices: int | Sequence[int], choose: str, depth: int, axis: int, found: Sequence[Maps]) -> np.ndarray:
+    """The slices of every sample, (batch, slices), ascending where they are chosen here."""
+    batch = len(found[0].values)
+    wanted = np.asarray(slices)
+    if wanted.dtype.kind not in "iu" or wanted.ndim > 1 or not wanted.size:
+        raise InvalidInputError(f"slices must be an integer or a sequence of them; got {slices!r}.")
+    if wanted.ndim:
+        if choose != "spaced":
+            raise InvalidInputError(f"choose={choose!r} goes with a number of slices; got their positions {slices!r}.")
+        if (wanted < -depth).any() or (wanted >= depth).any():
+            raise InvalidInputError(f"slices must be in [{-depth}, {depth - 1}] along axis {axis}; got {slices!r}.")
+        return np.tile(wanted % depth, (batch, 1))
+    if wanted < 1:
+        raise InvalidInputError(f"slices must be at least 1; got {slices!r}.")
+    count = min(int(wanted), depth)
+    if choose == "spaced":
+        return np.tile((2 * np.arange(count) + 1) * depth // (2 * count), (batch, 1))
+    return np.sort(np.argsort(-_strength(found, axis), axis=1, kind="stable")[:, :count], axis=1)
+
+
+def _strength(found: Sequence[Maps], axis: int) -> Floats:
+    """Share of the relevance in each slice, summed over the analyzers: (batch, slices)."""
+    others = tuple(a + 1 for a in range(3) if a != axis)
+    sums = [np.abs(to_unit(m.values, peaks(m.values))).sum(axis=others) for m in found]
+    return sum((s / np.maximum(s.sum(axis=1, keepdims=True), 1.0) for s in sums), np.zeros_like(sums[0]))
+
+
+def _label(name: str, found: Sequence[Maps], row: int, column: int) -> list[str]:
+    """What stands beside a row of slices, line by line; a column below 0 is the input."""
+    if column < 0:
+        return [name, "input"] if name else ["input"]
+    note = [] if same_scale(found) else [peak_text(found[column], row)]
+    return [found[column].name or "relevance", *note]
+
+
+def _size(plane: Sequence[int], labels: Sequence[Sequence[str]], columns: int) -> tuple[float, float]:
+    """Inches of the figure: the longer side of a slice is one, or up to two if there are few slices."""
+    cell = min(2.0, max(1.0, 4.0 / columns))
+    height, width = (cell * n / max(plane) for n in plane)
+    beside = max(text_width(line, LABEL) for label in labels for line in label)
+    across = beside + 0.3 + columns * (max(width, text_width("slice 100", SMALL)) + 0.06)
+    return max(3.6, across), 0.75 + len(labels) * (max(height, 2 * line_height(LABEL)) + 0.06)
+
+
+def _draw_slices(row: np.ndarray, planes: Floats, titles: Sequence[str]) -> None:
+    for k, (axes, plane) in enumerate(zip(row, planes, strict=True)):
+        dots = min(inches(axes)) * axes.figure.dpi
+        axes.imshow(plane, interpolation="nearest" if max(plane.shape[:2]) <= dots else "antialiased")
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set(edgecolor=EDGE, linewidth=0.4)
+        if titles:
+            axes.set_title(titles[k], fontsize=SMALL, color=TEXT, pad=2)
