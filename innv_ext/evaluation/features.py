@@ -97,7 +97,7 @@ def _as_float64(name: str, values: Any) -> np.ndarray:
         raise InvalidInputError(f"relevance {name!r} must be an array of real numbers, got {error}.") from error
 
 
-def read_features(features: Any, shape: tuple[int, ...], channels_first: bool) -> Features:
+def read_features(features: Any, shape: tuple[int, ...], channels_first: bool, argument: str = "features") -> Features:
     """The features of x.
 
     Parameters
@@ -105,34 +105,37 @@ def read_features(features: Any, shape: tuple[int, ...], channels_first: bool) -
     features : "component", "pixel", or an int array of labels
     shape : of x, (batch, ...)
     channels_first : where a pixel has its channels
+    argument : what the features are called in messages
     """
     sample = shape[1:]
     axis = (0 if channels_first else len(sample) - 1) if len(sample) > 1 else None
     if isinstance(features, str):
         if features not in ("component", "pixel"):
             raise InvalidInputError(
-                f"features must be 'component', 'pixel' or an int array of labels, got {features!r}."
+                f"{argument} must be 'component', 'pixel' or an int array of labels, got {features!r}."
             )
         if features == "pixel" and axis is None:
             raise InvalidInputError(
-                f"features='pixel' needs x with channels, (batch, ..., channels), but it is {shape}. Use 'component'."
+                f"{argument}='pixel' needs x with channels, (batch, ..., channels), but it is {shape}. Use 'component'."
             )
         axis = axis if features == "pixel" else None
         whole = tuple(1 if a == axis else d for a, d in enumerate(sample))
         labels = np.arange(int(np.prod(whole))).reshape(1, *whole)
     else:
-        labels, axis = _read_labels(np.asarray(features), shape, axis)
+        labels, axis = _read_labels(np.asarray(features), shape, axis, argument)
     rows = [np.unique(row, return_inverse=True)[1].reshape(row.shape) for row in labels]
     ids = np.broadcast_to(np.stack(rows), shape)
     counts = np.array([row.max() + 1 for row in rows])
     return Features(ids, np.broadcast_to(counts, shape[:1]), axis)
 
 
-def _read_labels(labels: np.ndarray, shape: tuple[int, ...], axis: int | None) -> tuple[np.ndarray, int | None]:
+def _read_labels(
+    labels: np.ndarray, shape: tuple[int, ...], axis: int | None, argument: str
+) -> tuple[np.ndarray, int | None]:
     """Labels that broadcast to ``shape``, and the channel axis if they were given without; one sample's go first."""
     if labels.dtype.kind not in "iu":
         raise InvalidInputError(
-            f"features must be 'component', 'pixel' or an array of integer labels, got dtype {labels.dtype}."
+            f"{argument} must be 'component', 'pixel' or an array of integer labels, got dtype {labels.dtype}."
         )
     sample = shape[1:]
     pixels = sample if axis is None else sample[:axis] + sample[axis + 1 :]
@@ -141,6 +144,6 @@ def _read_labels(labels: np.ndarray, shape: tuple[int, ...], axis: int | None) -
             rows = labels[None] if labels.shape == form else labels
             return rows if channel is None else np.expand_dims(rows, channel + 1), channel
     raise InvalidInputError(
-        f"features has shape {labels.shape}; labels need the shape of one sample {sample}, or {pixels} where a label "
+        f"{argument} has shape {labels.shape}; labels need the shape of one sample {sample}, or {pixels} where a label "
         f"holds for all channels, each with or without a batch axis of {shape[0]}."
     )

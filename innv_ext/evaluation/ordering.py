@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from tqdm import tqdm
 from innv_ext.analyzers import inputs as checks
 from innv_ext.backend.graph import untouched
 from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation.features import RANDOM, Features, read_features
+from innv_ext.evaluation.common import at_x, generator, named, read_neurons, read_seed
+from innv_ext.evaluation.features import Features, read_features
 from innv_ext.evaluation.noise import Noise, Sampler, read_noise
 from innv_ext.evaluation.result import OrderingResult
 from innv_ext.evaluation.scores import Scores
@@ -106,18 +107,18 @@ def relevance_ordering(
     if not isinstance(model, keras.Model):
         raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
     size, samples = checks.positive_int("batch_size", batch_size), checks.positive_int("samples", samples)
-    shares, seed = _read_rates(rates), _read_seed(seed)
+    shares, seed = _read_rates(rates), read_seed(seed)
     with untouched(model):
         scores = Scores(model, on, output, "relevance_ordering")
         (array,) = checks.standardize(x, scores.structure, [scores.spec], True)
         if not array.size:
             raise InvalidInputError(f"x has shape {array.shape}; there is nothing to test.")
         shape = scores.output_shape(array)
-        index = _read_neurons(neuron_selection, shape, len(array))
+        index = read_neurons(neuron_selection, shape, len(array))
         right = _read_labels(labels, shape, len(array))
         kind = read_noise(noise, mean, std, array.shape[1:])
         grouping = read_features(features, array.shape, scores.channels_first)
-        maps = {name: grouping.relevance(name, values) for name, values in _named(relevance).items()}
+        maps = {name: grouping.relevance(name, values) for name, values in named(relevance).items()}
         test = _Test(scores, array, index, right, shares, kind, samples, grouping, size, seed)
         distortion, accuracy = test.run(list(maps.values()), progress)
     return OrderingResult(
@@ -148,7 +149,7 @@ class _Test:
 
     def run(self, maps: Sequence[np.ndarray], progress: bool) -> np.ndarray:
         """(2, maps, samples of x, rates): distortion and accuracy."""
-        score, target, predicted = self._at_x()
+        score, target, predicted = at_x(self.scores, self.x, self.index, self.batch_size)
         labels = predicted if self.labels is None else self.labels
         copies = self.noise.copies(self.samples)
         tally = _Tally(self, len(maps), score, target, labels)
@@ -157,7 +158,7 @@ class _Test:
             total=total, desc="relevance_ordering", unit="rate", delay=3, leave=False, disable=not progress
         ) as bar:
             for i in range(len(self.x)):
-                ranks = [self.features.ranks(values, i, self._generator(_TIES, i)) for values in maps]
+                ranks = [self.features.ranks(values, i, generator(self.seed, _TIES, i)) for values in maps]
                 for r, kept in enumerate(self._kept(i)):
                     if kept == self.features.counts[i]:  # nothing is perturbed
                         tally.sums[1, :, i, r] = copies * (predicted[i] == labels[i])
@@ -170,27 +171,16 @@ class _Test:
             tally.sums[:, :, i, r] = tally.sums[:, :1, i, r]
         return tally.sums / copies
 
-    def _at_x(self) -> list[np.ndarray]:
-        """Score, neuron and class of the unperturbed samples."""
-        starts = range(0, len(self.x), self.batch_size)
-        rows = [slice(start, start + self.batch_size) for start in starts]
-        parts = [self.scores(self.x[s], self.index[s]) for s in rows]
-        return [np.concatenate(p) for p in zip(*parts, strict=True)]
-
     def _kept(self, i: int) -> np.ndarray:
         """How many features of sample i keep their values, per rate."""
         return np.rint(self.rates * self.features.counts[i]).astype("int64")
 
     def _perturb(self, tally: _Tally, ranks: Sequence[np.ndarray], i: int, r: int, kept: int) -> None:
         """Queue all noisy copies of sample i at rate r, for each order."""
-        rng, copies = self._generator(_NOISE, i, r), self.noise.copies(self.samples)
+        rng, copies = generator(self.seed, _NOISE, i, r), self.noise.copies(self.samples)
         for piece in self.noise.pieces(self.x[i], copies, rng, self.batch_size):
             for j, places in enumerate(ranks):
                 tally.add(np.where(places < kept, self.x[i], piece), (j, i, r))
-
-    def _generator(self, *key: int) -> np.random.Generator:
-        """A generator of its own for each key, whatever was drawn before."""
-        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
 
 class _Tally:
@@ -231,16 +221,6 @@ class _Tally:
 # --- checks ------------------------------------------------------------------------------------------------------
 
 
-def _named(relevance: Any) -> dict[str, Any]:
-    """{name: map}; a single map is called "relevance", a random order "random"."""
-    if not isinstance(relevance, Mapping):
-        return {RANDOM if isinstance(relevance, str) else "relevance": relevance}
-    wrong = [name for name in relevance if not isinstance(name, str)]
-    if wrong or not relevance:
-        raise InvalidInputError(f"relevance must be an array or a dict {{name: array}}, got keys {list(relevance)}.")
-    return dict(relevance)
-
-
 def _read_rates(rates: Any) -> np.ndarray:
     """Increasing shares."""
     if isinstance(rates, (int, np.integer)) and not isinstance(rates, bool):
@@ -256,20 +236,6 @@ def _read_rates(rates: Any) -> np.ndarray:
     if not ((array >= 0) & (array <= 1)).all() or (np.diff(array) <= 0).any():
         raise InvalidInputError(f"rates must increase and lie in [0, 1], got {array.tolist()}.")
     return array
-
-
-def _read_seed(seed: Any) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InvalidInputError(f"seed must be an integer of at least 0, got {seed!r}.")
-    return int(seed)
-
-
-def _read_neurons(selection: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray:
-    """The flat index of the neuron per sample; -1 stands for the largest output."""
-    mode, index = checks.resolve_selection("max_activation", selection, count, shape)
-    if mode == "all":
-        raise InvalidInputError("neuron_selection='all' is no single neuron; give one index per sample, or None.")
-    return index
 
 
 def _read_labels(labels: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray | None:

@@ -1,8 +1,10 @@
-"""Curves over the rate as a matplotlib figure; no pyplot state."""
+"""Curves of several maps as a matplotlib figure; no pyplot state."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,66 +19,106 @@ DPI = 150
 # Okabe and Ito's colours for all kinds of colour vision, without their yellow, which is too light for lines
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
-AXIS_LABELS = {"distortion": "distortion (squared change of the output)", "accuracy": "accuracy"}
-TOPS = {"distortion": None, "accuracy": 1.02}
 LEGEND_COLUMNS = 2
-BEST_FIRST = {"distortion": 1, "accuracy": -1}  # small distortions and large accuracies are good
+COUNTS = {1: "one matplotlib axes", 2: "two matplotlib axes"}
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
-def two_axes(ax: Sequence[Axes] | None, names: int) -> tuple[Axes, Axes]:
-    """``ax`` if it is two axes, or those of a new figure with room for legends of that many names."""
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One picture of curves.
+
+    Attributes
+    ----------
+    label : of the vertical axis
+    curves : {name: (mean, half the width of its band)}
+    numbers : {name: the number that the legend shows and is sorted by}
+    meaning : of these numbers
+    largest_first : whether large numbers are good
+    limits : of the vertical axis; None leaves one to matplotlib
+    marker : of single points, where there may be few
+    """
+
+    label: str
+    curves: Curves
+    numbers: Mapping[str, float]
+    meaning: str
+    largest_first: bool
+    limits: tuple[float | None, float | None] = (None, None)
+    marker: str = ""
+
+
+def axes_for(ax: Axes | Sequence[Axes] | None, wanted: Sequence[str], names: int) -> tuple[Axes, ...]:
+    """``ax`` if it is one axes for each of ``wanted``, or those of a new figure with room for legends of ``names``."""
+    count = len(wanted)
     if ax is None:
         height = 3.9 + 0.19 * -(-names // LEGEND_COLUMNS)
-        figure = Figure(figsize=(9.6, height), dpi=DPI, facecolor="white", layout="constrained")
+        figure = Figure(figsize=(4.8 * count, height), dpi=DPI, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
-        return tuple(figure.subplots(1, 2))
+        return tuple(figure.subplots(1, count, squeeze=False)[0])
     found = tuple(ax) if isinstance(ax, (Sequence, np.ndarray)) else (ax,)
-    if len(found) != 2 or not all(isinstance(a, Axes) for a in found):
+    if len(found) != count or not all(isinstance(a, Axes) for a in found):
         raise InvalidInputError(
-            f"ax must be two matplotlib axes (distortion, accuracy), e.g. figure.subplots(1, 2), got {ax!r}."
+            f"ax must be {COUNTS[count]} ({', '.join(wanted)}), e.g. figure.subplots(1, {count}), got {ax!r}."
         )
     return found
 
 
-def draw(
-    axes: tuple[Axes, Axes],
-    rates: np.ndarray,
-    curves: Mapping[str, Curves],
-    areas: Mapping[str, Mapping[str, float]],
-) -> Figure:
-    """Two panels of curves {"distortion": {name: (mean, spread)}, "accuracy": ...}, legends sorted by area."""
-    for panel, (of, lines) in zip(axes, curves.items(), strict=True):
-        drawn = _draw_curves(panel, rates, lines)
-        panel.set(xlabel="rate (non-randomised components)", ylabel=AXIS_LABELS[of])
-        panel.set_xlim(float(rates[0]), float(rates[-1]))
-        panel.set_ylim(bottom=0, top=TOPS[of])
-        panel.grid(color="#e5e5e5", linewidth=0.6)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
-        _draw_legend(panel, drawn, areas[of], BEST_FIRST[of])
+def draw(axes: Sequence[Axes], positions: np.ndarray, label: str, panels: Sequence[Panel]) -> Figure:
+    """Draw each panel on its axes, all over the same ``positions``; the legends are sorted, best first."""
+    for ax, panel in zip(axes, panels, strict=True):
+        drawn = _draw_curves(ax, positions, panel)
+        ax.set(xlabel=label, ylabel=panel.label)
+        if not panel.marker:
+            ax.set_xlim(float(positions[0]), float(positions[-1]))
+        ax.set_ylim(*panel.limits)
+        tidy(ax)
+        _draw_legend(ax, drawn, panel)
     return axes[0].figure.figure  # the root, also for axes of a subfigure
 
 
-def _draw_curves(panel: Axes, rates: np.ndarray, lines: Curves) -> dict[str, Line2D]:
-    """A name has the same look in both panels; neighbours differ in colour and in dashes, and 28 looks are distinct."""
+def save(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
+    """Write the figure to ``path``, if there is one; the suffix says the format."""
+    if path is not None:
+        figure.savefig(path, dpi=DPI, facecolor="white")
+    return figure
+
+
+def tidy(ax: Axes) -> None:
+    """A light grid behind the data, and no frame above and on the right."""
+    ax.grid(color="#e5e5e5", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def literal(text: str) -> str:
+    """``text`` as matplotlib shows it unchanged: a dollar sign starts no formula."""
+    return text.replace("$", r"\$")
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour and dashes of the line with this number; 28 looks are distinct, neighbours differ in both."""
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
+
+
+def _draw_curves(ax: Axes, positions: np.ndarray, panel: Panel) -> dict[str, Line2D]:
+    """A curve has the look of its number, so that it is the same in every panel that has the same maps."""
     drawn = {}
-    for j, (name, (mean, spread)) in enumerate(lines.items()):
-        colour, dash = COLOURS[j % len(COLOURS)], DASHES[j % len(DASHES)]
-        (drawn[name],) = panel.plot(rates, mean, color=colour, linestyle=dash, linewidth=1.6, label=name)
-        if np.isfinite(spread).all():
-            panel.fill_between(rates, mean - spread, mean + spread, color=colour, alpha=0.12, linewidth=0)
+    for j, (name, (mean, spread)) in enumerate(panel.curves.items()):
+        (drawn[name],) = ax.plot(positions, mean, linewidth=1.6, marker=panel.marker, label=name, **look(j))
+        if np.isfinite(spread).any():  # a point of one sample has no spread
+            colour = drawn[name].get_color()
+            ax.fill_between(positions, mean - spread, mean + spread, color=colour, alpha=0.12, linewidth=0)
     return drawn
 
 
-def _draw_legend(panel: Axes, drawn: Mapping[str, Line2D], areas: Mapping[str, float], sign: int) -> None:
-    order = sorted(areas, key=lambda name: sign * areas[name])
-    labels = [f"{name} ({areas[name]:.3g})".replace("$", r"\$") for name in order]
-    panel.legend(
+def _draw_legend(ax: Axes, drawn: Mapping[str, Line2D], panel: Panel) -> None:
+    order = sorted(panel.numbers, key=lambda name: panel.numbers[name], reverse=panel.largest_first)
+    ax.legend(
         [drawn[name] for name in order],
-        labels,
-        title="area, best first" if len(order) > 1 else "area",
+        [literal(f"{name} ({panel.numbers[name]:.3g})") for name in order],
+        title=panel.meaning + (", best first" if len(order) > 1 else ""),
         loc="upper center",
         bbox_to_anchor=(0.5, -0.15),  # below the panel, where it hides no curve
         ncols=LEGEND_COLUMNS,

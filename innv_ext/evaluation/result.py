@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,16 +14,17 @@ from scipy.integrate import trapezoid
 
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
+from innv_ext.evaluation.frames import curve_frame
+from innv_ext.evaluation.statistics import Named, Statistics, cell, over_samples, shown
 
-Named = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
-
-class Statistics(NamedTuple):
-    """Over the samples of x: mean, standard deviation (of a sample: n - 1) and standard error; NaN for one sample."""
-
-    mean: np.ndarray
-    std: np.ndarray
-    error: np.ndarray
+# the vertical axis' label and upper end, and whether a large area is good
+PANELS = {
+    "distortion": ("distortion (squared change of the output)", None, False),
+    "accuracy": ("accuracy", 1.02, True),
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,15 +81,14 @@ class OrderingResult:
         known = curves | areas
         if of not in known:
             raise InvalidInputError(f"of must be one of {', '.join(map(repr, known))}, got {of!r}.")
-        return {name: _statistics(values) for name, values in known[of]().items()}
+        return {name: over_samples(values) for name, values in known[of]().items()}
 
     def table(self) -> str:
         """A markdown table of the areas, mean ± standard error over the samples of x; least distortion first."""
         distortion, accuracy = self.statistics("distortion_area"), self.statistics("accuracy_area")
         lines = ["| relevance | distortion area | accuracy area |", "| --- | --- | --- |"]
         for name in sorted(self.names, key=lambda n: distortion[n].mean):
-            shown = name.replace("|", "\\|")
-            lines.append(f"| {shown} | {_shown(distortion[name])} | {_shown(accuracy[name])} |")
+            lines.append(f"| {cell(name)} | {shown(distortion[name])} | {shown(accuracy[name])} |")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,6 +96,17 @@ class OrderingResult:
         fields = ("distortion", "accuracy", "distortion_area", "accuracy_area")
         lists = {f: {name: values.tolist() for name, values in getattr(self, f).items()} for f in fields}
         return {"rates": self.rates.tolist(), "names": list(self.names), **lists}
+
+    def to_frame(self) -> DataFrame:
+        """The curves as a pandas data frame: one row per map, sample of x and rate.
+
+        Raises
+        ------
+        InvalidInputError
+            if pandas, an extra, is not installed
+        """
+        curves = {"distortion": self.distortion, "accuracy": self.accuracy}
+        return curve_frame(self.names, "rate", self.rates, curves)
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> OrderingResult:
@@ -136,17 +147,20 @@ class OrderingResult:
         """
         if spread not in ("error", "std"):
             raise InvalidInputError(f"spread must be 'error' or 'std', got {spread!r}.")
-        curves = {
-            of: {name: (found.mean, getattr(found, spread)) for name, found in self.statistics(of).items()}
-            for of in ("distortion", "accuracy")
-        }
-        areas = {
-            of: {name: float(found.mean) for name, found in self.statistics(f"{of}_area").items()} for of in curves
-        }
-        figure = plotting.draw(plotting.two_axes(ax, len(self.names)), self.rates, curves, areas)
-        if path is not None:
-            figure.savefig(path, dpi=plotting.DPI, facecolor="white")
-        return figure
+        panels = [
+            plotting.Panel(
+                label,
+                {name: (found.mean, getattr(found, spread)) for name, found in self.statistics(of).items()},
+                {name: float(found.mean) for name, found in self.statistics(f"{of}_area").items()},
+                "area",
+                more_is_better,
+                (0, top),
+            )
+            for of, (label, top, more_is_better) in PANELS.items()
+        ]
+        axes = plotting.axes_for(ax, tuple(PANELS), len(self.names))
+        figure = plotting.draw(axes, self.rates, "rate (non-randomised components)", panels)
+        return plotting.save(figure, path)
 
     def __repr__(self) -> str:
         samples = len(self.distortion[self.names[0]])
@@ -155,13 +169,3 @@ class OrderingResult:
             f"OrderingResult({len(self.names)} maps, {samples} samples, {len(self.rates)} rates; least distortion: "
             f"{best!r})"
         )
-
-
-def _statistics(values: np.ndarray) -> Statistics:
-    mean, count = values.mean(axis=0), len(values)
-    std = values.std(axis=0, ddof=1) if count > 1 else np.full_like(mean, np.nan)
-    return Statistics(mean, std, std / np.sqrt(count))
-
-
-def _shown(found: Statistics) -> str:
-    return f"{found.mean:.4g}" + ("" if np.isnan(found.error) else f" ± {found.error:.2g}")

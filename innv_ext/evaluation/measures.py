@@ -1,0 +1,266 @@
+"""Numbers that say something about a relevance map without running the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from innv_ext.analyzers import inputs as checks
+from innv_ext.errors import InvalidInputError
+from innv_ext.visualization.checks import Floats, Mask, as_numbers
+from innv_ext.visualization.checks import number as number_between
+
+RATIOS = ("inside_total", "weighted", "inside_outside")
+
+
+class CompletenessError(NamedTuple):
+    """How far the sum of a map is from what it should explain, per sample.
+
+    Attributes
+    ----------
+    absolute : array (batch,), |sum of the map - (score - reference score)|
+    relative : array (batch,), the same over |score - reference score|; where that is 0, 0 if the sum is right and
+        infinity otherwise
+    """
+
+    absolute: np.ndarray
+    relative: np.ndarray
+
+
+def sparsity(relevance: Any, *, kind: str = "gini", tolerance: float = 0.0) -> np.ndarray:
+    """How few values hold the relevance of each sample.
+
+    Parameters
+    ----------
+    relevance : array (batch, ...)
+    kind : "gini": the Gini index of the magnitudes, 0 where all are equal and 1 - 1/n where one of n holds everything;
+        "zeros": the share of values that are zero
+    tolerance : for "zeros": magnitudes up to this share of the sample's largest count as zero
+
+    Returns
+    -------
+    array (batch,)
+        A constant map has the Gini index 0. A map of zeros is constant, and all of its values are zero: 0 and 1.
+
+    Raises
+    ------
+    InvalidInputError
+        for values that are no finite numbers, a missing batch axis, an unknown kind, or a tolerance for "gini"
+
+    Notes
+    -----
+    Hurley and Rickard (2009), "Comparing measures of sparsity".
+
+    Examples
+    --------
+    >>> sparsity([[0, 0, 0, 5], [1, -1, 1, -1]]).tolist()
+    [0.75, 0.0]
+    >>> sparsity([[0, 0, 0, 5], [1, -1, 1, -1]], kind="zeros").tolist()
+    [0.75, 0.0]
+    """
+    checks.choice("kind", kind, ("gini", "zeros"))
+    tolerance = number_between("tolerance", tolerance, 0, 1, inclusive=True)
+    if kind == "gini" and tolerance:
+        raise InvalidInputError("tolerance= has no meaning with kind='gini'; leave it out.")
+    magnitudes = _shares_of_the_largest(_read_maps("relevance", relevance))
+    if kind == "zeros":
+        return (magnitudes <= tolerance).mean(axis=1)
+    ordered = np.sort(magnitudes, axis=1)
+    count = ordered.shape[1]
+    weights = 2.0 * np.arange(count) + 1 - count  # whole numbers, so that a constant map gives exactly 0
+    total = ordered.sum(axis=1)
+    return np.abs(ordered @ weights) / (count * np.where(total > 0, total, 1))
+
+
+def inside_ratio(relevance: Any, mask: Any, *, kind: str = "inside_total", channel_axis: int = -1) -> np.ndarray:
+    """How much of the absolute relevance of each sample lies inside a mask or a bounding box.
+
+    Parameters
+    ----------
+    relevance : array (batch, ...) with or without channels
+    mask : bool array, (batch, *places) or (*places) for all samples; or int array of boxes, (batch, 2 * axes) or
+        (2 * axes,): where they start along each axis, then where they stop (exclusive), e.g. (top, left, bottom, right)
+    kind : "inside_total": inside over all; "weighted": that over the share of places that are inside, 1 for relevance
+        that is spread evenly; "inside_outside": inside over outside, the thesis' ratio
+    channel_axis : of ``relevance``, -1 or 1; channels are added up
+
+    Returns
+    -------
+    array (batch,)
+        Never NaN: a map of zeros says nothing about places, and counts as a constant map. A mask of everything gives 1,
+        1 and infinity; so does relevance without anything outside for "inside_outside".
+
+    Raises
+    ------
+    InvalidInputError
+        for masks without any place, boxes that leave the map, shapes that don't match, values that aren't finite
+
+    Notes
+    -----
+    "inside_outside" is the ratio of the systematic study in section V.4.5 of the thesis behind iNNvestigate.
+    "inside_total" and "weighted" are Kohlbrenner et al. (2020), "Towards best practice in explaining neural network
+    decisions with LRP", there for positive relevance: pass ``np.maximum(relevance, 0)`` for that.
+
+    Examples
+    --------
+    >>> relevance = np.array([[[3.0, -1.0], [0.0, 0.0]]])
+    >>> inside_ratio(relevance, [[0, 0, 2, 1]]).tolist()
+    [0.75]
+    >>> inside_ratio(relevance, [[0, 0, 2, 1]], kind="weighted").tolist()
+    [1.5]
+    """
+    checks.choice("kind", kind, RATIOS)
+    return as_ratio(*inside_and_size(relevance, mask, channel_axis), kind)
+
+
+def inside_and_size(relevance: Any, mask: Any, channel_axis: int = -1) -> tuple[np.ndarray, np.ndarray]:
+    """The shares (batch,) of relevance and of places that are inside; see ``inside_ratio``."""
+    if channel_axis not in (-1, 1):
+        raise InvalidInputError(f"channel_axis must be -1 (channels last) or 1 (channels first), got {channel_axis!r}.")
+    array = np.asarray(relevance)
+    flat = _shares_of_the_largest(_read_maps("relevance", array))
+    magnitudes, inside = flat.reshape(array.shape), _read_mask(mask, array.shape, channel_axis)
+    if inside.ndim < magnitudes.ndim:
+        magnitudes = magnitudes.sum(axis=channel_axis)
+    inside, magnitudes = inside.reshape(len(array), -1), magnitudes.reshape(len(array), -1)
+    size, total = inside.mean(axis=1), magnitudes.sum(axis=1)
+    found = np.where(inside, magnitudes, 0).sum(axis=1) / np.where(total > 0, total, 1)
+    return np.where(total > 0, found, size), size
+
+
+def as_ratio(share: np.ndarray, size: np.ndarray, kind: str) -> np.ndarray:
+    """The ratio of this kind from the shares of relevance and of places inside."""
+    if kind == "inside_total":
+        return share
+    if kind == "weighted":
+        return share / size
+    outside = 1 - share
+    return np.where(outside > 0, share / np.where(outside > 0, outside, 1), np.inf)
+
+
+def completeness_error(relevance: Any, score: Any, reference_score: Any = 0.0) -> CompletenessError:
+    """How far the sum of each map is from the score that it explains.
+
+    Parameters
+    ----------
+    relevance : array (batch, ...), or a list or dict of arrays for a model with several inputs, which add up
+    score : the explained scores, (batch,), e.g. ``analyzer.explain(x).score``
+    reference_score : the score that counts as nothing, (batch,) or one number: for integrated gradients and DeepLIFT
+        that of the reference input
+
+    Returns
+    -------
+    CompletenessError
+        absolute and relative, (batch,)
+
+    Raises
+    ------
+    InvalidInputError
+        for shapes that don't match or values that aren't finite
+
+    Examples
+    --------
+    >>> completeness_error([[1.0, 2.0], [0.0, 0.0]], [4.0, 0.0])
+    CompletenessError(absolute=array([1., 0.]), relative=array([0.25, 0.  ]))
+    """
+    parts = [_read_maps("relevance", part) for part in _per_input(relevance)]
+    count = len(parts[0])
+    if any(len(part) != count for part in parts):
+        raise InvalidInputError(f"relevance has different numbers of samples: {[len(part) for part in parts]}.")
+    scores = [_read_scores(name, s, count) for name, s in (("score", score), ("reference_score", reference_score))]
+    expected = scores[0] - scores[1]
+    absolute = np.abs(np.sum([part.sum(axis=1) for part in parts], axis=0) - expected)
+    size = np.abs(expected)
+    missing = np.where(absolute > 0, np.inf, 0.0)
+    return CompletenessError(absolute, np.where(size > 0, absolute / np.where(size > 0, size, 1), missing))
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+def _per_input(relevance: Any) -> list[Any]:
+    """One map per input; nested lists of numbers are a single one."""
+    if isinstance(relevance, Mapping):
+        return list(relevance.values())
+    listed = isinstance(relevance, (list, tuple)) and len(relevance) > 0
+    arrays = listed and not any(isinstance(part, (list, tuple)) or np.ndim(part) < 2 for part in relevance)
+    return list(relevance) if arrays else [relevance]
+
+
+def _read_maps(argument: str, values: Any) -> Floats:
+    """Finite maps, (batch, values)."""
+    array = as_numbers(values, argument)
+    if array.ndim < 2 or 0 in array.shape[1:]:
+        raise InvalidInputError(f"{argument} has shape {array.shape}; maps with a batch axis are needed, (batch, ...).")
+    flat = array.reshape(len(array), int(np.prod(array.shape[1:])))
+    wrong = np.flatnonzero(~np.isfinite(flat).all(axis=1))
+    if wrong.size:
+        raise InvalidInputError(
+            f"{argument} is NaN or infinite in {wrong.size} samples (first: {wrong[0]}). Find out why "
+            f"(explain(x).extras['finite']), or leave these samples out."
+        )
+    return flat
+
+
+def _shares_of_the_largest(flat: Floats) -> Floats:
+    """Magnitudes over the largest of each sample, so that no sum overflows; zeros stay."""
+    magnitudes = np.abs(flat)
+    largest = magnitudes.max(axis=1, keepdims=True)
+    return magnitudes / np.where(largest > 0, largest, 1)
+
+
+def _read_scores(argument: str, values: Any, count: int) -> Floats:
+    array = as_numbers(values, argument)
+    if array.shape not in ((), (count,)) or not np.isfinite(array).all():
+        raise InvalidInputError(
+            f"{argument} must be finite numbers of shape ({count},), one per sample, got {array.shape}: {values!r}."
+        )
+    return np.broadcast_to(array, count)
+
+
+def _read_mask(mask: Any, shape: tuple[int, ...], channel_axis: int) -> Mask:
+    """Which places are inside, (batch, *places); at least one in every sample."""
+    array = np.asarray(mask)
+    channels = channel_axis % len(shape)
+    forms = [shape[1:], tuple(d for a, d in enumerate(shape[1:], 1) if a != channels)]
+    if array.dtype.kind in "iu":
+        array = _boxes(array, shape[0], forms)
+    common, own = array.shape in forms, array.shape in [(shape[0], *form) for form in forms]
+    if array.dtype != bool or common == own:
+        problem = "which can be read in two ways" if common and own else "which does not fit"
+        raise InvalidInputError(
+            f"mask has dtype {array.dtype} and shape {array.shape}, {problem} with relevance of shape {shape}: pass a "
+            f"bool array of shape {shape} or {(shape[0], *forms[1])} (without the first axis: for all samples), or an "
+            f"int array of boxes, ({shape[0]}, 2 * axes)."
+        )
+    found = np.broadcast_to(array, (shape[0], *array.shape)) if common else array
+    empty = np.flatnonzero(~found.reshape(len(found), -1).any(axis=1))
+    if empty.size:
+        raise InvalidInputError(
+            f"mask has nothing inside in {empty.size} samples (first: {empty[0]}), where no ratio is defined; leave "
+            f"these samples out."
+        )
+    return found
+
+
+def _boxes(boxes: np.ndarray, count: int, forms: list[tuple[int, ...]]) -> Mask:
+    """Boxes (batch, 2 * axes) as masks; the axes say whether there are channels."""
+    sides = next((form for form in reversed(forms) if form and boxes.shape[-1:] == (2 * len(form),)), None)
+    if sides is None or boxes.shape[:-1] not in ((), (count,)):
+        return boxes  # refused as a mask
+    starts, stops = np.split(np.broadcast_to(boxes, (count, boxes.shape[-1])), 2, axis=1)
+    wrong = np.flatnonzero(((starts < 0) | (stops > np.array(sides))).any(axis=1))
+    if wrong.size:
+        raise InvalidInputError(
+            f"mask has boxes that leave maps of {sides} places, in {wrong.size} samples (first: {wrong[0]}, "
+            f"{np.broadcast_to(boxes, (count, boxes.shape[-1]))[wrong[0]].tolist()}). Boxes hold where they start "
+            f"along each axis, then where they stop."
+        )
+    inside = np.ones((count, *sides), bool)
+    for axis, side in enumerate(sides):
+        place = np.arange(side).reshape([-1 if a == axis else 1 for a in range(len(sides))])
+        start, stop = (edge[:, axis].reshape(-1, *[1] * len(sides)) for edge in (starts, stops))
+        inside &= (place >= start) & (place < stop)
+    return inside

@@ -1,0 +1,126 @@
+"""How much a map changes when x changes so little that it should not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import tree
+from tqdm import tqdm
+
+from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.base import Analyzer
+from innv_ext.errors import InvalidInputError
+from innv_ext.evaluation.common import generator, read_seed
+from innv_ext.evaluation.explained import check_analyzer, rows_of, same_neurons
+
+SUMMARIES = {"max": np.max, "mean": np.mean}
+
+
+def sensitivity(
+    analyzer: Analyzer,
+    x: Any,
+    *,
+    radius: float = 0.02,
+    samples: int = 10,
+    norm: str = "linf",
+    kind: str = "max",
+    neuron_selection: Any = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> np.ndarray:
+    """Largest (or mean) relative change of the map in a small ball around x.
+
+    Parameters
+    ----------
+    analyzer : an analyzer, fitted where it needs that
+    x : array (batch, ...), or a list or dict of arrays for a model with several inputs, which move together
+    radius : of the ball, in units of x
+    samples : points, drawn uniformly from the ball; the maximum over them is a lower bound of that over the ball
+    norm : of the ball: "linf" (each value moves by at most ``radius``) or "l2"
+    kind : "max" or "mean" over the points
+    neuron_selection : as in ``analyze``; the neuron that it gives at x is explained at every point
+    batch_size : most samples in one forward pass; None: the analyzer's
+    seed : makes the points repeatable; those of a sample depend on its position in x, not on the batch size
+    progress : show a progress bar on work longer than three seconds
+
+    Returns
+    -------
+    array (batch,)
+        |map(z) - map(x)| / |map(x)| in Euclidean norms. Where the map at x is all zeros: 0 if it stays so, else
+        infinity.
+
+    Raises
+    ------
+    InvalidInputError
+        for inputs that the analyzer refuses, token inputs, which cannot move by a little, and bad parameters
+
+    Notes
+    -----
+    Yeh et al. (2019), "On the (in)fidelity and sensitivity of explanations", max-sensitivity by Monte Carlo, here over
+    the norm of the map, so that analyzers of different scales can be compared.
+
+    Examples
+    --------
+    >>> import keras, numpy as np
+    >>> import innv_ext
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> gradient = innv_ext.create_analyzer("gradient", model)
+    >>> sensitivity(gradient, np.ones((1, 3))).tolist()
+    [0.0]
+    """
+    check_analyzer(analyzer)
+    radius, samples = checks.number("radius", radius, positive=True), checks.positive_int("samples", samples)
+    checks.choice("norm", norm, ("linf", "l2"))
+    summary, seed = SUMMARIES[checks.choice("kind", kind, tuple(SUMMARIES))], read_seed(seed)
+    size = analyzer.batch_size if batch_size is None else checks.positive_int("batch_size", batch_size)
+    xs = checks.standardize(x, analyzer.input_structure_, analyzer.input_specs(), True)
+    if any(a.dtype.kind != "f" for a in xs):
+        raise InvalidInputError("x holds whole numbers (tokens or bytes), which cannot move by a little.")
+    at_x = analyzer.explain(x, neuron_selection, batch_size=size)
+    start = _rows(at_x.attribution)
+    neurons = same_neurons(at_x, neuron_selection)
+    total = len(start) * samples
+    changes = np.zeros(total)
+    for first in tqdm(
+        range(0, total, size), desc="sensitivity", unit="batch", delay=3, leave=False, disable=not progress
+    ):
+        number = np.arange(first, min(first + size, total))
+        i = number // samples
+        moved = _moved(xs, i, [generator(seed, *divmod(int(n), samples)) for n in number], radius, norm)
+        given = checks.pack_like(x, moved, analyzer.input_structure_)
+        found = _rows(analyzer.analyze(given, rows_of(neurons, i), batch_size=size))
+        changes[number] = np.linalg.norm(found - start[i], axis=1)
+    length = np.linalg.norm(start, axis=1)[:, None]
+    changes = changes.reshape(len(start), samples)
+    relative = np.where(length > 0, changes / np.where(length > 0, length, 1), np.where(changes > 0, np.inf, 0.0))
+    return summary(relative, axis=1)
+
+
+def _rows(maps: Any) -> np.ndarray:
+    """All maps of a sample in one row, float64."""
+    parts = [np.asarray(m, "float64") for m in tree.flatten(maps)]
+    return np.concatenate([p.reshape(len(p), int(np.prod(p.shape[1:]))) for p in parts], axis=1)
+
+
+def _moved(
+    xs: Sequence[np.ndarray], i: np.ndarray, generators: Sequence[np.random.Generator], radius: float, norm: str
+) -> list[np.ndarray]:
+    """For each generator a point of the ball around sample ``i``, over all inputs together."""
+    shapes = [x.shape[1:] for x in xs]
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    draw = _in_cube if norm == "linf" else _in_sphere
+    steps = np.split(radius * np.stack([draw(rng, ends[-1]) for rng in generators]), ends[:-1], axis=1)
+    return [(x[i] + s.reshape(-1, *x.shape[1:])).astype(x.dtype) for x, s in zip(xs, steps, strict=True)]
+
+
+def _in_cube(rng: np.random.Generator, count: int) -> np.ndarray:
+    return rng.uniform(-1, 1, count)
+
+
+def _in_sphere(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Uniform in the unit ball: a random direction, with a length whose ``count``-th power is uniform."""
+    direction = rng.standard_normal(count)
+    return direction / np.linalg.norm(direction) * rng.random() ** (1 / count)
