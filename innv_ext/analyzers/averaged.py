@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.differentiable import TensorMap
 from innv_ext.analyzers.gradient import postprocessed
 from innv_ext.analyzers.graph_analyzer import select
 from innv_ext.analyzers.propagation import ReverseAnalyzer
@@ -83,6 +85,20 @@ class AveragedGradient(ReverseAnalyzer):
             total = [t + np.asarray(f) for t, f in zip(total, found, strict=True)]
         end = self.compiled(self._combined, {}, [*extra, *extra_points])
         return {**start, "attributions": [np.asarray(a) for a in end(*xs, start["target"], *references, *total)]}
+
+    def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
+        """The weighted sum of the gradients at all points, and what follows from it."""
+        references = [ops.convert_to_tensor(r) for r in self.references(list(shapes))]
+        weights = self.point_weights()
+
+        def part(xs: list[Tensor], target: Tensor, held: list[Tensor], points: list[Tensor]) -> list[Tensor]:
+            return self._sum_points(xs, target, *references, *points, mode=mode)
+
+        def end(xs: list[Tensor], target: Tensor, held: list[Tensor], totals: list[Tensor]) -> list[Tensor]:
+            return self._combined(xs, target, *references, *totals)
+
+        points = [*self.point_arrays(0, len(weights), list(shapes)), weights]
+        return TensorMap(part, end, points, lambda found: [])
 
     def _float(self, slot: int) -> str:
         return "float64" if self.graph_.specs[slot].dtype == "float64" else "float32"

@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from innv_ext.analyzers import data
 from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.differentiable import TensorMap
 from innv_ext.backend import facts, numerics, walk
 from innv_ext.backend import graph as graphs
 from innv_ext.backend.nodes import Graph, Spec
-from innv_ext.errors import InvalidInputError, NotFittedError
+from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelError
 
 Selection = Any  # None, int, sequence of ints, or tuple indices for outputs of rank > 2
 MODES = ("max_activation", "index", "all")
@@ -185,6 +186,22 @@ class Analyzer:
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
         """Explain at most ``size`` samples: "attributions" (list), "output", "target", and per-sample extras."""
         raise NotImplementedError
+
+    def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
+        """The map as a differentiable function of tensors, for samples of these shapes (one per input).
+
+        ``mode`` is "index", "all" or a function of the outputs. ``GraphAnalyzer.on_graph`` says on which graph.
+
+        Raises
+        ------
+        UnsupportedModelError
+            where the method has none
+        """
+        raise UnsupportedModelError(
+            f"{self.registered_name_ or type(self).__name__} gives no map that can be differentiated. These do: all "
+            f"methods of one backward walk (gradients, LRP, Deep Taylor, patterns), SmoothGrad, integrated gradients, "
+            f"CAFO, CASO and MoreauGrad with their variants."
+        )
 
     def layer_names(self) -> tuple[str, ...]:
         """The names that ``return_layers`` accepts; empty where the method has no relevance per layer."""

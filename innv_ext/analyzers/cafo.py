@@ -11,10 +11,12 @@ import numpy as np
 from keras import tree
 
 from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.base import Explanation
 from innv_ext.analyzers.composite import FirstOrder, Solutions, choose_lambda1
+from innv_ext.analyzers.differentiable import TensorMap, field_map, flat_attribution, soft_threshold
 from innv_ext.analyzers.features import group
 from innv_ext.analyzers.graph_analyzer import GraphAnalyzer, at_input, check_float_inputs
-from innv_ext.analyzers.second_order import Curvature, Loss
+from innv_ext.analyzers.second_order import Curvature, Loss, loss_gradient
 from innv_ext.backend import facts
 from innv_ext.backend.nodes import Graph, op_key
 from innv_ext.errors import ConvergenceWarning, InvalidInputError, NonFiniteWarning, UnsupportedModelError
@@ -146,6 +148,28 @@ class CAFO(GraphAnalyzer):
         return Curvature(
             self.compiled, self._losses[shapes, mode], xs, start["target"], self._noise(shapes), size
         ), start
+
+    def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
+        """soft_threshold(g + H D, lambda1) / (2 lambda2), which D solves, with D and both weights held constant."""
+        features = group("component", tuple(shapes), facts.channels_first(self.graph_))
+        loss = Loss(self.graph_, features, mode, self._binary)
+
+        def held(found: Explanation) -> list[np.ndarray]:
+            arrays = checks.flatten_inputs(found.attribution, self.input_structure_, self.input_specs())
+            step = flat_attribution(arrays)
+            return [step, *(found.extras[name][:, None].astype(step.dtype) for name in ("lambda1", "lambda2"))]
+
+        return field_map(
+            lambda xs, target, step: self.model_gradient(xs, target, step, loss),
+            lambda total, constants: soft_threshold(total, constants[1]) / (2 * constants[2]),
+            features,
+            self._noise(shapes),
+            held,
+        )
+
+    def model_gradient(self, xs: list[Any], target: Any, step: Any, loss: Loss) -> Any:
+        """Gradient of the model of the loss around x at x + step, (batch, d)."""
+        return loss_gradient(xs, target, loss)
 
     def _noise(self, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray] | None:
         """The same draws for all samples, so that a map does not depend on its batch."""

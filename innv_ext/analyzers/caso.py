@@ -12,7 +12,7 @@ from innv_ext import optim
 from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers.cafo import CAFO
 from innv_ext.analyzers.composite import FirstOrder, SecondOrder, factor_eigenvectors, factored
-from innv_ext.analyzers.second_order import Curvature
+from innv_ext.analyzers.second_order import Curvature, Loss, gauss_newton_product, hessian_product
 from innv_ext.backend import facts
 from innv_ext.backend.nodes import Graph, op_key
 from innv_ext.backend.twice import check_second_derivatives, twice_differentiable
@@ -98,6 +98,12 @@ class CASO(CAFO):
             )
         name = self.registered_name_ or type(self).__name__
         return SecondOrder(g, lambda2, largest, product, smallest, self.max_iter, self.tol, self.progress, name)
+
+    def model_gradient(self, xs: list[Any], target: Any, step: Any, loss: Loss) -> Any:
+        """g + H step; H as the analyzer has it: of piecewise linear networks without the curvature of their kinks."""
+        flat_nets = self.piecewise_linear_ and loss.crosses
+        product = gauss_newton_product if flat_nets else hessian_product
+        return super().model_gradient(xs, target, step, loss) + product(xs, target, step, loss)
 
     def _extreme(self, product: Product, g: np.ndarray, smallest: bool) -> np.ndarray:
         """How far the spectrum of H reaches above 0, or below."""

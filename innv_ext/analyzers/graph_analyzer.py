@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,6 +100,12 @@ class GraphAnalyzer(Analyzer):
                 self.jit_compile,
             )
         return self._compiled[key]
+
+    def on_graph(self, graph: Graph) -> GraphAnalyzer:
+        """A copy of this analyzer on another graph of the same nodes, e.g. with smooth activations."""
+        other = copy.copy(self)
+        other.graph_, other._compiled = graph, {}
+        return other
 
     def head(self) -> str:
         """The first line of a summary."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from keras import tree
 
 from innv_ext import optim
 from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.base import Explanation
+from innv_ext.analyzers.differentiable import TensorMap, field_map, flat_attribution, shrunk
 from innv_ext.analyzers.features import Features, blocks, group
 from innv_ext.analyzers.graph_analyzer import GraphAnalyzer, at_input, check_float_inputs, select
 from innv_ext.analyzers.second_order import flat, shifted, spread
@@ -197,6 +199,24 @@ class MoreauGrad(GraphAnalyzer):
         }
         # + 0.0: components that did not move are 0, not -0
         return {**start, "attributions": score.features.maps((-result.x / rho + 0.0).astype(wide)), **extras}
+
+    def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
+        """The gradient at x*, shrunk by the penalty (which the map solves), with x* - x held constant."""
+        features, penalty = group("component", tuple(shapes), facts.channels_first(self.graph_)), self.penalty(shapes)
+        score = Score(self.graph_, mode, features)
+
+        def held(found: Explanation) -> list[np.ndarray]:
+            arrays = checks.flatten_inputs(found.attribution, self.input_structure_, self.input_specs())
+            step = flat_attribution(arrays)
+            return [(-found.extras["rho"][:, None] * step).astype(step.dtype)]
+
+        return field_map(
+            lambda xs, target, step: score_gradient(xs, target, step, score)[1],
+            lambda total, constants: shrunk(total, penalty),
+            features,
+            self._noise(0, list(shapes)),
+            held,
+        )
 
     def _solver(self, shapes: tuple[tuple[int, ...], ...], rho: float) -> optim.Solver:
         penalty = self.penalty(shapes)

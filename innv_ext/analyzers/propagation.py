@@ -12,6 +12,7 @@ from keras import ops, tree
 
 from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers import node_rules
+from innv_ext.analyzers.differentiable import TensorMap
 from innv_ext.analyzers.graph_analyzer import GraphAnalyzer, select
 from innv_ext.backend import numerics, walk
 from innv_ext.backend.kinds import Kind
@@ -147,6 +148,17 @@ class ReverseAnalyzer(GraphAnalyzer):
         if trace:
             found["conservation"] = sums
         return found
+
+    def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
+        """The walk."""
+
+        def part(xs: list[Tensor], target: Tensor, held: list[Tensor], points: list[Tensor]) -> list[Tensor]:
+            return self.walk(xs, target, mode)["attributions"]
+
+        def end(xs: list[Tensor], target: Tensor, held: list[Tensor], totals: list[Tensor]) -> list[Tensor]:
+            return [self.finish(a, x) for a, x in zip(totals, xs, strict=True)]
+
+        return TensorMap(part, end, [], lambda found: [])
 
     def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
         """Name what was approximated."""

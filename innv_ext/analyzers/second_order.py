@@ -110,6 +110,15 @@ def hessian_product(xs: list[Tensor], target: Tensor, v: Tensor, loss: Loss) -> 
     return flat(numerics.hvp(lambda *x: loss.gradient(*x, target=target), xs, directions))
 
 
+def gauss_newton_product(xs: list[Tensor], target: Tensor, v: Tensor, loss: Loss) -> Tensor:
+    """W (diag p - p p') W' v, (batch, d): H v without the curvature of the logits, W their Jacobian."""
+    (rows,), pullback = numerics.vjp(lambda *x: loss.logits(loss.outputs(x), target), *xs)
+    _, transposed = numerics.vjp(lambda r: list(pullback(r)), rows)  # linear in r, so that its vjp is W' v
+    slopes = transposed(*(ops.cast(d, x.dtype) for d, x in zip(loss.features.expand(v), xs, strict=True)))[0]
+    weighted = ops.softmax(rows, axis=-1) * slopes
+    return flat(pullback(weighted - ops.softmax(rows, axis=-1) * ops.sum(weighted, axis=-1, keepdims=True)))
+
+
 def hessian_factor(xs: list[Tensor], target: Tensor, loss: Loss) -> Tensor:
     """B (batch, classes, d) with H = B' B, for piecewise linear logits.
 

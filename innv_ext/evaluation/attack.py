@@ -1,0 +1,313 @@
+"""Attacks on explanations: a small change of the input that moves the relevance elsewhere but keeps the class."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import ops
+from tqdm import tqdm
+
+from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.base import Analyzer
+from innv_ext.backend import numerics
+from innv_ext.backend.graph import untouched
+from innv_ext.backend.numerics import safe_divide
+from innv_ext.errors import ConvergenceWarning, InvalidInputError, NonFiniteWarning, ZeroMapWarning
+from innv_ext.evaluation.attack_result import AttackResult
+from innv_ext.evaluation.common import at_x, generator, read_seed
+from innv_ext.evaluation.explained import check_analyzer, check_finite, rows_of, same_neurons
+from innv_ext.evaluation.robustness import read_k, robustness_metrics, top_weights
+from innv_ext.evaluation.scores import Scores
+from innv_ext.evaluation.surrogate import MapGradient, surrogate_of
+
+Tensor = Any
+METHODS = ("topk", "random")
+_INSIDE = 1 - 1e-6  # what rounding to float32 may add to a norm
+
+
+def attack_interpretation(
+    analyzer: Analyzer,
+    x: Any,
+    *,
+    epsilon: float,
+    k: int | float = 0.1,
+    steps: int = 30,
+    step_size: float | None = None,
+    method: str = "topk",
+    neuron_selection: Any = None,
+    value_range: tuple[float, float] | None = None,
+    softplus: float | None = 30.0,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> AttackResult:
+    """Look for x' with |x' - x|_2 <= epsilon and the same class whose map puts less weight on the top k of x's map.
+
+    What is lowered is the share of the magnitudes of the map that lies on the k components with the largest magnitudes
+    at x. "topk" goes down the gradient of that share, in steps of fixed length, projected onto the ball and the value
+    range. A step that changes the predicted class is taken back, and the next ones are half as long; where the gradient
+    is 0 (piecewise constant maps) the step is random. All is measured on the analyzer itself; only the direction comes
+    from a surrogate with softplus(beta x) / beta in place of ReLU, because in ReLU networks the derivative of a
+    gradient is 0 almost everywhere. Optimisers (CASO, MoreauGrad) are followed through the formula that their result
+    solves, with the displacement that they found at each step held constant. "random" tries ``steps`` random directions
+    at distance epsilon. The best x' is returned, x itself where there is none.
+
+    Parameters
+    ----------
+    analyzer : what explains; "topk" works for all methods of one backward walk (gradients, LRP, Deep Taylor, patterns),
+        SmoothGrad, integrated gradients, CAFO, CASO and MoreauGrad, "random" for every analyzer
+    x : array (batch, ...) of floats, for a model with one input; it is not changed
+    epsilon : largest |x' - x|_2 of a sample
+    k : number of components, or their share (a float below 1)
+    steps : gradients, or random directions
+    step_size : length of a step; None: 2.5 epsilon / steps
+    method : "topk" or "random"
+    neuron_selection : as in ``analyze``; the neuron explained at x is the one explained at x'
+    value_range : (low, high) of the values of x', which x must keep too; None: any
+    softplus : beta; None: no surrogate, for networks that are smooth anyway
+    batch_size : most samples (times noisy copies or steps of the analyzer) at once; None: the analyzer's
+    seed : makes "random" repeatable
+    progress : show a progress bar on work longer than three seconds
+
+    Returns
+    -------
+    AttackResult
+        x', maps, shares, ``robustness_metrics``, norms, classes, ``plot()``, ``to_dict()``, ``to_frame()``
+
+    Raises
+    ------
+    InvalidInputError
+        for arguments out of range, x outside of ``value_range``, integer inputs, several inputs, an empty batch, or
+        maps that are not finite
+    UnsupportedModelError
+        for "topk" with an analyzer that has no differentiable map, or a model without second derivatives
+
+    Notes
+    -----
+    Ghorbani, Abid and Zou (2019), "Interpretation of neural networks is fragile": the top-k attack; Levine, Singla and
+    Feizi (2019): the bound in L2; Dombrowski et al. (2019), "Explanations can be manipulated and geometry is to blame":
+    softplus. Zhang and Farnia (2022), MoreauGrad, section 6.4, compare methods by it.
+
+    Examples
+    --------
+    >>> analyzer = innv_ext.create_analyzer("gradient", model)
+    >>> found = attack_interpretation(analyzer, x, epsilon=0.5, value_range=(0, 1))
+    >>> found.metrics.top_k.mean(), found.plot(path="attack.png")
+    """
+    size = checks.positive_int("batch_size", check_analyzer(analyzer).batch_size if batch_size is None else batch_size)
+    checks.choice("method", method, METHODS)
+    settings = _Settings(
+        checks.number("epsilon", epsilon, positive=True),
+        checks.positive_int("steps", steps),
+        2.5 * epsilon / steps if step_size is None else checks.number("step_size", step_size, positive=True),
+        method,
+        _read_range(value_range),
+        None if softplus is None else checks.number("softplus", softplus, positive=True),
+        size,
+        read_seed(seed),
+    )
+    with untouched(analyzer.model):
+        scores = Scores(analyzer.model, "output", analyzer.output, "attack_interpretation")
+        array = _read_x(x, scores, settings.value_range)
+        count = read_k(k, int(np.prod(array.shape[1:])))
+        before = analyzer.explain(array, neuron_selection, batch_size=size)
+        maps = np.asarray(before.attribution)
+        check_finite(maps)
+        selection = same_neurons(before, neuron_selection)
+        attack = _Attack(analyzer, scores, array, maps, before.target, selection, count, settings)
+        return attack.result(attack.run(progress))
+
+
+def mass_share(maps: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """The share of the magnitudes of (batch, ...) that lies on the components with weights ``top``; 0 of zero maps."""
+    flat, weights = (a.reshape(len(a), -1).astype("float64") for a in (np.abs(maps), top))
+    total = flat.sum(axis=1)
+    return np.divide((flat * weights).sum(axis=1), total, out=np.zeros_like(total), where=total > 0)
+
+
+def _mass_share(m: Tensor, top: Tensor) -> Tensor:
+    """``mass_share`` of tensors."""
+    axes, sizes = tuple(range(1, len(m.shape))), ops.abs(m)
+    return safe_divide(ops.sum(sizes * ops.cast(top, m.dtype), axis=axes), ops.sum(sizes, axis=axes))
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The checked arguments."""
+
+    epsilon: float
+    steps: int
+    step_size: float
+    method: str
+    value_range: tuple[float, float] | None
+    softplus: float | None
+    batch_size: int
+    seed: int
+
+
+class _Attack:
+    """The search for x', ``batch_size`` samples at a time."""
+
+    def __init__(
+        self,
+        analyzer: Analyzer,
+        scores: Scores,
+        x: np.ndarray,
+        maps: np.ndarray,
+        target: np.ndarray,
+        selection: Any,
+        k: int,
+        settings: _Settings,
+    ):
+        self.analyzer, self.scores, self.x, self.maps = analyzer, scores, x, maps
+        self.target, self.selection, self.k, self.settings = target, selection, k, settings
+        _, self.position, self.classes = at_x(scores, x, target, settings.batch_size)
+        self.top = top_weights(maps.reshape(len(maps), -1), k).reshape(maps.shape).astype("float32")
+        self._gradient: MapGradient | None = None
+        self._surrogate = surrogate_of(analyzer, x, settings.softplus) if settings.method == "topk" else analyzer
+
+    def run(self, progress: bool) -> np.ndarray:
+        """The best x' of every sample."""
+        size, best = self.settings.batch_size, self.x.copy()
+        starts = range(0, len(self.x), size)
+        total = len(starts) * self.settings.steps
+        with (
+            tqdm(total=total, desc="attack", unit="step", delay=3, leave=False, disable=not progress) as bar,
+            warnings.catch_warnings(),
+        ):
+            for category in (ConvergenceWarning, NonFiniteWarning, ZeroMapWarning):  # told of x and x', not in between
+                warnings.simplefilter("ignore", category)
+            for start in starts:
+                rows = slice(start, start + size)
+                best[rows] = self._search(rows, bar)
+        return best
+
+    def result(self, x_adv: np.ndarray) -> AttackResult:
+        """What x' does to the maps, the classes verified by another forward pass."""
+        size, top = self.settings.batch_size, self.top
+        after = np.asarray(self.analyzer.explain(x_adv, self.selection, batch_size=size).attribution)
+        axis = 1 if self.scores.channels_first else -1
+        return AttackResult(
+            x=self.x,
+            x_adv=x_adv,
+            maps=self.maps,
+            maps_adv=after,
+            mass=mass_share(self.maps, top),
+            mass_adv=mass_share(after, top),
+            metrics=robustness_metrics(self.maps, after, k=self.k, channel_axis=axis),
+            norms=_norms(x_adv, self.x),
+            classes=self.classes,
+            classes_adv=at_x(self.scores, x_adv, self.position, size)[2],
+            epsilon=self.settings.epsilon,
+            method=self.settings.method,
+            analyzer=self.analyzer.registered_name_ or type(self.analyzer).__name__,
+            channel_axis=axis,
+        )
+
+    def _search(self, rows: slice, bar: tqdm) -> np.ndarray:
+        x, top, settings = self.x[rows], self.top[rows], self.settings
+        point, best, lengths = x.copy(), x.copy(), np.full(len(x), settings.step_size)
+        found = self._explain(x, rows)
+        lowest = mass_share(self.maps[rows], top)
+        for number in range(settings.steps):
+            if settings.method == "random":
+                trial = x + settings.epsilon * self._directions(rows, number)
+            else:
+                slope = self._slope(point, found, rows)
+                flat = ~slope.reshape(len(x), -1).any(axis=1)
+                slope[flat] = self._directions(rows, number)[flat]
+                trial = point - lengths.reshape(-1, *[1] * (x.ndim - 1)) * slope
+            trial = self._feasible(trial, x)
+            kept = self._keeps(trial, x, rows)
+            point[kept] = trial[kept]
+            lengths[~kept] /= 2
+            found = self._explain(point, rows)
+            mass = self._mass(np.asarray(found.attribution), top)
+            better = kept & (mass < lowest)
+            best[better], lowest[better] = point[better], mass[better]
+            bar.update()
+        return best
+
+    def _explain(self, x: np.ndarray, rows: slice) -> Any:
+        return self.analyzer.explain(x, rows_of(self.selection, rows), batch_size=self.settings.batch_size)
+
+    def _slope(self, point: np.ndarray, found: Any, rows: slice) -> np.ndarray:
+        """The direction of steepest ascent, of length 1 (0 where there is none), float64."""
+        if self._gradient is None:
+            mode = "index" if (self.target >= 0).all() else self._mode()
+            size = self.settings.batch_size
+            self._gradient = MapGradient(self._surrogate, point, found, mode, _mass_share, size)
+        g = self._gradient(point, self.target[rows], found, self.top[rows]).astype("float64")
+        return _unit_samples(g)
+
+    def _mode(self) -> Any:
+        return self.selection if isinstance(self.selection, str) else self.analyzer.neuron_selection_mode
+
+    def _directions(self, rows: slice, number: int) -> np.ndarray:
+        """One random direction per sample, of length 1, whatever the batch."""
+        shape, seed = self.x.shape[1:], self.settings.seed
+        return _unit_samples(
+            np.stack([generator(seed, i, number).standard_normal(shape) for i in range(*rows.indices(len(self.x)))])
+        )
+
+    def _feasible(self, trial: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """The next point in the ball and in the range; clipping towards x, which is in both, keeps the norm."""
+        step = trial.astype("float64") - x
+        sizes = np.linalg.norm(step.reshape(len(x), -1), axis=1).reshape(-1, *[1] * (x.ndim - 1))
+        radius = self.settings.epsilon * _INSIDE
+        near = x + step * np.minimum(1, np.divide(radius, sizes, out=np.ones_like(sizes), where=sizes > 0))
+        near = near if self.settings.value_range is None else np.clip(near, *self.settings.value_range)
+        return near.astype(x.dtype)
+
+    def _keeps(self, trial: np.ndarray, x: np.ndarray, rows: slice) -> np.ndarray:
+        """Whether the rounded points have the class of x and are in the ball."""
+        same = self.scores(trial, self.position[rows])[2] == self.classes[rows]
+        return same & (_norms(trial, x) <= self.settings.epsilon)
+
+    def _mass(self, maps: np.ndarray, top: np.ndarray) -> np.ndarray:
+        """The share to be lowered; maps that are not finite, or zero, count as no success."""
+        flat = maps.reshape(len(maps), -1)
+        usable = np.isfinite(flat).all(axis=1) & flat.any(axis=1)
+        return np.where(usable, mass_share(np.nan_to_num(maps), top), np.inf)
+
+
+def _unit_samples(values: np.ndarray) -> np.ndarray:
+    flat = values.reshape(len(values), -1)
+    flat = np.where(np.isfinite(flat).all(axis=1, keepdims=True), flat, 0)
+    sizes = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.divide(flat, sizes, out=np.zeros_like(flat), where=sizes > 0).reshape(values.shape)
+
+
+def _norms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.linalg.norm((a.astype("float64") - b).reshape(len(a), -1), axis=1)
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+def _read_range(value_range: Any) -> tuple[float, float] | None:
+    if value_range is None:
+        return None
+    bounds = np.asarray(value_range)
+    if bounds.shape != (2,) or bounds.dtype.kind not in "iuf" or not bounds[0] < bounds[1]:
+        raise InvalidInputError(f"value_range must be (low, high) with low < high, or None, got {value_range!r}.")
+    return float(bounds[0]), float(bounds[1])
+
+
+def _read_x(x: Any, scores: Scores, value_range: tuple[float, float] | None) -> np.ndarray:
+    if not numerics.is_float(scores.spec.dtype):
+        raise InvalidInputError(
+            f"The attack moves x continuously, but the model takes {scores.spec.dtype} numbers. Attack the part of the "
+            f"model behind the embedding or the cast: keras.Model(layer.output, model.output)."
+        )
+    (array,) = checks.standardize(x, scores.structure, [scores.spec], True)
+    if not array.size:
+        raise InvalidInputError(f"x has shape {array.shape}; there is nothing to attack.")
+    if value_range is not None and (array.min() < value_range[0] or array.max() > value_range[1]):
+        raise InvalidInputError(
+            f"x holds values from {array.min():g} to {array.max():g}, outside of value_range={value_range}."
+        )
+    return array

@@ -1,0 +1,164 @@
+"""What an attack on explanations found: inputs, maps and measures per sample, and a picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from innv_ext.analyzers import inputs as checks
+from innv_ext.errors import InvalidInputError
+from innv_ext.evaluation.frames import frame
+from innv_ext.evaluation.plotting import COLOURS, DPI
+from innv_ext.evaluation.robustness import RobustnessMetrics
+from innv_ext.evaluation.statistics import over_samples, shown
+from innv_ext.visualization import heatmap, to_rgb
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+TITLES = ("x", "map of x", "attacked x'", "map of x'")
+_SIDE = 1.7  # inches of a panel
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttackResult:
+    """An attack on explanations.
+
+    Attributes
+    ----------
+    x, x_adv : arrays (batch, ...), before and after
+    maps, maps_adv : what the analyzer says of them
+    mass, mass_adv : share of the magnitudes that lies on the top k of ``maps``; the attack lowers it
+    metrics : ``robustness_metrics(maps, maps_adv)``
+    norms : |x_adv - x|_2
+    classes, classes_adv : predicted at x and x_adv; they are equal
+    epsilon : the bound of ``norms``
+    method : "topk" or "random"
+    analyzer : its name
+    channel_axis : where x has its channels, if it has any
+    """
+
+    x: np.ndarray
+    x_adv: np.ndarray
+    maps: np.ndarray
+    maps_adv: np.ndarray
+    mass: np.ndarray
+    mass_adv: np.ndarray
+    metrics: RobustnessMetrics
+    norms: np.ndarray
+    classes: np.ndarray
+    classes_adv: np.ndarray
+    epsilon: float
+    method: str
+    analyzer: str
+    channel_axis: int = -1
+
+    @property
+    def success(self) -> np.ndarray:
+        """Whether the share on the top k fell: booleans (batch,)."""
+        return self.mass_adv < self.mass
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """{name: array (batch,)} of all that is one number per sample."""
+        own = {name: getattr(self, name) for name in ("mass", "mass_adv", "norms", "classes", "classes_adv", "success")}
+        return {**self.metrics.values, **own}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings and one list per measure, ready for ``json.dump``; inputs and maps are left out."""
+        settings = {"analyzer": self.analyzer, "method": self.method, "epsilon": self.epsilon, "k": self.metrics.k}
+        return {**settings, **{name: values.tolist() for name, values in self.columns().items()}}
+
+    def to_frame(self) -> DataFrame:
+        """One row per sample; needs pandas."""
+        return frame(self.columns())
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        samples: int = 4,
+        path: str | os.PathLike[str] | None = None,
+    ) -> Figure:
+        """Draw the first samples, one a row: x, its map, the attacked x', its map; images, or curves for other shapes.
+
+        Red raises the score, blue lowers it; each map has its own scale. Nothing of pyplot is used.
+
+        Parameters
+        ----------
+        ax : array of matplotlib axes (samples, 4) to draw on; None makes a figure
+        samples : rows at most
+        path : also save the figure there; the suffix says the format
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        InvalidInputError
+            if ``ax`` has another shape
+        """
+        count = min(checks.positive_int("samples", samples), len(self.x))
+        axes = _axes(ax, count)
+        columns = (self.x, self.maps, self.x_adv, self.maps_adv)
+        picture = self._is_image()
+        for j, (title, arrays) in enumerate(zip(TITLES, columns, strict=True)):
+            axes[0, j].set_title(title, fontsize=9)
+            for i in range(count):
+                (self._draw_image if picture else self._draw_curve)(axes[i, j], arrays, i, j)
+        for i in range(count):
+            axes[i, 0].set_ylabel(f"class {self.classes[i]}", fontsize=8)
+            axes[i, 2].set_xlabel(f"distance {self.norms[i]:.3g}", fontsize=8)
+            kept = f"top-{self.metrics.k} kept {self.metrics.top_k[i]:.0%}, SSIM {self.metrics.ssim[i]:.2f}"
+            axes[i, 3].set_xlabel(kept, fontsize=8)
+        figure = axes[0, 0].figure.figure
+        if path is not None:
+            figure.savefig(path, dpi=DPI, facecolor="white")
+        return figure
+
+    def _is_image(self) -> bool:
+        return self.x.ndim == 4 and self.x.shape[self.channel_axis] in (1, 3)
+
+    def _draw_image(self, panel: Axes, arrays: np.ndarray, i: int, j: int) -> None:
+        one = arrays[i : i + 1]
+        if j % 2:
+            shown_ = heatmap(one, channel_axis=self.channel_axis)
+        else:
+            bounds = (min(self.x.min(), self.x_adv.min()), max(self.x.max(), self.x_adv.max()))
+            shown_ = to_rgb(one, channel_axis=self.channel_axis, value_range=bounds)
+        panel.imshow(shown_[0], interpolation="nearest")
+        panel.set(xticks=[], yticks=[])
+
+    def _draw_curve(self, panel: Axes, arrays: np.ndarray, i: int, j: int) -> None:
+        panel.plot(arrays[i].ravel(), color=COLOURS[j % 2], linewidth=1)
+        panel.tick_params(labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+
+    def __repr__(self) -> str:
+        overlap = shown(over_samples(self.metrics.top_k))
+        return (
+            f"AttackResult({self.analyzer!r}, {self.method!r}, epsilon={self.epsilon:g}, {len(self.x)} samples, "
+            f"{self.success.mean():.0%} lowered; top-{self.metrics.k} kept {overlap})"
+        )
+
+
+def _axes(ax: Any, count: int) -> np.ndarray:
+    if ax is None:
+        figure = Figure(figsize=(4 * _SIDE, count * (_SIDE + 0.25) + 0.3), facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        return figure.subplots(count, 4, squeeze=False)
+    found = np.asarray(ax, dtype=object) if isinstance(ax, (Sequence, np.ndarray)) else np.array([[ax]])
+    found = found[None] if found.ndim == 1 and count == 1 else found
+    if found.shape != (count, 4) or not all(isinstance(a, Axes) for a in found.ravel()):
+        raise InvalidInputError(
+            f"ax must be matplotlib axes of shape ({count}, 4), e.g. figure.subplots({count}, 4, squeeze=False), got "
+            f"shape {found.shape}."
+        )
+    return found

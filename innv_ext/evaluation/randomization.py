@@ -1,0 +1,240 @@
+"""Does an explanation depend on what the model has learnt? Layers are re-initialised and the maps compared."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+from tqdm import tqdm
+
+from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.base import Analyzer
+from innv_ext.analyzers.registry import create_analyzer
+from innv_ext.backend import facts, numerics
+from innv_ext.backend.graph import model_tensors, trace, untouched
+from innv_ext.backend.kinds import KINDS, Kind
+from innv_ext.backend.nodes import Spec, op_key
+from innv_ext.errors import InvalidInputError, UnsupportedModelError
+from innv_ext.evaluation.common import generator, read_seed
+from innv_ext.evaluation.explained import check_analyzer, check_finite, same_neurons
+from innv_ext.evaluation.randomization_result import RandomizationResult
+from innv_ext.evaluation.robustness import rank_correlation, similarity
+
+Factory = Callable[[keras.Model], Analyzer]
+ORDERS, WAYS = ("cascading", "independent"), ("initializer", "permutation")
+
+
+def randomization_check(
+    model: keras.Model,
+    analyzer: str | Factory,
+    x: Any,
+    *,
+    params: Mapping[str, Any] | None = None,
+    order: str = "cascading",
+    how: str = "initializer",
+    neuron_selection: Any = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> RandomizationResult:
+    """Re-initialise the layers of a clone of the model and compare the maps with the original ones.
+
+    A map that stays the same when the weights are random says little about what the model has learnt. The model itself
+    is not touched. Explained are always the neurons that are explained with the original weights.
+
+    Parameters
+    ----------
+    model : built keras.Model with one input
+    analyzer : a name, or a function (model) -> analyzer, e.g. one that fits it too; it is called anew at each stage
+    x : array (batch, ...)
+    params : of the named analyzer
+    order : "cascading": from the top down, each stage randomises one layer more; "independent": one layer at a time
+    how : "initializer": new draws of each layer's own initialisers (batch statistics too go back to 0 and 1);
+        "permutation": the values of each weight are shuffled
+    neuron_selection : as in ``analyze``
+    batch_size : most forward samples at once
+    seed : makes the new weights repeatable
+    progress : show a progress bar on work longer than three seconds
+
+    Returns
+    -------
+    RandomizationResult
+        per stage and sample: rank correlation of the values and of their magnitudes, SSIM; ``plot()``, ``table()``
+
+    Raises
+    ------
+    InvalidInputError
+        for an unknown analyzer, order or way, several inputs, or maps that are not finite
+    UnsupportedModelError
+        for a model without weights, or one that Keras cannot clone
+
+    Notes
+    -----
+    Adebayo et al. (2018), "Sanity checks for saliency maps", section 3. An initialiser with a seed of its own gives the
+    weights with which training began: use "permutation" with such. Layers that prepare the data (Normalization,
+    lookups) keep their state. SSIM as in ``robustness_metrics``.
+
+    Examples
+    --------
+    >>> found = randomization_check(model, "lrp.epsilon", x)
+    >>> print(found.table())
+    """
+    if not isinstance(model, keras.Model):
+        raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
+    checks.choice("order", order, ORDERS)
+    checks.choice("how", how, WAYS)
+    size, seed = checks.positive_int("batch_size", batch_size), read_seed(seed)
+    array, channels_first = _read_x(model, x)
+    explain = _Explainer(analyzer, dict(params or {}), size)
+    clone, fresh = _clone(model, array[:1], seed)
+    units = _units(clone)
+    if not units:
+        raise UnsupportedModelError(f"{model.name!r} has no weights to randomise.")
+    if how == "permutation":
+        fresh = {name: _shuffled(layer, seed, i) for i, (name, layer) in enumerate(units)}
+    _check_equal(model, clone, array[:size])
+    first = explain(clone).explain(array, neuron_selection, batch_size=size)
+    original, selection = np.asarray(first.attribution), same_neurons(first, neuron_selection)
+    check_finite(original)
+    kept, found = {name: _values(layer) for name, layer in units}, []
+    for name, layer in tqdm(
+        units[::-1], desc="randomization_check", unit="stage", delay=3, leave=False, disable=not progress
+    ):
+        layer.set_weights(fresh[name])
+        maps = np.asarray(explain(clone).analyze(array, selection, batch_size=size))
+        check_finite(maps)
+        found.append(_compare(original, maps, channels_first))
+        if order == "independent":
+            layer.set_weights(kept[name])
+    stages = tuple(name for name, _ in units[::-1])
+    return RandomizationResult(stages, *(np.stack(values) for values in zip(*found, strict=True)), order, explain.name)
+
+
+class _Explainer:
+    """The analyzer of a clone: named ones read the weights anew, others are made anew."""
+
+    def __init__(self, analyzer: Any, params: dict[str, Any], size: int):
+        if not (isinstance(analyzer, str) or callable(analyzer)) or isinstance(analyzer, Analyzer):
+            raise InvalidInputError(
+                f"analyzer must be a name or a function (model) -> analyzer, got {analyzer!r}: it explains a clone."
+            )
+        if params and not isinstance(analyzer, str):
+            raise InvalidInputError(f"params= are of a named analyzer; {analyzer!r} can set {sorted(params)} itself.")
+        self.analyzer, self.params = analyzer, {"batch_size": size, **params}
+        self.name = analyzer if isinstance(analyzer, str) else getattr(analyzer, "__name__", type(analyzer).__name__)
+        self._made: Analyzer | None = None
+
+    def __call__(self, clone: keras.Model) -> Analyzer:
+        if not isinstance(self.analyzer, str):
+            return check_analyzer(self.analyzer(clone))
+        if self._made is None:
+            self._made = create_analyzer(self.analyzer, clone, **self.params)
+        return self._made
+
+
+def _compare(a: np.ndarray, b: np.ndarray, channels_first: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rank correlation of values and of magnitudes, SSIM: arrays (batch,)."""
+    rows = [m.reshape(len(m), -1) for m in (a, b)]
+    axis = None if a.ndim < 3 else (1 if channels_first else a.ndim - 1)
+    signed, absolute = rank_correlation(*rows), rank_correlation(*(np.abs(r) for r in rows))
+    return signed, absolute, similarity(a.astype("float64"), b.astype("float64"), axis)
+
+
+# --- the clone ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Initialisers without a seed take one from Python's generator, which is put back.
+
+    Not the numbers that ``keras.utils.set_random_seed(seed)`` gave when the model was made: they are its first weights.
+    """
+    state = random.getstate()
+    random.seed(f"randomization_check {seed}")
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _clone(model: keras.Model, sample: np.ndarray, seed: int) -> tuple[keras.Model, dict[str, list[np.ndarray]]]:
+    """A clone with the weights of the model, and {layer: freshly initialised values}."""
+    try:
+        with untouched(model), _seeded(seed):
+            clone = keras.models.clone_model(model)
+            if not clone.built:
+                clone(tree.pack_sequence_as(model_tensors(model)[0], [sample]), training=False)
+        fresh = {name: _values(layer) for name, layer in _units(clone)}
+        clone.set_weights(model.get_weights())
+        for _, layer in _layers(clone):
+            if isinstance(layer, keras.layers.Normalization):
+                layer.finalize_state()  # it works with values that it derives from its weights
+    except Exception as error:  # whatever a user's own layer raises
+        raise UnsupportedModelError(
+            f"Keras cannot clone {model.name!r} ({type(error).__name__}: {error}). Its own layers and model class need "
+            f"get_config() and from_config(); functions in Lambda layers can become layers."
+        ) from error
+    return clone, fresh
+
+
+def _units(model: keras.Model) -> list[tuple[str, keras.layers.Layer]]:
+    """(name, layer) with learnt weights, from the input up; shared layers count once."""
+    found: list[tuple[str, keras.layers.Layer]] = []
+    for name, layer in _layers(model):
+        if _learns(layer) and not any(layer is other for _, other in found):
+            found.append((name, layer))
+    return found
+
+
+def _layers(model: keras.Model, path: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+    """All layers with their names, nested models opened."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer, f"{path}{layer.name}/")
+        else:
+            yield f"{path}{layer.name}", layer
+
+
+def _learns(layer: keras.layers.Layer) -> bool:
+    return bool(layer.weights) and KINDS.get(op_key(layer)) not in (Kind.RESCALE, Kind.DISCRETE)
+
+
+def _values(layer: keras.layers.Layer) -> list[np.ndarray]:
+    return [np.array(w) for w in layer.get_weights()]
+
+
+def _shuffled(layer: keras.layers.Layer, seed: int, number: int) -> list[np.ndarray]:
+    rng = generator(seed, number)
+    return [rng.permutation(v.ravel()).reshape(v.shape) for v in _values(layer)]
+
+
+def _check_equal(model: keras.Model, clone: keras.Model, x: np.ndarray) -> None:
+    """With the same weights a clone must compute the same."""
+    outputs = []
+    for m in (model, clone):
+        with untouched(m):
+            outputs.append(tree.flatten(m(tree.pack_sequence_as(model_tensors(m)[0], [x]), training=False)))
+    if not all(numerics.close(a, b) for a, b in zip(*outputs, strict=True)):
+        raise UnsupportedModelError(
+            f"A clone of {model.name!r} with the same weights computes something else: get_config() of its layers or "
+            f"of its class leaves something out."
+        )
+
+
+def _read_x(model: keras.Model, x: Any) -> tuple[np.ndarray, bool]:
+    structure, graph = model_tensors(model)[0], trace(model, facts.is_leaf)
+    specs: list[Spec] = [graph.specs[s] for s in graph.inputs]
+    if len(specs) > 1:
+        raise InvalidInputError(
+            f"randomization_check takes models with one input, but {model.name!r} has {len(specs)}. Hold the others "
+            f"fixed: keras.Model(a, model([a, b])) with a = keras.Input(...) and b a function of a."
+        )
+    (array,) = checks.standardize(x, structure, specs, True)
+    if not array.size:
+        raise InvalidInputError(f"x has shape {array.shape}; there is nothing to explain.")
+    return array, facts.channels_first(graph)
