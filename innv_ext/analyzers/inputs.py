@@ -37,6 +37,17 @@ def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     return value
 
 
+def numbers(name: str, value: Any) -> np.ndarray:
+    """Finite numbers as an array, float64."""
+    try:
+        array = np.asarray(value, "float64")
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{name} must be a number or an array of numbers, got {value!r}.") from error
+    if not np.isfinite(array).all():
+        raise InvalidInputError(f"{name} must be finite, got {value!r}.")
+    return array
+
+
 def one_sample(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     """A number or array as one sample of ``shape``, float64."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +128,11 @@ class LRP(ReverseAnalyzer):
             known = ", ".join(sorted({name for n in graph.nodes for name in n.layers}))
             raise InvalidInputError(f"until_layer={self.until_layer!r} is not a layer of the model; it has {known}.")
 
+    def bind(self) -> None:
+        """One rule per node."""
+        super().bind()
+        _check_bounds(self.graph_, self.rules_)
+
     def table(self) -> Rules:
         """User's rules, input layer, lower layers, affine nodes, all other kinds."""
         affine = kind_is(Kind.AFFINE)
@@ -162,9 +168,8 @@ class DeepTaylor(ReverseAnalyzer):
     """Deep Taylor decomposition (Montavon et al. 2017), for ReLU networks.
 
     Hidden affine nodes with non-negative inputs: z+; the input layer: w^2, or z^B where ``low`` and ``high`` are
-    given; hidden
-    affine nodes whose input may be negative: w^2. No bias in any denominator. A sample whose selected score is not
-    positive gets a zero map and a warning.
+    given; hidden affine nodes whose input may be negative: w^2. No bias in any denominator. A sample whose selected
+    score is not positive gets a zero map and a warning.
 
     Parameters
     ----------
@@ -180,8 +185,6 @@ class DeepTaylor(ReverseAnalyzer):
         """Check the parameters, then build the walk."""
         if (self.low is None) != (self.high is None):
             raise InvalidInputError(f"low and high go together, got low={self.low!r}, high={self.high!r}.")
-        if self.low is not None and np.any(np.asarray(self.low) > np.asarray(self.high)):
-            raise InvalidInputError(f"low must not exceed high, got low={self.low!r}, high={self.high!r}.")
         super().build()
 
     def check_model(self, graph: Graph) -> None:
@@ -193,6 +196,11 @@ class DeepTaylor(ReverseAnalyzer):
                 f"Deep Taylor is defined for ReLU activations only; {self.model.name!r} has {names}. Use an LRP rule, "
                 f"e.g. 'lrp.epsilon_plus'" + (", or on='logits'." if self.on == "output" else ".")
             )
+
+    def bind(self) -> None:
+        """One rule per node."""
+        super().bind()
+        _check_bounds(self.graph_, self.rules_)
 
     def table(self) -> Rules:
         """z+ inside, w^2 or z^B at the input, conservation everywhere else."""
@@ -221,3 +229,12 @@ class DeepTaylor(ReverseAnalyzer):
                 stacklevel=5,
             )
         return super().finish_extras(extras)
+
+
+def _check_bounds(graph: Graph, rules: Sequence[Any]) -> None:
+    """The bounds of z^B must fit one sample of what enters the node, as far as its shape is known."""
+    for node, rule in zip(graph.nodes, rules, strict=True):
+        shape = graph.specs[node.inputs[0]].shape[1:] if node.inputs else ()
+        if isinstance(rule, r.Bounded) and None not in shape:
+            for name in ("low", "high"):
+                checks.one_sample(name, getattr(rule, name), shape)

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from innv_ext.analyzers import inputs as checks
 from innv_ext.backend import numerics
 from innv_ext.backend.affine import Affine
 from innv_ext.backend.nodes import Node
@@ -199,6 +200,17 @@ class Bounded:
 
     low: Any = 0.0
     high: Any = 1.0
+
+    def __post_init__(self) -> None:
+        low, high = (checks.numbers(name, getattr(self, name)) for name in ("low", "high"))
+        try:
+            crossed = bool(np.any(low > high))
+        except ValueError as error:
+            raise InvalidInputError(
+                f"low has shape {low.shape} and high {high.shape}; both must broadcast to one sample."
+            ) from error
+        if crossed:
+            raise InvalidInputError(f"low must not exceed high, got low={self.low!r}, high={self.high!r}.")
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         affine, x, w, _ = _parts(node, xs)

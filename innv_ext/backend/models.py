@@ -45,7 +45,8 @@ class ModelWithoutSoftmax(keras.Model):
 def model_wo_softmax(model: keras.Model) -> keras.Model:
     """A model that shares ``model``'s weights and ends before its trailing softmax or sigmoid, wherever that is.
 
-    Analyzers cut it themselves; this is for looking at logits. A model without one is returned as it is.
+    Analyzers cut it themselves; this is for looking at logits. A model without one is returned as it is. Saved and read
+    by ``keras.models.load_model``, it needs ``import innv_ext.backend.models`` there, which makes its class known.
 
     Examples
     --------

@@ -178,6 +178,14 @@ def test_unknown_and_missing_parameters():
     refused(["'gradient'", "epsilon"], create, "gradient", net, epsilon=0.1)
     refused(["deep_taylor.bounded", "low, high"], create, "deep_taylor.bounded", net)
     refused(["deep_taylor.bounded", "high"], create, "deep_taylor.bounded", net, low=0)
+    for name in ("deep_taylor.bounded", "lrp.epsilon_gamma_box"):
+        for low, words in (
+            ("a", ["low", "'a'"]),
+            (float("nan"), ["low", "finite", "nan"]),
+            (2, ["low", "exceed", "2"]),
+            ([0, 0], ["low", r"\(2,\)", "one sample"]),
+        ):
+            refused(words, create, name, net, low=low, high=1)
     refused(["until_layer"], create, "lrp.sequential_preset_b_flat_until_idx", net)
 
 
