@@ -7,7 +7,7 @@ STAMP = $(VENV)/.installed
 WORKERS ?= 2
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-all lint benchmark clean
+.PHONY: demo test test-all lint docs pictures benchmark clean
 
 demo: $(STAMP)
 	$(PY) examples/demo.py
@@ -20,6 +20,14 @@ test-all: $(STAMP)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
+
+# warnings are errors; the pages are in build/docs
+docs: $(STAMP)
+	$(PY) -m sphinx -W --keep-going -q docs build/docs
+
+# the pictures of the pages are committed: make them again after a change that shows in them
+pictures: $(STAMP)
+	$(PY) docs/pictures.py
 
 benchmark: $(STAMP)
 	$(PY) benchmarks/propagation.py

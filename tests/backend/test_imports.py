@@ -10,7 +10,8 @@ import innv_ext
 
 ROOT = Path(innv_ext.__file__).parent
 FILES = sorted(p for p in ROOT.rglob("*.py") if "__pycache__" not in p.parts)
-# errors <- backend <- analyzers <- evaluation;  errors <- optim <- analyzers;  visualization knows only errors
+# errors <- backend <- analyzers <- evaluation <- comparison;  errors <- optim <- analyzers;
+# visualization knows only errors
 ALLOWED = {
     "errors": set(),
     "backend": {"errors"},
@@ -18,7 +19,10 @@ ALLOWED = {
     "visualization": {"errors"},
     "analyzers": {"errors", "backend", "optim"},
     "evaluation": {"errors", "backend", "optim", "analyzers", "visualization"},
-    "__init__": {"errors", "backend", "optim", "visualization", "analyzers", "evaluation"},
+    "comparison": {"errors", "backend", "analyzers", "evaluation", "visualization"},
+    "cli": {"errors", "backend", "analyzers", "evaluation", "visualization", "comparison"},
+    "__main__": {"cli"},
+    "__init__": {"errors", "backend", "optim", "visualization", "analyzers", "evaluation", "comparison"},
 }
 THIRD_PARTY = {
     "errors": set(),
@@ -27,6 +31,9 @@ THIRD_PARTY = {
     "visualization": {"numpy", "matplotlib", "scipy"},
     "analyzers": {"keras", "numpy", "scipy", "tqdm", "sklearn", "skimage"},
     "evaluation": {"keras", "numpy", "scipy", "tqdm", "sklearn", "skimage", "matplotlib", "pandas"},
+    "comparison": {"keras", "numpy", "tqdm", "matplotlib", "pandas"},
+    "cli": {"keras", "numpy", "tqdm", "matplotlib", "PIL"},
+    "__main__": set(),
     "__init__": set(),
 }
 # private by name, but documented by Python itself

@@ -1,0 +1,134 @@
+"""``innv-ext explain``: a picture per sample."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from innv_ext.analyzers import Analyzer, Explanation
+from innv_ext.analyzers.registry import find
+from innv_ext.cli import models
+from innv_ext.cli.drawing import Caption, check_mode, draw
+from innv_ext.cli.files import existing, folder
+from innv_ext.cli.reading import Reader, Sample, batches, make_reader, training_data
+from innv_ext.comparison.files import write
+from innv_ext.visualization.scaling import relay
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where and how the results are written."""
+
+    folder: Path
+    options: Namespace
+    labels: Mapping[int, str]
+    channels_first: bool
+
+    def save(self, name: str, sample: Sample, found: Explanation, i: int) -> None:
+        """One PNG, and one .npz if wanted."""
+        caption = self.caption(found, i)
+        relevance = found.attribution[i]
+        has_channels = relevance.ndim > (2 if sample.image else 1)  # grey images may lack the axis
+        shown_map = np.moveaxis(relevance, 0, -1) if self.channels_first and has_channels else relevance
+        path = self.folder / f"{name}.png"
+        own = (sample.shown, shown_map, sample.image, self.options.analyzer, caption, self.options.mode)
+        write(path, relay(path.name, lambda: draw(*own)))
+        if self.options.npz:
+            arrays = {"x": sample.x, "relevance": relevance, "output": found.output[i], "target": found.target[i]}
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **arrays, score=found.score[i])
+            write(self.folder / f"{name}.npz", buffer.getvalue())
+        if not self.options.quiet:
+            tqdm.write(f"{path}: {caption}", file=sys.stdout)
+
+    def caption(self, found: Explanation, i: int) -> Caption:
+        """Predicted and chosen output by name; numbers alone for outputs of several axes."""
+        output, target = found.output[i], int(found.target[i])
+        prediction = self.named(int(output.argmax())) if output.ndim == 1 and output.size > 1 else None
+        if target < 0 or self.options.neuron is None:
+            return Caption(prediction, None, float(found.score[i]))
+        neuron = (
+            self.named(target) if output.ndim <= 1 else str(tuple(map(int, np.unravel_index(target, output.shape))))
+        )
+        return Caption(prediction, neuron, float(found.score[i]))
+
+    def named(self, neuron: int) -> str:
+        """The label of an output, else its number."""
+        return self.labels.get(neuron, str(neuron))
+
+
+def explain(options: Namespace) -> int:
+    """Read everything once to see that it can be read, then explain batch by batch."""
+    own = models.definitions(options)
+    row, params = find(options.analyzer), dict(options.param)
+    models.check_fit(row, options)
+    for path in options.images:
+        existing(path, "IMAGE")
+    labels = models.read_labels(options.labels)
+    neuron = models.read_neuron(options.neuron, labels)
+    shows_progress = not options.quiet and sys.stderr.isatty()
+    with folder(options.out, "--out") as out:
+        model = models.load_model(options, own)
+        with models.failures(row.name):
+            reader = make_reader(options, model)
+        analyzer = models.build(row, model, params, progress=shows_progress)
+        counts = [_survey(reader, path, options.mode) for path in options.images]
+        models.check_labels(labels, model, reader.graph, params.get("output"))
+        _fit(analyzer, options, reader)
+        output = _Output(out, options, labels, reader.channels_first)
+        with tqdm(total=sum(counts), unit="sample", leave=False, disable=not shows_progress) as bar:
+            _explain_all(analyzer, neuron, reader, _names(options.images, counts, row.name), output, bar)
+    return 0
+
+
+def _survey(reader: Reader, path: Path, mode: str) -> int:
+    """How many samples a file has; all of them are read, so that what is wrong is told before the work."""
+    count = 0
+    for sample in reader.samples(path):
+        check_mode(mode, sample.x.ndim, sample.image)
+        count += 1
+    return count
+
+
+def _fit(analyzer: Analyzer, options: Namespace, reader: Reader) -> None:
+    if options.fit is not None:
+        data = training_data(options.fit, reader, analyzer.batch_size)
+        with models.failures(options.analyzer):
+            analyzer.fit(data)
+
+
+def _names(paths: Sequence[Path], counts: Sequence[int], analyzer: str) -> list[str]:
+    """A file name for every sample, without suffix; files of the same name in several folders get numbers."""
+    found: dict[str, None] = {}
+    for path, count in zip(paths, counts, strict=True):
+        for again in itertools.count(1):
+            stem = path.stem if again == 1 else f"{path.stem}-{again}"
+            stems = [stem] if count == 1 else [f"{stem}_{i}" for i in range(count)]
+            names = [f"{stem}_{analyzer}" for stem in stems]
+            if not found.keys() & names:
+                break
+        found |= dict.fromkeys(names)
+    return list(found)
+
+
+def _explain_all(
+    analyzer: Analyzer, neuron: Any, reader: Reader, names: Sequence[str], output: _Output, bar: tqdm
+) -> None:
+    samples = (sample for path in output.options.images for sample in reader.samples(path))
+    done = 0
+    for batch in batches(samples, analyzer.batch_size):
+        with models.failures(output.options.analyzer):
+            found = analyzer.explain(np.stack([sample.x for sample in batch]), neuron)
+        for i, sample in enumerate(batch):
+            output.save(names[done + i], sample, found, i)
+        done += len(batch)
+        bar.update(len(batch))

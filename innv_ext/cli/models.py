@@ -1,0 +1,161 @@
+"""Model files, names of outputs, and analyzers by name."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import json
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from innv_ext.analyzers import Analyzer, create_analyzer
+from innv_ext.analyzers.info import AnalyzerInfo
+from innv_ext.analyzers.inputs import output_position
+from innv_ext.backend.nodes import Graph
+from innv_ext.cli.files import existing, run_module
+from innv_ext.errors import InnvError, InvalidInputError, UnsupportedModelError
+
+_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str, "None": type(None)}
+
+
+class AnalyzerFailed(InnvError):
+    """An analyzer cannot explain this model, or broke."""
+
+
+@contextlib.contextmanager
+def failures(name: str) -> Iterator[None]:
+    """What an analyzer raises names it; bad input and interrupts stay what they are."""
+    try:
+        yield
+    except InvalidInputError:
+        raise
+    except InnvError as error:
+        raise AnalyzerFailed(f"{name}: {error}") from error
+    except Exception as error:
+        raise AnalyzerFailed(f"{name} failed with {type(error).__name__}: {error}") from error
+
+
+def definitions(options: Namespace) -> dict[str, Any]:
+    """The classes and functions that ``--module`` defines; analyzers that it registers are known afterwards."""
+    if options.module is None:
+        return {}
+    found = vars(run_module(options.module, "--module"))
+    return {k: v for k, v in found.items() if callable(v) and not k.startswith("_")}
+
+
+def load_model(options: Namespace, custom_objects: dict[str, Any]) -> keras.Model:
+    """The model of a command line."""
+    existing(options.model, "MODEL")
+    try:
+        model = keras.models.load_model(
+            options.model, custom_objects=custom_objects, compile=False, safe_mode=not options.unsafe
+        )
+    except Exception as error:  # whatever the file holds
+        raise InvalidInputError(
+            f"{options.model} cannot be loaded as a Keras model: {_first_line(error)} (Custom layers: --module "
+            f"FILE.py. Lambda layers of a file that you trust: --unsafe.)"
+        ) from error
+    if not isinstance(model, keras.Model):
+        raise InvalidInputError(f"{options.model} holds a {type(model).__name__}, a keras.Model is needed.")
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def build(row: AnalyzerInfo, model: keras.Model, params: Mapping[str, Any], progress: bool = True) -> Analyzer:
+    """The analyzer of that name; ``progress`` holds where the parameters don't say anything about it.
+
+    Raises
+    ------
+    InvalidInputError
+        for unknown, missing or impossible parameters
+    AnalyzerFailed
+        if it cannot explain the model
+    """
+    check_types(row, params)
+    with failures(row.name):
+        try:
+            return create_analyzer(row.name, model, **{"progress": progress, **params})
+        except UnsupportedModelError:
+            raise
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InvalidInputError) or not params:
+                raise
+            given = ", ".join(f"{k}={v!r}" for k, v in params.items())
+            raise InvalidInputError(f"{row.name} refuses its parameters ({given}): {error}") from error
+
+
+def check_types(row: AnalyzerInfo, params: Mapping[str, Any]) -> None:
+    """Refuse texts for numbers and the like, which would fail in the middle of the work."""
+    annotations = {f.name: f.type for f in fields(row.cls)}
+    if row.build is not None:
+        annotations |= {k: p.annotation for k, p in inspect.signature(row.build).parameters.items()}
+    for name, value in params.items():
+        kinds = [_TYPES.get(part) for part in str(annotations.get(name, "Any")).split(" | ")]
+        if not any(_fits(value, kind) for kind in kinds):
+            raise InvalidInputError(f"--param {name}={value}: {row.name} takes {annotations[name]} here.")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is None:  # no plain type
+        return True
+    return kind is bool if isinstance(value, bool) else isinstance(value, kind)
+
+
+def check_fit(row: AnalyzerInfo, options: Namespace) -> None:
+    """Analyzers that learn need data."""
+    if row.needs_fit and options.fit is None:
+        raise InvalidInputError(f"{row.name} learns from data: give some with --fit FOLDER or --fit X.npz.")
+
+
+def read_labels(path: Path | None) -> dict[int, str]:
+    """Output number -> name, from lines, a JSON list, or a JSON object {number: name or [..., name]}."""
+    if path is None:
+        return {}
+    try:
+        text = existing(path, "--labels").read_text(encoding="utf-8")
+        if not text.lstrip().startswith(("[", "{")):
+            return dict(enumerate(line.strip() for line in text.strip().splitlines()))
+        found = json.loads(text)
+        pairs = found.items() if isinstance(found, dict) else enumerate(found)
+        # Keras' imagenet_class_index.json has [WordNet number, name]
+        return {int(k): str(v[-1] if isinstance(v, list) else v) for k, v in pairs}
+    except (ValueError, IndexError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(
+            f"--labels: {path} has neither lines of text nor a JSON list or object: {error}"
+        ) from error
+
+
+def check_labels(labels: Mapping[int, str], model: keras.Model, graph: Graph, output: str | int | None) -> None:
+    """One name per output; a list that is off by one would name every output wrongly."""
+    shape = graph.specs[graph.outputs[output_position(model, graph, output)]].shape
+    if labels and len(shape) == 2 and shape[1] is not None and set(labels) != set(range(shape[1])):
+        raise InvalidInputError(f"--labels has {len(labels)} names, but the model has {shape[1]} outputs.")
+
+
+def read_neuron(neuron: int | tuple[int, ...] | str | None, labels: Mapping[int, str]) -> int | tuple[int, ...] | None:
+    """The number of a label; case does not matter, and it must be the label of one output only."""
+    if not isinstance(neuron, str):
+        return neuron
+    if not labels:
+        raise InvalidInputError(f"--neuron {neuron!r} is no number; names need a file of them: --labels FILE.")
+    names = {k: v.casefold() for k, v in labels.items()}
+    found = [k for k, v in names.items() if v == neuron.casefold()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InvalidInputError(f"--neuron {neuron!r} is the name of several outputs: {found}. Give the number.")
+    close = difflib.get_close_matches(neuron.casefold(), names.values(), n=3)
+    hint = f" Did you mean {', '.join(map(repr, close))}?" if close else ""
+    raise InvalidInputError(f"--neuron: there is no label {neuron!r}.{hint}")

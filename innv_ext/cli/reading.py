@@ -1,0 +1,205 @@
+"""Image and array files as samples of a model's input."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from PIL import Image, ImageOps
+
+from innv_ext.analyzers import inputs as checks
+from innv_ext.backend import facts, numerics
+from innv_ext.backend.graph import model_tensors, trace
+from innv_ext.backend.nodes import Graph, Spec
+from innv_ext.cli.preprocessing import Preprocessing, read_preprocessing
+from innv_ext.errors import InvalidInputError
+
+Array = np.ndarray
+ARRAYS = (".npy", ".npz")
+_PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One sample.
+
+    Attributes
+    ----------
+    x : what the model takes
+    shown : what a picture of it shows, channels last: an image before its preprocessing, otherwise ``x``
+    image : whether it comes from an image file
+    """
+
+    x: Array
+    shown: Array
+    image: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Reads files as samples of one input.
+
+    Attributes
+    ----------
+    graph, spec, structure : the traced model, and its input
+    channels_first : where images and signals have their channels
+    stretch : whether images lose their proportions instead of their margins
+    preprocessing : what happens to the values
+    """
+
+    graph: Graph
+    spec: Spec
+    structure: Any
+    channels_first: bool
+    stretch: bool
+    preprocessing: Preprocessing
+
+    def samples(self, path: Path) -> Iterator[Sample]:
+        """All samples of a file.
+
+        Raises
+        ------
+        InvalidInputError
+            for a file that cannot be read, or does not fit the model; the message names it
+        """
+        try:
+            image = path.suffix.lower() not in ARRAYS
+            shown = self._picture(path) if image else _channels_last(self._array(path), self.channels_first)
+            x = self.preprocessing(shown, image)
+            grey = image and len(self.spec.shape) == 3  # the model takes (height, width)
+            x = x[..., 0] if grey else _channels_first(x, self.channels_first)
+            x = checks.standardize(x, self.structure, [self.spec], check=True)[0]
+            if not len(x):
+                raise InvalidInputError("holds no samples.")
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{path}: {error}") from error
+        for one, picture in zip(x, shown if image else _channels_last(x, self.channels_first), strict=True):
+            yield Sample(one, picture, image)
+
+    def _picture(self, path: Path) -> Array:
+        """An image in the model's size, (1, height, width, channels), uint8."""
+        shape = self.spec.shape[1:]
+        if len(shape) not in (2, 3):
+            raise InvalidInputError(f"the model takes samples of shape {shape}, no images. Give arrays: .npy or .npz.")
+        channels = 1 if len(shape) == 2 else shape[0 if self.channels_first else -1]
+        size = shape[1:] if self.channels_first and len(shape) == 3 else shape[:2]
+        mode = _PILLOW_MODES.get(3 if channels is None else channels)
+        if mode is None:
+            raise InvalidInputError(f"the model takes {channels} channels; files have 1, 3 or 4. Give arrays: .npy.")
+        image = _open(path).convert(mode)
+        target = _size(image, size)
+        if self.stretch:
+            image = image.resize(target, Image.Resampling.BILINEAR)
+        else:
+            image = ImageOps.fit(image, target, Image.Resampling.BILINEAR)
+        return np.asarray(image).reshape(1, target[1], target[0], -1)
+
+    def _array(self, path: Path) -> Array:
+        """The samples of an array file, (n, ...)."""
+        array = load_array(path)
+        return array[None] if array.ndim == len(self.spec.shape) - 1 else array
+
+
+def make_reader(options: Namespace, model: keras.Model) -> Reader:
+    """The reader for a command line and a model with one input."""
+    structure = model_tensors(model)[0]
+    graph = trace(model, facts.is_leaf)
+    if len(graph.inputs) != 1:
+        raise InvalidInputError(
+            f"{options.model} has {len(graph.inputs)} inputs, and files give values for one. Use innv_ext in Python, "
+            f"or save a model that holds the others fixed."
+        )
+    spec = graph.specs[graph.inputs[0]]
+    preprocessing = read_preprocessing(options, integers=not numerics.is_float(spec.dtype))
+    return Reader(graph, spec, structure, facts.channels_first(graph), options.resize == "stretch", preprocessing)
+
+
+def load_array(path: Path) -> Array:
+    """The array of an .npy file, or of an .npz file: the only one, or the one named x."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            names = list(loaded)
+            if len(names) == 1 or "x" in names:
+                return loaded["x" if "x" in names else names[0]]
+    except Exception as error:  # numpy raises whatever a broken file leads to
+        raise InvalidInputError(f"cannot be read as arrays: {error}") from error
+    raise InvalidInputError(f"has the arrays {names}; name the one to read x.")
+
+
+def _open(path: Path) -> Image.Image:
+    """An image, turned upright, with 8 bits per channel."""
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16 bits
+                image = Image.fromarray(np.rint(np.asarray(image).clip(0, 65535) / 257).astype("uint8"))
+    except Exception as error:  # decoders raise whatever a broken file leads to
+        raise InvalidInputError(f"cannot be read as an image: {error}") from error
+    if image.mode == "F":
+        raise InvalidInputError("has floating-point pixels, whose range nobody knows. Give it as .npy.")
+    return image
+
+
+def _size(image: Image.Image, size: Sequence[int | None]) -> tuple[int, int]:
+    """Width and height that the model takes; what it leaves open keeps the proportions."""
+    height, width = size
+    if height is None and width is None:
+        return image.size
+    if height is None:
+        return width, max(1, round(width * image.height / image.width))
+    return width or max(1, round(height * image.width / image.height)), height
+
+
+def _channels_last(x: Array, channels_first: bool) -> Array:
+    return np.moveaxis(x, 1, -1) if channels_first and x.ndim > 2 else x
+
+
+def _channels_first(x: Array, channels_first: bool) -> Array:
+    return np.moveaxis(x, -1, 1) if channels_first and x.ndim > 2 else x
+
+
+def batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """At most ``size`` samples of one shape at a time, in order."""
+    batch: list[Sample] = []
+    for sample in samples:
+        if batch and (len(batch) == size or sample.x.shape != batch[0].x.shape or sample.image != batch[0].image):
+            yield batch
+            batch = []
+        batch.append(sample)
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What ``fit`` reads, as often as it likes: batches of the samples of some files."""
+
+    reader: Reader
+    paths: Sequence[Path]
+    size: int
+
+    def __iter__(self) -> Iterator[Array]:
+        samples = (sample for path in self.paths for sample in self.reader.samples(path))
+        for batch in batches(samples, self.size):
+            yield np.stack([sample.x for sample in batch])
+
+
+def training_data(path: Path, reader: Reader, size: int) -> TrainingData:
+    """The data of ``--fit``: a file, or all images and .npy files in a folder and the folders in it."""
+    if not path.is_dir():
+        if not path.is_file():
+            raise InvalidInputError(f"--fit: there is no file or folder {path}.")
+        return TrainingData(reader, [path], size)
+    known = {*Image.registered_extensions(), ".npy"}
+    paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file())
+    if not paths:
+        raise InvalidInputError(f"--fit: there are no images and no .npy files in {path}.")
+    return TrainingData(reader, paths, size)

@@ -1,0 +1,78 @@
+"""What metrics get to see: the model and the samples, and one analyzer with its maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from innv_ext.analyzers.base import Analyzer, Explanation
+
+
+class NotApplicable(Exception):
+    """Raised by a metric that says nothing about an analyzer; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What is the same for all analyzers.
+
+    Attributes
+    ----------
+    model : as the user gave it
+    x : array (batch, ...) as the model takes it
+    neurons : a ``neuron_selection`` of the explained neurons, one per sample
+    labels : int array (batch,), or None
+    masks : as in ``inside_ratio``, or None
+    fit : training data, or None
+    on : "logits" or "output", which the analyzers explain
+    output : name or position of the explained output, for models with several
+    channel_axis : 1 if the model keeps its channels first, else -1
+    batch_size : most samples in one forward pass
+    seed : of everything random
+    """
+
+    model: keras.Model
+    x: np.ndarray
+    neurons: np.ndarray
+    labels: np.ndarray | None
+    masks: Any
+    fit: Any
+    on: str
+    output: str | int | None
+    channel_axis: int
+    batch_size: int
+    seed: int
+
+    @property
+    def span(self) -> float:
+        """The difference of the largest and the smallest value of x."""
+        return float(self.x.max()) - float(self.x.min())
+
+
+@dataclass(frozen=True, eq=False)
+class Context(Setting):
+    """What a metric gets: a ``Setting``, and one analyzer.
+
+    Attributes
+    ----------
+    title : of the row
+    analyzer : built, and fitted where it needs that
+    explanation : what ``analyzer.explain`` gave at x
+    sums_to : what the maps of this analyzer sum to, as in ``list_analyzers``; "" if nothing
+    remake : function of a model that gives the same analyzer of that model, fitted to it
+    """
+
+    title: str
+    analyzer: Analyzer
+    explanation: Explanation
+    sums_to: str
+    remake: Callable[[keras.Model], Analyzer]
+
+    @property
+    def relevance(self) -> np.ndarray:
+        """The maps, shaped like x."""
+        return np.asarray(self.explanation.attribution)

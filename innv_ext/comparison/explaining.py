@@ -1,0 +1,169 @@
+"""Analyzers are built, fitted and run; what goes wrong becomes part of the result."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from innv_ext.analyzers.base import Analyzer, Explanation
+from innv_ext.analyzers.info import AnalyzerInfo
+from innv_ext.analyzers.registry import create_analyzer, find
+from innv_ext.comparison.context import NotApplicable, Setting
+from innv_ext.comparison.entries import Entry, read_entries, unique
+from innv_ext.comparison.rows import Failure
+from innv_ext.errors import InvalidInputError, NotFittedError
+
+TOLD = (UserWarning, RuntimeWarning)  # the warnings that say something about maps, not about code
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came of an attempt.
+
+    Attributes
+    ----------
+    value : what was returned, None if nothing was
+    failure : what was raised
+    note : why there is no value, although nothing failed
+    warnings : each once
+    seconds : it took
+    """
+
+    value: Any
+    failure: Failure | None
+    note: str
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+def attempt(function: Callable[[], Any]) -> Outcome:
+    """Call ``function``; every error and warning of its own is kept, an interruption by the user passes."""
+    value, failure, note = None, None, ""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        for category in TOLD:
+            warnings.simplefilter("always", category)
+        start = time.perf_counter()
+        try:
+            value = function()
+        except NotApplicable as reason:
+            note = str(reason)
+        except Exception as error:  # whatever an analyzer or a metric raises is a result of the comparison
+            failure = Failure(type(error).__name__, str(error))
+        seconds = time.perf_counter() - start
+    told = dict.fromkeys(f"{w.category.__name__}: {w.message}" for w in caught)
+    return Outcome(value, failure, note, tuple(told), seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One analyzer of a comparison, not built yet unless it was given so.
+
+    Attributes
+    ----------
+    title : of the row
+    name : as registered, or that of the class
+    params : as given
+    given : the user's own analyzer; it is never fitted or changed
+    info : the registry's row of the name, None where there is none
+    """
+
+    title: str
+    name: str
+    params: dict[str, Any]
+    given: Analyzer | None
+    info: AnalyzerInfo | None
+
+    def build(self, model: keras.Model, setting: Setting) -> Analyzer:
+        """The analyzer of a model, ready to explain."""
+        if self.given is not None and model is setting.model:
+            return self._ready(self.given)
+        if self.given is not None:  # the same method for another model
+            made = type(self.given)(model, **self.given.get_params())
+        else:
+            own = self.info.parameters()
+            shared = {
+                "batch_size": setting.batch_size,
+                "seed": setting.seed,
+                "on": setting.on,
+                "output": setting.output,
+                "progress": False,
+            }
+            shared = {name: value for name, value in shared.items() if name in own}
+            made = create_analyzer(self.name, model, **{**shared, **self.params})
+        if made.needs_fit and setting.fit is not None:
+            made.fit(setting.fit)
+        return self._ready(made)
+
+    def remake(self, setting: Setting) -> Callable[[keras.Model], Analyzer]:
+        """A function of a model that gives the analyzer of that model as it is now.
+
+        Analyzers read the weights when they explain, so only those that learn from data are made anew each time.
+        """
+        made: list[Analyzer] = []
+
+        def factory(model: keras.Model) -> Analyzer:
+            if not made or made[0].model is not model or made[0].needs_fit:
+                made[:] = [self.build(model, setting)]
+            return made[0]
+
+        return factory
+
+    def _ready(self, analyzer: Analyzer) -> Analyzer:
+        if analyzer.needs_fit and not analyzer.is_fitted():
+            remedy = "fit it before" if self.given is not None else "pass compare(..., fit=X_train)"
+            raise NotFittedError(f"{self.name!r} learns from data: {remedy}.")
+        return analyzer
+
+
+def explain(analyzer: Analyzer, setting: Setting) -> Explanation:
+    """The maps of all samples, checked."""
+    found = analyzer.explain(setting.x, setting.neurons, batch_size=setting.batch_size)
+    shape = np.shape(found.attribution)
+    if shape != setting.x.shape:
+        raise InvalidInputError(f"The maps have shape {shape}, but x has {setting.x.shape}.")
+    return found
+
+
+def read_analyzers(given: Any, model: keras.Model, output: str | int | None) -> list[Plan]:
+    """What to run; ``given`` as in ``compare``.
+
+    Raises
+    ------
+    InvalidInputError
+        for unknown names and parameters, analyzers of other models or outputs, and titles that stand twice
+    """
+    plans = [_plan(entry, model, output) for entry in read_entries("analyzers", given)]
+    unique("analyzers", [plan.title for plan in plans])
+    return plans
+
+
+def _plan(entry: Entry, model: keras.Model, output: str | int | None) -> Plan:
+    thing, params = entry.thing, entry.params
+    if isinstance(thing, str):
+        info = find(thing)
+        if not set(params) <= set(info.parameters()) or not set(info.required()) <= set(params):
+            create_analyzer(thing, model, **params)  # says what is wrong, before anything runs
+        if params.get("output", output) != output:
+            raise InvalidInputError(
+                f"{thing!r} has output={params['output']!r}, but all analyzers must explain the same: pass "
+                f"compare(..., output={params['output']!r})."
+            )
+        return Plan(entry.title or thing, thing, params, None, info)
+    if not isinstance(thing, Analyzer) or params:
+        raise InvalidInputError(
+            f"analyzers has the entry {thing!r}; pass names of innv_ext.list_analyzers(), with parameters or without, "
+            f"or analyzers of this model."
+        )
+    if thing.model is not model or thing.output != output:
+        differs = "model" if thing.model is not model else "output"
+        raise InvalidInputError(f"The analyzer {thing!r} explains another {differs} than compare does.")
+    name = thing.registered_name_ or type(thing).__name__
+    info = find(name) if thing.registered_name_ else None
+    return Plan(entry.title or name, name, thing.get_params(), thing, info)

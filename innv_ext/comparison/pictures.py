@@ -1,0 +1,165 @@
+"""The figures of a comparison: maps by the kind of data, and a panel for each metric."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from innv_ext.comparison.rows import Criterion, Row, Samples, place
+from innv_ext.errors import InvalidInputError
+from innv_ext.evaluation.plotting import COLOURS, tidy
+from innv_ext.visualization.grid import imshow_grid
+from innv_ext.visualization.panels import DPI
+from innv_ext.visualization.signals import plot_signals
+from innv_ext.visualization.tables import plot_tables
+from innv_ext.visualization.tokens import plot_tokens
+from innv_ext.visualization.volumes import plot_volumes
+
+MOST_CHANNELS = 12  # of a signal; with more, (batch, H, W) is taken for an image
+ACROSS = 3  # panels of metrics in a row
+BASELINE = "#8c8c8c"
+
+
+def kind_of(samples: Samples) -> str | None:
+    """What x is: "table", "tokens", "signal", "image", "volume", or None, for which there is no picture."""
+    x = samples.x
+    if x is None or not 2 <= x.ndim <= 5:
+        return None
+    if x.ndim == 2:
+        return "table" if x.dtype.kind == "f" else "tokens"
+    if x.ndim == 3:
+        return "signal" if x.shape[samples.channel_axis] <= MOST_CHANNELS else "image"
+    return "image" if x.ndim == 4 else "volume"
+
+
+def draw_maps(
+    samples: Samples, maps: Mapping[str, np.ndarray], rows: Sequence[int], ax: Any = None, cell: float = 0.8
+) -> Figure:
+    """Some samples with their maps; ``cell`` is the longer side of an image in inches.
+
+    Raises
+    ------
+    InvalidInputError
+        where there are no maps, or data of which there is no picture
+    """
+    kind = kind_of(samples)
+    if samples.x is None or not maps:
+        why = "was read without x and maps" if samples.x is None else "has no analyzer that did not fail"
+        raise InvalidInputError(f"There is nothing to draw: the comparison {why}.")
+    if kind is None:
+        raise InvalidInputError(f"There is no picture of x with shape {samples.x.shape}.")
+    index = list(rows)
+    x, chosen = samples.x[index], {title: values[index] for title, values in maps.items()}
+    axis, texts = samples.channel_axis, [caption(samples, i) for i in index]
+    if kind == "table":
+        return plot_tables(x, chosen, row_names=texts, ax=ax)
+    if kind == "tokens":
+        return plot_tokens([[str(token) for token in text] for text in x], chosen, row_names=texts, ax=ax)
+    if kind == "signal":
+        return plot_signals(x, chosen, row_names=texts, channel_axis=axis, ax=ax)
+    if kind == "volume":
+        return plot_volumes(_colours(x, axis), chosen, row_names=texts, channel_axis=axis, ax=ax)
+    return imshow_grid(
+        _colours(x, axis) if x.ndim == 4 else x,
+        chosen,
+        labels=None if samples.labels is None else samples.labels[index],
+        predictions=samples.predicted[index],
+        neurons=None if samples.classes == 1 else np.array([samples.neurons[i] for i in index]),
+        probabilities=None if samples.probability is None else samples.probability[index],
+        scores=samples.score[index],
+        class_names=_all_named(samples),
+        channel_axis=axis,
+        cell=cell,
+        ax=ax,
+    )
+
+
+def caption(samples: Samples, i: int) -> str:
+    """Number, label and prediction of a sample."""
+    label = "" if samples.labels is None else f"label {samples.name(samples.labels[i])}, "
+    return f"{i}: {label}predicted {samples.name(samples.predicted[i])}"
+
+
+def draw_metrics(rows: Sequence[Row], criteria: Sequence[Criterion], ax: Any = None) -> Figure:
+    """A panel per metric: points with standard errors, the best on top; baselines are grey.
+
+    Raises
+    ------
+    InvalidInputError
+        for the wrong number of axes, or without metrics
+    """
+    if not criteria:
+        raise InvalidInputError("There is nothing to draw: the comparison has no metrics.")
+    if ax is None:
+        across, down = min(ACROSS, len(criteria)), math.ceil(len(criteria) / ACROSS)
+        size = (0.4 + 3.6 * across, (0.9 + 0.22 * max(len(rows), 3)) * down)
+        figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = list(figure.subplots(down, across, squeeze=False).ravel())
+        for unused in axes[len(criteria) :]:
+            unused.remove()
+        axes = axes[: len(criteria)]
+    else:
+        axes = list(ax) if isinstance(ax, (Sequence, np.ndarray)) else [ax]
+    if len(axes) != len(criteria) or not all(isinstance(a, Axes) for a in axes):
+        raise InvalidInputError(f"ax must be {len(criteria)} matplotlib axes, one per metric, got {ax!r}.")
+    for panel, criterion in zip(axes, criteria, strict=True):
+        _draw_metric(panel, rows, criterion)
+    return axes[0].figure.figure
+
+
+def save(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
+    """Write the figure to ``path``, if there is one; the suffix says the format."""
+    if path is not None:
+        figure.savefig(path, dpi=figure.dpi, facecolor="white", bbox_inches=figure.bbox_inches)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor="white", bbox_inches=figure.bbox_inches)
+    return buffer.getvalue()
+
+
+def _draw_metric(panel: Axes, rows: Sequence[Row], criterion: Criterion) -> None:
+    found = [(row, row.cells[criterion.title].statistics) for row in rows if criterion.title in row.cells]
+    found = [(row, s) for row, s in found if s is not None]
+    found.sort(key=lambda entry: place(entry[1].mean, criterion.better))
+    panel.set_title(criterion.header, fontsize=9, parse_math=False)
+    panel.set_yticks(range(len(found)), [row.title for row, _ in found], fontsize=7, parse_math=False)
+    panel.set_ylim(max(len(found), 1) - 0.5, -0.5)
+    for height, (row, statistics) in enumerate(found):
+        if np.isfinite(statistics.mean):
+            colour = BASELINE if row.about["family"] == "baseline" else COLOURS[0]
+            error = statistics.error if np.isfinite(statistics.error) else None
+            panel.errorbar(statistics.mean, height, xerr=error, fmt="o", ms=4, color=colour, elinewidth=1.2, capsize=2)
+        else:
+            text = "infinite" if np.isinf(statistics.mean) else "undefined"
+            panel.text(0.02, height, text, transform=panel.get_yaxis_transform(), fontsize=7, va="center")
+    notes = {"higher": "more is better", "lower": "less is better", "none": "neither is better"}
+    panel.set_xlabel(notes[criterion.better], fontsize=7)
+    panel.tick_params(axis="x", labelsize=7)
+    tidy(panel)
+
+
+def _colours(x: np.ndarray, channel_axis: int) -> np.ndarray:
+    """Channels that are no colours become their mean."""
+    return x if x.shape[channel_axis] in (1, 3) else x.mean(axis=channel_axis, keepdims=True)
+
+
+def _all_named(samples: Samples) -> dict[int, str] | None:
+    """Names of all classes that occur; a class without one keeps its number."""
+    if samples.class_names is None:
+        return None
+    seen = [samples.predicted, [n for n in samples.neurons if isinstance(n, int)]]
+    seen += [] if samples.labels is None else [samples.labels]
+    return {int(c): samples.name(c) for part in seen for c in part}

@@ -1,0 +1,237 @@
+"""The report of a comparison: one HTML page with everything inside."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from innv_ext.comparison import pictures
+from innv_ext.comparison.markup import Content, Markup, document, join, picture, rows, tag
+from innv_ext.comparison.rows import ARROWS, Cell, Criterion, Row
+from innv_ext.comparison.style import SCRIPT, STYLE
+
+if TYPE_CHECKING:
+    from innv_ext.comparison.result import Comparison
+
+WIDTH = {"image": 6, "signal": 4, "table": 3, "tokens": 3, "volume": 4}  # analyzers side by side in one picture
+CELL = 1.2  # inches of an image
+DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "none": "neither is better"}
+Sections = Sequence[tuple[str, Content]]
+
+
+def page(found: Comparison, samples: int) -> str:
+    """The report, with pictures of the first samples."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the pictures mark what they would warn of
+        sections = [
+            ("Results", _results(found)),
+            ("Errors and warnings", _problems(found)),
+            ("Metrics", _metric_pictures(found)),
+            ("Curves", _curves(found)),
+            ("Samples", _samples(found, samples)),
+            ("What the metrics mean", _meanings(found)),
+            ("Analyzers", _analyzers(found)),
+            ("Settings", _settings(found)),
+        ]
+    title = f"Explanations of {found.settings.get('model', 'a model')} compared"
+    failed = sum(row.failure is not None for row in found.rows)
+    lead = f"{len(found.rows)} analyzers, {len(found.criteria)} metrics, {len(found.samples)} samples"
+    lead += f"; {failed} analyzer{'s' if failed > 1 else ''} failed." if failed else "."
+    shown = [tag("section", tag("h2", name), content) for name, content in sections if content]
+    body = tag("main", tag("h1", title), tag("p", lead, class_="soft"), shown)
+    return document(title, body, STYLE, SCRIPT)
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def _results(found: Comparison) -> Markup:
+    best = {c.title: _best(found, c) for c in found.criteria}
+    heads = [_head("Analyzer", "ascending", "the title", number=False)]
+    heads += [
+        _head(c.header, "descending" if c.better == "higher" else "ascending", c.measures) for c in found.criteria
+    ]
+    heads += [
+        _head("s per sample ↓", "ascending", "seconds to explain a sample, tracing left out where there are several"),
+        _head("s to build ↓", "ascending", "seconds to build, fit and, with several samples, explain the first"),
+    ]
+    lines = [_line(row, found.criteria, best) for row in found.rows]
+    table = tag("table", tag("thead", tag("tr", heads)), tag("tbody", lines), id="results")
+    note = (
+        "Mean over the samples ± standard error. ↑: higher is better, ↓: lower is better; the best mean is bold. A "
+        "click on a header sorts, the best first; another one turns the order."
+    )
+    return join(
+        tag("p", note, class_="soft"),
+        tag("div", table, class_="scroll"),
+        tag("p", id="sorted", role="status", class_="soft"),
+    )
+
+
+def _head(text: str, first: str, title: str, number: bool = True) -> Markup:
+    button = tag("button", text, type="button", title=title)
+    return tag("th", button, scope="col", aria_sort="none", data_first=first, class_="number" if number else None)
+
+
+def _line(row: Row, criteria: Sequence[Criterion], best: Mapping[str, Sequence[str]]) -> Markup:
+    cells = [tag("th", row.title, scope="row", data_value=row.title)]
+    for criterion in criteria:
+        cells.append(_cell(row, row.cells.get(criterion.title, Cell()), row.title in best[criterion.title]))
+    if row.failure is None:
+        cells.append(_number(f"{row.sample_seconds:.3g}", row.sample_seconds))
+        cells.append(_number(f"{row.build_seconds:.3g}", row.build_seconds))
+    else:
+        cells += [tag("td"), tag("td")]
+    return tag("tr", cells)
+
+
+def _cell(row: Row, cell: Cell, best: bool) -> Markup:
+    failure = row.failure if row.failure is not None else cell.failure
+    if failure is not None:
+        return tag("td", failure.type, class_="number failed", title=str(failure))
+    if cell.values is None:
+        return tag("td", "—" if cell.note else "", title=cell.note or None, class_="number soft")
+    return _number(cell.text, float(cell.statistics.mean), best)
+
+
+def _number(text: str, value: float, best: bool = False) -> Markup:
+    sortable = None if np.isnan(value) else repr(value).replace("inf", "Infinity")
+    return tag("td", text, class_="number best" if best else "number", data_value=sortable)
+
+
+def _best(found: Comparison, criterion: Criterion) -> list[str]:
+    """The titles with the best mean; none where there is nothing to choose."""
+    if criterion.better == "none":
+        return []
+    ranking = [(title, mean) for title, mean in found.ranking(criterion.title) if not np.isnan(mean)]
+    return [title for title, mean in ranking if mean == ranking[0][1]] if len(ranking) > 1 else []
+
+
+def _problems(found: Comparison) -> Markup | None:
+    texts = [(row.title, text) for row in found.rows for text in row.problems]
+    if not texts:
+        return None
+    lines = [tag("li", tag("strong", title), ": ", tag("span", text, class_=_weight(text))) for title, text in texts]
+    return tag("ul", lines)
+
+
+def _weight(text: str) -> str:
+    return "soft" if "warned: " in text else "failed"
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _metric_pictures(found: Comparison) -> Markup | None:
+    if not found.criteria:
+        return None
+    drawn = pictures.draw_metrics(found.rows, found.criteria)
+    names = ", ".join(c.title for c in found.criteria)
+    caption = "Means with standard errors, the best on top (the largest where neither is better); baselines are grey."
+    return tag(
+        "figure",
+        picture(drawn, f"Means of {names} per analyzer; the numbers are in the table."),
+        tag("figcaption", caption),
+    )
+
+
+def _curves(found: Comparison) -> list[Markup] | None:
+    shown = []
+    for metric, curves in found.curves.items():
+        drawn = picture(curves.plot(), f"Curves behind {metric}, one per analyzer.")
+        caption = "Means over the samples with standard errors; random: a random order of the regions or values."
+        shown.append(tag("figure", tag("h3", metric), drawn, tag("figcaption", caption)))
+    return shown or None
+
+
+def _samples(found: Comparison, count: int) -> list[Markup] | None:
+    kind = pictures.kind_of(found.samples)
+    if kind is None or not found.maps:
+        return None
+    titles = list(found.maps)
+    groups = [titles[i : i + WIDTH[kind]] for i in range(0, len(titles), WIDTH[kind])]
+    total = len(found.samples)
+    lead = f"The first {count} of {total} samples. " if count < total else ""
+    lead += "Every map has its own scale: compare where it is strong, not how strong it is."
+    return [tag("p", lead, class_="soft"), *(_sample(found, i, groups) for i in range(count))]
+
+
+def _sample(found: Comparison, i: int, groups: Sequence[Sequence[str]]) -> Markup:
+    samples, maps = found.samples, found.maps
+    drawn = []
+    for group in groups:
+        figure = pictures.draw_maps(samples, {title: maps[title] for title in group}, [i], cell=CELL)
+        drawn.append(picture(figure, f"Sample {i} and its maps by {', '.join(group)}."))
+    neuron = samples.neurons[i]
+    about = f"explained neuron {samples.name(neuron) if samples.classes > 1 and isinstance(neuron, int) else neuron}"
+    about += f", score {samples.score[i]:.4g}"
+    about += "" if samples.probability is None else f", probability {samples.probability[i]:.4g}"
+    numbers = [
+        (row.title, *(_of_sample(row.cells.get(c.title, Cell()), i) for c in found.criteria))
+        for row in found.rows
+        if row.maps is not None
+    ]
+    details = tag(
+        "details",
+        tag("summary", "Numbers of this sample"),
+        rows(numbers, header=["Analyzer", *(c.header for c in found.criteria)]),
+    )
+    heading = tag("h3", f"Sample {pictures.caption(samples, i)}")
+    return tag("figure", heading, drawn, tag("figcaption", about), details if found.criteria else None)
+
+
+def _of_sample(cell: Cell, i: int) -> str:
+    return "" if cell.values is None else f"{cell.values[i]:.4g}"
+
+
+# --- explanations ----------------------------------------------------------------------------------------------------
+
+
+def _meanings(found: Comparison) -> Markup | None:
+    entries = [
+        (
+            f"{c.title} {ARROWS[c.better]}".strip(),
+            "" if c.name == c.title else c.name,
+            c.measures,
+            DIRECTIONS[c.better],
+            _listed(c.params),
+            c.source,
+        )
+        for c in found.criteria
+    ]
+    return (
+        rows(entries, header=["Metric", "Name", "Measures", "Direction", "Parameters", "Source"]) if entries else None
+    )
+
+
+def _analyzers(found: Comparison) -> Markup:
+    entries = [
+        (
+            row.title,
+            row.analyzer,
+            row.about["family"],
+            row.about["description"],
+            row.about["sums_to"],
+            row.about["reference"],
+            tag("code", _listed(row.params)),
+        )
+        for row in found.rows
+    ]
+    return rows(entries, header=["Title", "Name", "Family", "What it is", "Maps sum to", "Source", "All parameters"])
+
+
+def _settings(found: Comparison) -> Markup:
+    settings = [(name, _text(value)) for name, value in found.settings.items()]
+    versions = [(name, value) for name, value in found.versions.items()]
+    return join(rows(settings), tag("h3", "Versions"), rows(versions))
+
+
+def _listed(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in params.items())
+
+
+def _text(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else "none" if value is None else str(value)

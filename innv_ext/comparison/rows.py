@@ -1,0 +1,187 @@
+"""The parts of a comparison's result: metrics, and per analyzer what it gave, cost and could not do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from innv_ext.evaluation.statistics import Statistics, over_samples, shown
+
+ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error that was raised.
+
+    Attributes
+    ----------
+    type : the name of its class
+    message : its text
+    """
+
+    type: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One metric of one analyzer.
+
+    Attributes
+    ----------
+    values : array (samples,), or None
+    failure : why there are no values
+    note : why the metric says nothing about this analyzer
+    warnings : of the metric
+    seconds : it took; a metric that takes all maps at once shares its time evenly among them
+    """
+
+    values: np.ndarray | None = None
+    failure: Failure | None = None
+    note: str = ""
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Mean, standard deviation and standard error over the samples."""
+        if self.values is None:
+            return None
+        with np.errstate(invalid="ignore"):  # infinite values have an infinite mean, and no spread
+            return over_samples(self.values)
+
+    @property
+    def text(self) -> str:
+        """Mean ± standard error, or what there is instead."""
+        if self.failure is not None:
+            return "failed"
+        return "" if self.values is None else shown(self.statistics)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One analyzer.
+
+    Attributes
+    ----------
+    title : in tables and pictures
+    analyzer : its registered name, or that of its class
+    params : all of its parameters as numbers and texts; those given, if it could not be built
+    about : "family", "description", "reference", "sums_to", as in ``list_analyzers``
+    build_seconds : to build, fit and, with several samples, explain the first (which traces its functions)
+    sample_seconds : per sample of x
+    failure : why there are no maps
+    warnings : while it was built and explained
+    cells : {metric: Cell}; those of an analyzer that failed are empty
+    maps : array shaped like x, or None
+    """
+
+    title: str
+    analyzer: str
+    params: dict[str, Any]
+    about: dict[str, str]
+    build_seconds: float
+    sample_seconds: float
+    failure: Failure | None = None
+    warnings: tuple[str, ...] = ()
+    cells: dict[str, Cell] = field(default_factory=dict)
+    maps: np.ndarray | None = None
+
+    @property
+    def problems(self) -> list[str]:
+        """Errors and warnings, one text each."""
+        found = [] if self.failure is None else [f"failed: {self.failure}"]
+        found += [f"warned: {text}" for text in self.warnings]
+        of_metrics: dict[str, list[str]] = {}  # the same text once, with all metrics that it is of
+        for metric, cell in self.cells.items():
+            texts = [] if cell.failure is None else [f"failed: {cell.failure}"]
+            for text in (*texts, *(f"warned: {text}" for text in cell.warnings)):
+                of_metrics.setdefault(text, []).append(metric)
+        return found + [f"{', '.join(metrics)} {text}" for text, metrics in of_metrics.items()]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A metric of a comparison.
+
+    Attributes
+    ----------
+    title : in tables and pictures
+    name, measures, better, needs, cost, source : as in ``list_metrics``
+    params : those given
+    """
+
+    title: str
+    name: str
+    measures: str
+    better: str
+    needs: tuple[str, ...]
+    cost: str
+    source: str
+    params: dict[str, Any]
+
+    @property
+    def header(self) -> str:
+        """The title, with an arrow up where more is better and one down where less is."""
+        return f"{self.title} {ARROWS[self.better]}".strip()
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What was explained.
+
+    Attributes
+    ----------
+    predicted : int array (samples,), the classes predicted at x
+    neurons : the explained neuron of each sample, its number or, where the output has more axes, "(0, 1, 2)"
+    score : array (samples,), the explained score
+    probability : the same neuron behind softmax or sigmoid, where there is one
+    labels : int array (samples,), or None
+    class_names : {class: name}, or None
+    classes : how many classes the output has
+    channel_axis : of x and the maps, -1 or 1
+    x : array (samples, ...), or None where the comparison was read from a file
+    """
+
+    predicted: np.ndarray
+    neurons: tuple[int | str, ...]
+    score: np.ndarray
+    probability: np.ndarray | None
+    labels: np.ndarray | None
+    class_names: dict[int, str] | None
+    classes: int
+    channel_axis: int
+    x: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def name(self, number: int) -> str:
+        """What a class is called."""
+        return str(number) if self.class_names is None else self.class_names.get(int(number), str(number))
+
+
+def place(mean: float, better: str) -> tuple[bool, float]:
+    """A key by which means are sorted, the best first; the largest where neither is better, what is no number last."""
+    return bool(np.isnan(mean)), float(mean) if better == "lower" else -float(mean)
+
+
+def describe(value: Any) -> Any:
+    """A parameter as it can be written to JSON: numbers and texts as they are, everything else described."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (np.integer, np.floating, np.bool_)):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist() if value.size <= 8 else f"array of {value.dtype}, shape {value.shape}"
+    if isinstance(value, (list, tuple)):
+        return [describe(v) for v in value] if len(value) <= 8 else f"{type(value).__name__} of {len(value)}"
+    if isinstance(value, dict):
+        return {str(k): describe(v) for k, v in value.items()}
+    return getattr(value, "__name__", None) or repr(value)
