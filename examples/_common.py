@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -68,13 +71,16 @@ class Result:
     theory: str
 
 
-def read_options(description: str, out: str, **numbers: tuple[int, str]) -> argparse.Namespace:
+def read_options(
+    description: str, out: str, *, own_data: bool = True, **numbers: tuple[int, str]
+) -> argparse.Namespace:
     """Read and check the command line of an example on digits: --data, --out, --retrain and ``numbers`` of at least 1.
 
-    ``numbers`` are option -> (default, help text).
+    ``numbers`` are option -> (default, help text). Without ``own_data`` there is no --data.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, metavar="FILE", help="digits, .npz (default: scikit-learn's)")
+    if own_data:
+        parser.add_argument("--data", type=Path, metavar="FILE", help="digits, .npz (default: scikit-learn's)")
     parser.add_argument("--out", type=Path, default=Path(out), help="folder to write to (default: %(default)s)")
     for name, (default, text) in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: %(default)s)")
@@ -83,7 +89,7 @@ def read_options(description: str, out: str, **numbers: tuple[int, str]) -> argp
     for name in numbers:
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
-    if options.data is not None and not options.data.is_file():
+    if own_data and options.data is not None and not options.data.is_file():
         parser.error(f"there is no file {options.data}")
     return options
 
@@ -95,6 +101,13 @@ def markdown(header: str, rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def write_tables(path: Path, *tables: str) -> str:
+    """Save what was found, in markdown, and return it."""
+    text = "\n\n".join(tables)
+    path.write_text(text + "\n", encoding="utf-8")
+    return text
+
+
 def draw(cell: Axes, picture: np.ndarray, title: str = "", note: str = "") -> None:
     """Show an RGB array without ticks, with a title above and a note below."""
     cell.imshow(picture, interpolation="nearest")
@@ -102,6 +115,43 @@ def draw(cell: Axes, picture: np.ndarray, title: str = "", note: str = "") -> No
     cell.set_title(title, fontsize=9, pad=4)
     cell.set_xlabel(note, fontsize=8, labelpad=4, linespacing=1.3)
     cell.spines[:].set(color="#bbbbbb", linewidth=0.6)
+
+
+def draw_matrix(
+    axes: Axes, values: np.ndarray, names: tuple[Sequence[Any], Sequence[Any]], cmap: str, limits: tuple[float, float]
+) -> None:
+    """Coloured cells with numbers; NaN is left empty. ``names`` are those of rows and columns."""
+    picture = axes.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            red, green, blue, _ = picture.to_rgba(value)
+            colour = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "#222222"
+            text = f"{round(float(value), 1) + 0.0:.1f}".replace("-", "\N{MINUS SIGN}")  # no negative zero
+            axes.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
+    axes.set_yticks(range(len(names[0])), names[0])
+    long = max(len(str(name)) for name in names[1]) > 2
+    style = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}
+    axes.set_xticks(range(len(names[1])), names[1], **style)
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[:].set_visible(False)
+
+
+def draw_bar(figure: Figure, place: tuple[float, float, float, float], low: str, high: str) -> None:
+    """What the colours of heatmaps mean: a bar with its ends named, in fractions of the figure."""
+    bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), "seismic"), figure.add_axes(place), orientation="horizontal")
+    bar.set_ticks([-1, 0, 1], labels=[low.replace("-", "\N{MINUS SIGN}"), "0", high], fontsize=8)
+    bar.ax.tick_params(length=0)
+    bar.outline.set_visible(False)
+
+
+def vgg(side: int, name: str) -> keras.Model:
+    """Two pairs of convolutions, each followed by max pooling, and two dense layers: a small VGG for grey digits."""
+    stack: list[Any] = [keras.Input((side, side, 1))]
+    for filters in (16, 32):
+        stack += [keras.layers.Conv2D(filters, 3, padding="same", activation="relu") for _ in range(2)]
+        stack.append(keras.layers.MaxPooling2D(2))
+    stack += [keras.layers.Flatten(), keras.layers.Dropout(0.3), keras.layers.Dense(64, activation="relu")]
+    return keras.Sequential([*stack, keras.layers.Dense(10, activation="softmax")], name=name)
 
 
 def in_turn(labels: np.ndarray) -> np.ndarray:

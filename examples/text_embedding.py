@@ -11,7 +11,8 @@ The other way is to explain the part of the model behind the embedding, keras.Mo
 the vectors of the tokens, and to sum the relevance of each vector. The script does both: they agree. In the folder
 --out:
 
-- words.png: a row of coloured words per sentence and method; red speaks for praise, blue for complaint
+- words.png: a row of coloured words per sentence and method; red speaks for praise, blue for complaint; behind them
+  what falls on the padding, and the row's largest relevance; before them the sum of all
 - words.md: the words with the largest mean relevance over all test sentences, which are printed too
 """
 
@@ -26,19 +27,13 @@ from typing import Any
 
 import _common  # first: it loads TensorFlow quietly
 import keras
-import matplotlib
 import numpy as np
 from keras import layers
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.patches import FancyBboxPatch
-from matplotlib.textpath import text_to_path
 
 import innv_ext
+from innv_ext.visualization import plot_tokens
 
 THINGS = "film story music acting ending book hotel room breakfast staff".split()
 GOOD = "wonderful charming funny pleasant excellent brilliant".split()
@@ -69,10 +64,8 @@ METHODS: dict[str, tuple[dict[str, Any], str]] = {
     "deep_lift": ({}, "reference_inputs"),
     "occlusion": ({"patch": 1, "stride": 1}, "reference"),
 }
-COLOURS = matplotlib.colormaps["RdBu_r"]
-SIZE, LINE, GAP, NAMES = 10.0, 0.30, 0.50, 1.75  # points of text; inches: a row, between sentences, names on the left
-WIDTH, SUMS, PADS = 8.5, 7.45, 8.3  # inches: of the picture, right ends of the numbers
-TOP, BOTTOM = 0.05, 0.62
+WIDTH, LINE, HEAD, SENTENCE = 6.8, 0.26, 0.30, 0.12  # inches: a row's width and height, above a sentence, below it
+NAMES, TOP, BOTTOM = 2.0, 0.04, 0.62
 
 
 # --- texts -------------------------------------------------------------------------------------------------------
@@ -193,64 +186,39 @@ def table(texts: Sequence[str], found: Words, count: int = 4) -> str:
 # --- picture -----------------------------------------------------------------------------------------------------
 
 
-def text_width(text: str) -> float:
-    """In inches, at SIZE."""
-    return text_to_path.get_text_width_height_descent(text, FontProperties(size=SIZE), ismath=False)[0] / 72
-
-
 def signed(value: float) -> str:
     """With + or a minus of the same width."""
     return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def draw_words(axes: Axes, top: float, words: Sequence[str], values: np.ndarray) -> None:
-    """Words as boxes, coloured by ``values`` in [-1, 1]."""
-    left = NAMES
-    for word, value in zip(words, values, strict=True):
-        width = text_width(word) + 0.16
-        red, green, blue, _ = colour = COLOURS((value + 1) / 2)
-        box = FancyBboxPatch((left, top + 0.03), width, LINE - 0.06, boxstyle="round,pad=0,rounding_size=0.05")
-        box.set(facecolor=colour, edgecolor="#d0d0d0", linewidth=0.5)
-        axes.add_patch(box)
-        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-        style = {"ha": "center", "va": "center", "fontsize": SIZE, "color": "white" if dark else "#222222"}
-        axes.text(left + width / 2, top + LINE / 2 + 0.01, word, **style)
-        left += width + 0.05
+def verdict(score: float) -> str:
+    """What the model says, and the score that is explained."""
+    praise = 1 / (1 + np.exp(-score))
+    said = f"praise {praise:.2f}" if praise > 0.5 else f"complaint {1 - praise:.2f}"
+    return f"{said}, score {signed(score)}"
 
 
 def draw(texts: Sequence[str], found: Words, path: Path) -> None:
     """A block per sentence, a row per method; each row on its own scale."""
-    block = GAP + LINE * len(found.relevance)
-    height = TOP + block * len(texts) + BOTTOM
-    figure = Figure(figsize=(WIDTH, height), dpi=150, facecolor="white")
+    methods = list(found.relevance)
+    block = HEAD + LINE * len(methods) + SENTENCE
+    across, up = NAMES + WIDTH + 0.1, TOP + block * len(texts) + BOTTOM
+    figure = Figure(figsize=(across, up), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))  # inches, downwards
-    axes.axis("off")
     for i, (text, score) in enumerate(zip(texts, found.scores, strict=True)):
-        top, words = TOP + i * block, text.split()
-        praise = 1 / (1 + np.exp(-score))
-        verdict = f"praise {praise:.2f}" if praise > 0.5 else f"complaint {1 - praise:.2f}"
-        axes.text(NAMES, top + 0.27, f"{verdict}, score {signed(score)}", fontsize=10, fontweight="bold", va="center")
-        style = {"fontsize": 9, "ha": "right", "va": "center", "color": "#555555"}
-        for header, right in (("sum", SUMS), ("of padding", PADS)):
-            axes.text(right, top + 0.27, header, **style)
-        for j, (name, maps) in enumerate(found.relevance.items()):
-            own, rest = maps[i, : len(words)], maps[i, len(words) :].sum()
-            line = top + GAP - 0.08 + j * LINE
-            axes.text(NAMES - 0.12, line + LINE / 2, name, fontsize=9, ha="right", va="center", color="#222222")
-            draw_words(axes, line, words, own / max(np.abs(own).max(), 1e-12))
-            for value, right in ((maps[i].sum(), SUMS), (rest, PADS)):
-                axes.text(right, line + LINE / 2, signed(value), **style)
-    _bar(figure, (0.5 - 1.4 / WIDTH, 0.30 / height, 2.8 / WIDTH, 0.1 / height))
+        top = TOP + i * block + HEAD
+        rows = [
+            figure.add_axes((NAMES / across, 1 - (top + (j + 1) * LINE) / up, WIDTH / across, LINE / up))
+            for j in range(len(methods))
+        ]
+        relevance = np.array([maps[i] for maps in found.relevance.values()])
+        names = [f"{name}, sum {signed(row.sum())}" for name, row in zip(methods, relevance, strict=True)]
+        tokens = [text.split()] * len(methods)
+        plot_tokens(tokens, relevance, row_names=names, fontsize=9.0, colorbar=False, ax=rows)
+        rows[0].set_title(verdict(score), loc="left", fontsize=10, fontweight="bold", pad=4)
+    ends = "for complaint: -max of the row", "for praise: +max of the row"
+    _common.draw_bar(figure, (0.5 - 1.4 / across, 0.34 / up, 2.8 / across, 0.1 / up), *ends)
     figure.savefig(path, facecolor="white")
-
-
-def _bar(figure: Figure, place: tuple[float, float, float, float]) -> None:
-    bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), COLOURS), figure.add_axes(place), orientation="horizontal")
-    ends = ["for complaint: \N{MINUS SIGN}max of the row", "0", "for praise: +max of the row"]
-    bar.set_ticks([-1, 0, 1], labels=ends, fontsize=8)
-    bar.ax.tick_params(length=0)
-    bar.outline.set_visible(False)
 
 
 def main() -> None:
