@@ -14,7 +14,7 @@ from innv_ext.comparison.context import Setting
 from innv_ext.comparison.metrics import check_masks
 from innv_ext.comparison.rows import Samples
 from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation.common import at_x, read_neurons, read_seed
+from innv_ext.evaluation.common import at_x, read_labels, read_neurons, read_seed
 from innv_ext.evaluation.scores import Scores
 
 
@@ -36,13 +36,11 @@ def read_samples(
     size, seed, names = checks.positive_int("batch_size", batch_size), read_seed(seed), _read_names(class_names)
     with untouched(model):
         scores = Scores(model, on, output, "compare")
-        (array,) = checks.standardize(x, scores.structure, [scores.spec], True)
-        if not array.size:
-            raise InvalidInputError(f"x has shape {array.shape}; there is nothing to explain.")
+        array = scores.samples(x)
         shape = scores.output_shape(array)
         index = read_neurons(neuron_selection, shape, len(array))
         classes = shape[-1] if len(shape) > 1 else 1
-        true = _read_labels(labels, len(array), max(2, classes))
+        true = read_labels(labels, shape, len(array))
         channel_axis = 1 if scores.channels_first else -1
         check_masks(masks, array, channel_axis)
         score, target, predicted = at_x(scores, array, index, size)
@@ -54,24 +52,6 @@ def read_samples(
     setting = Setting(model, array, neurons, true, masks, fit, on, output, channel_axis, size, seed)
     shown = tuple(int(n) if np.ndim(n) == 0 else str(tuple(n.tolist())) for n in neurons)
     return setting, Samples(predicted, shown, score, probability, true, names, classes, channel_axis, array)
-
-
-def _read_labels(labels: Any, count: int, classes: int) -> np.ndarray | None:
-    """One class per sample."""
-    if labels is None:
-        return None
-    array = np.asarray(labels)
-    if array.dtype.kind not in "iu" or array.shape != (count,):
-        raise InvalidInputError(
-            f"labels must be integers of shape ({count},), one class per sample, got dtype {array.dtype} and shape "
-            f"{array.shape}."
-        )
-    wrong = np.flatnonzero((array < 0) | (array >= classes))
-    if wrong.size:
-        raise InvalidInputError(
-            f"labels holds {array[wrong[0]]} (sample {wrong[0]}), which is out of range; valid are 0..{classes - 1}."
-        )
-    return array
 
 
 def _read_names(class_names: Any) -> dict[int, str] | None:

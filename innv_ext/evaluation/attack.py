@@ -303,9 +303,7 @@ def _read_x(x: Any, scores: Scores, value_range: tuple[float, float] | None) -> 
             f"The attack moves x continuously, but the model takes {scores.spec.dtype} numbers. Attack the part of the "
             f"model behind the embedding or the cast: keras.Model(layer.output, model.output)."
         )
-    (array,) = checks.standardize(x, scores.structure, [scores.spec], True)
-    if not array.size:
-        raise InvalidInputError(f"x has shape {array.shape}; there is nothing to attack.")
+    array = scores.samples(x)
     if value_range is not None and (array.min() < value_range[0] or array.max() > value_range[1]):
         raise InvalidInputError(
             f"x holds values from {array.min():g} to {array.max():g}, outside of value_range={value_range}."

@@ -43,6 +43,26 @@ def read_neurons(selection: Any, shape: tuple[int | None, ...], count: int) -> n
     return index
 
 
+def read_labels(labels: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray | None:
+    """One class per sample."""
+    if labels is None:
+        return None
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iu" or array.shape != (count,):
+        raise InvalidInputError(
+            f"labels must be integers of shape ({count},), one class per sample, got dtype {array.dtype} and shape "
+            f"{array.shape}."
+        )
+    classes = shape[-1] if len(shape) > 1 else 1
+    classes = 2 if classes == 1 else classes
+    wrong = np.flatnonzero((array < 0) | (array >= (np.inf if classes is None else classes)))
+    if wrong.size:
+        raise InvalidInputError(
+            f"labels holds {array[wrong[0]]} (sample {wrong[0]}), which is out of range; valid are 0..{classes - 1}."
+        )
+    return array
+
+
 def at_x(scores: Scores, x: np.ndarray, index: np.ndarray, size: int) -> list[np.ndarray]:
     """Score, neuron and class of the unperturbed samples, ``size`` at a time."""
     rows = [slice(start, start + size) for start in range(0, len(x), size)]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from innv_ext.analyzers import inputs as checks
 from innv_ext.backend.graph import untouched
 from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation.common import at_x, generator, named, read_neurons, read_seed
+from innv_ext.evaluation.common import at_x, generator, named, read_labels, read_neurons, read_seed
 from innv_ext.evaluation.features import Features, read_features
 from innv_ext.evaluation.noise import Noise, Sampler, read_noise
 from innv_ext.evaluation.result import OrderingResult
@@ -110,12 +110,10 @@ def relevance_ordering(
     shares, seed = _read_rates(rates), read_seed(seed)
     with untouched(model):
         scores = Scores(model, on, output, "relevance_ordering")
-        (array,) = checks.standardize(x, scores.structure, [scores.spec], True)
-        if not array.size:
-            raise InvalidInputError(f"x has shape {array.shape}; there is nothing to test.")
+        array = scores.samples(x)
         shape = scores.output_shape(array)
         index = read_neurons(neuron_selection, shape, len(array))
-        right = _read_labels(labels, shape, len(array))
+        right = read_labels(labels, shape, len(array))
         kind = read_noise(noise, mean, std, array.shape[1:])
         grouping = read_features(features, array.shape, scores.channels_first)
         maps = {name: grouping.relevance(name, values) for name, values in named(relevance).items()}
@@ -235,24 +233,4 @@ def _read_rates(rates: Any) -> np.ndarray:
         raise InvalidInputError(f"rates must be an integer or at least two shares, shape (rates,), got {rates!r}.")
     if not ((array >= 0) & (array <= 1)).all() or (np.diff(array) <= 0).any():
         raise InvalidInputError(f"rates must increase and lie in [0, 1], got {array.tolist()}.")
-    return array
-
-
-def _read_labels(labels: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray | None:
-    """One class per sample."""
-    if labels is None:
-        return None
-    array = np.asarray(labels)
-    if array.dtype.kind not in "iu" or array.shape != (count,):
-        raise InvalidInputError(
-            f"labels must be integers of shape ({count},), one class per sample, got dtype {array.dtype} and shape "
-            f"{array.shape}."
-        )
-    classes = shape[-1] if len(shape) > 1 else 1
-    classes = 2 if classes == 1 else classes
-    wrong = np.flatnonzero((array < 0) | (array >= (np.inf if classes is None else classes)))
-    if wrong.size:
-        raise InvalidInputError(
-            f"labels holds {array[wrong[0]]} (sample {wrong[0]}), which is out of range; valid are 0..{classes - 1}."
-        )
     return array

@@ -120,9 +120,7 @@ def perturbation_analysis(
     orders, maps, seed = _read_orders(order), _read_maps(relevance, random_baseline), read_seed(seed)
     with untouched(model):
         scores = Scores(model, on, output, "perturbation_analysis")
-        (array,) = checks.standardize(x, scores.structure, [scores.spec], True)
-        if not array.size:
-            raise InvalidInputError(f"x has shape {array.shape}; there is nothing to test.")
+        array = scores.samples(x)
         index = read_neurons(neuron_selection, scores.output_shape(array), len(array))
         layout = arrangement(array.shape[1:], scores.spec, scores.channels_first)
         parts = read_regions(regions, array.shape, layout, scores.channels_first)

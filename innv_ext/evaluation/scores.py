@@ -61,6 +61,19 @@ class Scores:
         whole = passes.canonical(self.graph)
         return bool(passes.cut_softmax(whole.rebuilt(whole.nodes, outputs=(whole.outputs[self.position],)))[1])
 
+    def samples(self, x: Any) -> np.ndarray:
+        """x as the model takes it.
+
+        Raises
+        ------
+        InvalidInputError
+            for an x that does not fit the model, holds NaN, or is empty
+        """
+        (array,) = checks.standardize(x, self.structure, [self.spec], True)
+        if not array.size:
+            raise InvalidInputError(f"x has shape {array.shape}; there is nothing to explain.")
+        return array
+
     def output_shape(self, x: np.ndarray) -> tuple[int | None, ...]:
         """The shape of the output, worked out for x where the model leaves dimensions free."""
         shape = self.graph.specs[self.graph.outputs[self.position]].shape

@@ -769,7 +769,7 @@ REFUSED = {
     "complex": ({"relevance": R + 1j}, "real numbers, got dtype complex128"),
     "no map": ({"relevance": {}}, "relevance must be an array or a dict"),
     "keys": ({"relevance": {1: R}}, r"relevance must be an array or a dict.*\[1\]"),
-    "empty": ({"x": X[:0], "relevance": R[:0]}, r"x has shape \(0, 6\); there is nothing to test"),
+    "empty": ({"x": X[:0], "relevance": R[:0]}, r"x has shape \(0, 6\); there is nothing to explain"),
     "wrong x": ({"x": X[0]}, "Add the batch axis"),
     "NaN in x": ({"x": np.where(X > 0.9, np.nan, X)}, "NaN or infinite values in 1 samples"),
     "rate above 1": ({"rates": [0, 1.5]}, r"rates must increase and lie in \[0, 1\], got \[0.0, 1.5\]"),

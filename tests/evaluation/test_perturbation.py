@@ -560,7 +560,7 @@ REFUSED = {
     "NaN": ({"relevance": np.where(R == 8, np.nan, R)}, r"is NaN in 1 samples \(first: 1\)"),
     "no map": ({"relevance": {}}, "relevance must be an array or a dict"),
     "name": ({"relevance": {"random": R}, "random_baseline": True}, "the name 'random', which is the baseline's"),
-    "empty": ({"x": X[:0], "relevance": R[:0]}, r"x has shape \(0, 6\); there is nothing to test"),
+    "empty": ({"x": X[:0], "relevance": R[:0]}, r"x has shape \(0, 6\); there is nothing to explain"),
     "wrong x": ({"x": X[0]}, "Add the batch axis"),
     "order": ({"order": "roar"}, "order must be 'morf', 'lerf' or .*got 'roar'"),
     "order twice": ({"order": ("morf", "morf")}, "order must be"),
