@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from innv_ext.errors import InvalidInputError
+from innv_ext.evaluation import plotting
 from innv_ext.evaluation.frames import frame
 from innv_ext.evaluation.statistics import Statistics, over_samples, shown
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+LABELS = {
+    "distance": "distance (0: equal)",
+    "top_k": "top {k} in common (1: equal)",
+    "ssim": "SSIM (1: equal)",
+    "rank_correlation": "rank correlation (1: equal)",
+}
 _WINDOW = 7  # side of the windows of the SSIM, as in scikit-image
 
 
@@ -53,6 +63,40 @@ class RobustnessMetrics:
     def to_frame(self) -> DataFrame:
         """One row per sample; needs pandas."""
         return frame(self.values)
+
+    def plot(self, ax: Axes | None = None, *, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Draw each metric as a row: grey points are samples, coloured ones means with standard errors.
+
+        Nothing of pyplot is used, so this works without a display.
+
+        Parameters
+        ----------
+        ax : matplotlib axes to draw on; None makes a figure
+        path : also save the figure there; the suffix says the format
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        InvalidInputError
+            if ``ax`` is not axes
+        """
+        (panel,) = plotting.axes_for(ax, ("metrics",), 0)
+        for row, (name, found) in enumerate(self.statistics().items()):
+            values = self.values[name]
+            spread = np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else np.zeros(1)
+            panel.plot(values, row + spread, ".", color="#8c8c8c", markersize=4, label=name)
+            error = np.nan_to_num(found.error)
+            panel.errorbar(
+                found.mean, row, xerr=error, fmt="o", color=plotting.COLOURS[0], capsize=3, label=f"mean {name}"
+            )
+        panel.set_yticks(range(len(LABELS)), [LABELS[name].format(k=self.k) for name in self.values])
+        panel.set_ylim(len(LABELS) - 0.5, -0.5)
+        panel.set_xlabel(f"{len(self.distance)} samples, mean ± standard error")
+        plotting.tidy(panel)
+        return plotting.save(panel.figure.figure, path)
 
     def __repr__(self) -> str:
         means = ", ".join(f"{name} {shown(found)}" for name, found in self.statistics().items())

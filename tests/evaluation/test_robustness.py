@@ -212,3 +212,21 @@ def test_without_scikit_image(monkeypatch):
 
 def test_examples():
     assert doctest.testmod(robustness).failed == 0 and doctest.testmod(robustness).attempted > 0
+
+
+def test_the_picture_has_every_sample_and_the_means(tmp_path):
+    a, b = np.random.default_rng(0).normal(size=(2, 5, 6, 6, 1))
+    found = robustness_metrics(a, b, k=4)
+    figure = found.plot(path=tmp_path / "metrics.png")
+    assert (tmp_path / "metrics.png").stat().st_size > 1000
+    (panel,) = figure.axes
+    drawn = {line.get_label(): line.get_xdata() for line in panel.lines}
+    for name, values in found.values.items():
+        np.testing.assert_array_equal(drawn[name], values)
+    means = {c.get_label(): c.lines[0].get_xdata()[0] for c in panel.containers}
+    assert means == pytest.approx({f"mean {name}": values.mean() for name, values in found.values.items()})
+    assert panel.get_yticklabels()[1].get_text() == "top 4 in common (1: equal)"
+    assert found.plot(ax=panel) is figure
+    assert robustness_metrics(a[:1], b[:1]).plot().axes
+    with pytest.raises(InvalidInputError, match="ax must be"):
+        found.plot(ax=3)
