@@ -605,24 +605,3 @@ def test_rde_photos_explains_and_reports_cost(tmp_path):
     assert [name for name, _, _ in costs] == ["mr_rde", "ord_rde"]
     assert all(0.2 < float(memory) < 8 for _, _, memory in costs)
     check_picture(tmp_path / "maps" / "rde.png", (1, 6), 3000)
-
-
-def test_robustness_attacks_and_draws(tmp_path):
-    out = tmp_path / "out" / "robustness"
-    done = run("robustness.py", "--images", 2, "--steps", 3, cwd=tmp_path)
-    assert done.stderr == ""
-    assert float(re.search(r"digits28.keras: (\d+\.\d)% of 179 test images right", done.stdout)[1]) >= 90
-    table = markdown_rows((out / "robustness.md").read_text(encoding="utf-8"))
-    assert table == markdown_rows(done.stdout)
-    assert len(table) == 6 * 2 * 4
-    reached = {(name, attack, float(epsilon)): float(d.split()[0]) for name, attack, epsilon, d, *_ in table}
-    strongest = max(epsilon for _, _, epsilon in reached)
-    for name in dict.fromkeys(name for name, *_ in table):
-        assert 0 < reached[name, "topk", 0.25] < reached[name, "topk", strongest] < 2, name
-        assert reached[name, "random", strongest] < reached[name, "topk", strongest], name
-    assert re.search(r"the most robust first: .*gradient \(0\.\d\d\)", done.stdout)
-    picture = np.rint(imread(out / "robustness.png")[..., :3] * 255).astype(int)
-    assert picture.shape == (630, 1650, 3)
-    for colour in COLOURS[:6]:
-        assert pixels(picture, colour) > 100, colour
-    check_picture(out / "maps.png", (2, 7), 3000)

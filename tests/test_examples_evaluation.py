@@ -433,3 +433,28 @@ def test_examples_without_own_data_refuse_it(tmp_path, monkeypatch, capsys):
     assert "unrecognized arguments: --data" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["example.py"])
     assert "data" not in vars(_common.read_options("What it does.", "out/here", own_data=False))
+
+
+def test_robustness_attacks_and_draws(tmp_path, monkeypatch, capfd):
+    import robustness as example
+
+    out = tmp_path / "out" / "robustness"
+    names = ("gradient", "integrated gradients", "sparse MoreauGrad, smoothed")
+    monkeypatch.setattr(example, "ANALYZERS", only(example.ANALYZERS, *names))
+    monkeypatch.setattr(example, "STRENGTHS", (0.25, 2.0))
+    options = ("--images", 2, "--steps", 3)
+    text = main_of(example, *options, cwd=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
+    assert right(text)[0] >= 90
+    table = markdown_rows((out / "robustness.md").read_text(encoding="utf-8"))
+    assert table == markdown_rows(text)
+    reached = {(name, attack, float(epsilon)): float(d.split()[0]) for name, attack, epsilon, d, *_ in table}
+    assert set(reached) == set(itertools.product(names, ("topk", "random"), (0.25, 2.0)))
+    for name in names:
+        assert 0 < reached[name, "topk", 0.25] < reached[name, "topk", 2.0] < 2, name
+        assert reached[name, "random", 2.0] < reached[name, "topk", 2.0], name
+    assert re.search(r"the most robust first: .*gradient \(0\.\d\d\)", text)
+    picture = picture_of(out / "robustness.png")
+    assert picture.shape == (630, 1650, 3)
+    for colour in COLOURS[:3]:
+        assert pixels(picture, colour) > 100, colour
+    check_picture(out / "maps.png", (2, 4), 3000)

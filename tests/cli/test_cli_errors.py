@@ -24,7 +24,7 @@ USAGE = {
     "parameter of another type, no bool": (f"{ONE} lrp.epsilon --param bias=1", "bias=1: lrp.epsilon takes bool"),
     "parameter of another type, bool": (f"{ONE} smoothgrad --param augment_by_n=true", "takes int"),
     "impossible parameter": (f"{ONE} lrp.alpha_beta --param alpha=5", "alpha - beta = 1"),
-    "impossible parameter for numpy": (f"{ONE} deep_taylor.bounded --param low=a --param high=1", "low='a', high=1"),
+    "bounds that are no numbers": (f"{ONE} deep_taylor.bounded --param low=a --param high=1", "low must be a number"),
     "missing parameter": (f"{ONE} deep_taylor.bounded", "low, high"),
     "missing data": (f"{ONE} pattern.net", "pattern.net learns from data: give some with --fit"),
     "missing data in a comparison": (f"{BOTH} pattern.net", "give some with --fit"),
