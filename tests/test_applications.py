@@ -27,8 +27,8 @@ ANALYZERS = ("gradient", "guided_backprop", "lrp.epsilon", "lrp.alpha_1_beta_0",
 NOT_DEFINED = {("EfficientNetB0", "guided_backprop"): "silu", ("ConvNeXtTiny", "guided_backprop"): "gelu"}
 FAST = {
     "VGG16": ANALYZERS,
-    "ResNet50": ("gradient", "lrp.alpha_1_beta_0"),
-    "MobileNetV2": ("gradient", "guided_backprop", "lrp.epsilon"),
+    "ResNet50": ("lrp.alpha_1_beta_0",),
+    "MobileNetV2": ("lrp.epsilon",),
 }
 CLASSES = 10
 
