@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from keras import ops, tree
 from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers.averaged import AveragedGradient
 from innv_ext.analyzers.background import Background, per_input
+from innv_ext.analyzers.base import Analyzer
+from innv_ext.analyzers.differentiable import TensorMap
 from innv_ext.backend.graph import keep_mask, repeat_rows
 from innv_ext.backend.numerics import widen
 
@@ -44,6 +47,10 @@ class GradientShap(Background, AveragedGradient):
         checks.positive_int("samples", self.samples)
         checks.number("noise_scale", self.noise_scale)
         super().build()
+
+    def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
+        """None: points come in pairs with references of their own, unlike those of other averaged gradients."""
+        return Analyzer.tensor_map(self, shapes, mode)
 
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
         """Select the neuron at x, then add up over draws; at most ``size`` points at once."""

@@ -37,6 +37,14 @@ def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     return value
 
 
+def as_array(name: str, values: Any) -> np.ndarray:
+    """Anything array-like; lists of different lengths are refused."""
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{name} cannot be read as one array: {error}") from error
+
+
 def numbers(name: str, value: Any) -> np.ndarray:
     """Finite numbers as an array, float64."""
     try:
@@ -78,6 +86,8 @@ def output_position(model: keras.Model, graph: Graph, output: str | int | None) 
         if output not in names:
             raise InvalidInputError(f"output={output!r} is not an output of the model; it has {names}.")
         return names.index(output)
+    if isinstance(output, bool) or not isinstance(output, (int, np.integer)):
+        raise InvalidInputError(f"output must be a name or a position, got {output!r}.")
     if not -count <= output < count:
         raise InvalidInputError(f"output={output} is out of range for a model with {count} outputs.")
     return output % count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import traceback
@@ -36,11 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        try:
-            code = _run(parse(arguments))
-        except SystemExit as stop:  # of --help and --version
-            code = int(stop.code or FINE)
-        sys.stdout.flush()
+        with _any_text():
+            try:
+                code = _run(parse(arguments))
+            except SystemExit as stop:  # of --help and --version
+                code = int(stop.code or FINE)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return _tell("interrupted", INTERRUPTED)
     except BrokenPipeError:  # whoever read our output has left, as head does
@@ -70,6 +72,20 @@ def _message(error: Exception) -> str:
 def _tell(text: str, code: int = FINE) -> int:
     sys.stderr.write(f"innv-ext: {text}\n")
     return code
+
+
+@contextlib.contextmanager
+def _any_text() -> Iterator[None]:
+    """An encoding that lacks a sign must not cost the result: the sign is written as its number."""
+    streams = [s for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper)]
+    before = [s.errors for s in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            stream.reconfigure(errors=errors)
 
 
 @contextlib.contextmanager

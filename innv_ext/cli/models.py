@@ -122,13 +122,16 @@ def read_labels(path: Path | None) -> dict[int, str]:
     if path is None:
         return {}
     try:
-        text = existing(path, "--labels").read_text(encoding="utf-8")
+        text = existing(path, "--labels").read_text(encoding="utf-8-sig")
         if not text.lstrip().startswith(("[", "{")):
             return dict(enumerate(line.strip() for line in text.strip().splitlines()))
         found = json.loads(text)
         pairs = found.items() if isinstance(found, dict) else enumerate(found)
         # Keras' imagenet_class_index.json has [WordNet number, name]
-        return {int(k): str(v[-1] if isinstance(v, list) else v) for k, v in pairs}
+        names = {int(k): v[-1] if isinstance(v, list) else v for k, v in pairs}
+        if not all(isinstance(name, (str, int, float)) for name in names.values()):
+            raise ValueError("names are needed, not objects")
+        return {k: str(name) for k, name in names.items()}
     except (ValueError, IndexError) as error:
         if isinstance(error, InvalidInputError):
             raise

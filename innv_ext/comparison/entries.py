@@ -51,6 +51,21 @@ def read_entries(argument: str, given: Any) -> list[Entry]:
     return [_of_list(argument, value) for value in given]
 
 
+def writable_text(argument: str, text: str) -> str:
+    """``text`` if it can be written; half of a pair of surrogates cannot.
+
+    Raises
+    ------
+    InvalidInputError
+        otherwise
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"{argument} has the text {text!r}, which is no valid Unicode.") from error
+    return text
+
+
 def unique(argument: str, titles: list[str]) -> None:
     """Refuse a title that stands twice."""
     twice = sorted({t for t in titles if titles.count(t) > 1})
@@ -64,6 +79,7 @@ def unique(argument: str, titles: list[str]) -> None:
 def _of_dict(argument: str, title: Any, value: Any) -> Entry:
     if not isinstance(title, str) or not title:
         raise InvalidInputError(f"{argument} must have texts as keys, got {title!r}.")
+    writable_text(argument, title)
     if isinstance(value, Mapping):
         return Entry(title, title, _params(argument, value))
     pair = _pair(argument, value)

@@ -141,6 +141,8 @@ def read_analyzers(given: Any, model: keras.Model, output: str | int | None) -> 
     """
     plans = [_plan(entry, model, output) for entry in read_entries("analyzers", given)]
     unique("analyzers", [plan.title for plan in plans])
+    if any(plan.title == "random" != plan.name for plan in plans):
+        raise InvalidInputError("analyzers: the title 'random' is that of the baseline; give the analyzer another.")
     return plans
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def writable_folder(argument: str, path: Any) -> Path:
 
 def write(path: Path, content: bytes) -> None:
     """Put ``content`` in the file; it holds all of it, or what it held before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}.part")  # short, as the name may be as long as names can be
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

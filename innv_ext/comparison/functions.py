@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers.averaged import IntegratedGradients
 from innv_ext.comparison.context import Context, NotApplicable, Setting
 from innv_ext.evaluation.attack import attack_interpretation
@@ -51,7 +52,9 @@ def aopc_lerf(setting: Setting, maps: Maps, **options: Any) -> Together:
 
 def _aopc(setting: Setting, maps: Maps, order: str, perturbation: str | None = None, **options: Any) -> Together:
     if perturbation is None:  # tables and texts have no neighbours of one kind to take a mean of
-        perturbation = "mean" if setting.x.ndim > 2 else "uniform"
+        told = {"value": "constant", "sigma": "blur", "std": "gaussian", "mean": "mean"}
+        usual = "mean" if setting.x.ndim > 2 else "uniform"
+        perturbation = next((told[name] for name in told if options.get(name) is not None), usual)
     found = perturbation_analysis(
         setting.model,
         setting.x,
@@ -109,7 +112,7 @@ def max_sensitivity(context: Context, radius: float | None = None, **options: An
     return sensitivity(
         context.analyzer,
         context.x,
-        radius=SHARE * context.span if radius is None else radius,
+        radius=SHARE * _span(context, "radius") if radius is None else radius,
         neuron_selection=context.neurons,
         batch_size=context.batch_size,
         seed=context.seed,
@@ -130,6 +133,7 @@ def inside(context: Context, **options: Any) -> np.ndarray:
 
 def completeness(context: Context, kind: str = "relative") -> np.ndarray:
     """How far the sum of the map is from what the method says that it sums to."""
+    checks.choice("kind", kind, ("relative", "absolute"))
     if "f_c" not in context.sums_to:
         raise NotApplicable("the method does not say that its maps sum to the score")
     score = np.asarray(context.explanation.score, "float64")
@@ -151,10 +155,17 @@ def _reference_score(context: Context) -> Any:
     return 0.0
 
 
+def _span(context: Context, parameter: str) -> float:
+    """The range of x, which says what a little is."""
+    if not context.span:
+        raise NotApplicable(f"x is constant, so that its range says nothing about {parameter}; pass {parameter}=")
+    return context.span
+
+
 def attack_top_k(context: Context, epsilon: float | None = None, **options: Any) -> np.ndarray:
     """Share of the most relevant components that an attack on the explanation leaves in place."""
     if epsilon is None:
-        epsilon = SHARE * context.span * float(np.sqrt(np.prod(context.x.shape[1:])))
+        epsilon = SHARE * _span(context, "epsilon") * float(np.sqrt(np.prod(context.x.shape[1:])))
     found = attack_interpretation(
         context.analyzer,
         context.x,

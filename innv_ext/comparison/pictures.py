@@ -17,6 +17,7 @@ from innv_ext.comparison.rows import Criterion, Row, Samples, place
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.plotting import COLOURS, tidy
 from innv_ext.visualization.grid import imshow_grid
+from innv_ext.visualization.layout import shorten
 from innv_ext.visualization.panels import DPI
 from innv_ext.visualization.signals import plot_signals
 from innv_ext.visualization.tables import plot_tables
@@ -134,8 +135,8 @@ def _draw_metric(panel: Axes, rows: Sequence[Row], criterion: Criterion) -> None
     found = [(row, row.cells[criterion.title].statistics) for row in rows if criterion.title in row.cells]
     found = [(row, s) for row, s in found if s is not None]
     found.sort(key=lambda entry: place(entry[1].mean, criterion.better))
-    panel.set_title(criterion.header, fontsize=9, parse_math=False)
-    panel.set_yticks(range(len(found)), [row.title for row, _ in found], fontsize=7, parse_math=False)
+    panel.set_title(shorten(criterion.header, 48), fontsize=9, parse_math=False)
+    panel.set_yticks(range(len(found)), [shorten(row.title, 40) for row, _ in found], fontsize=7, parse_math=False)
     panel.set_ylim(max(len(found), 1) - 0.5, -0.5)
     for height, (row, statistics) in enumerate(found):
         if np.isfinite(statistics.mean):

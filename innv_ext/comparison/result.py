@@ -234,6 +234,8 @@ class Comparison:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write maps.png, metrics.png, a picture of each metric's curves, table.md and comparison.json.
 
+        Numbers that are not finite stand in comparison.json as Python writes and reads them: NaN, Infinity.
+
         Parameters
         ----------
         folder : made where it is missing

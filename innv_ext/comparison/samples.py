@@ -11,6 +11,7 @@ import numpy as np
 from innv_ext.analyzers import inputs as checks
 from innv_ext.backend.graph import untouched
 from innv_ext.comparison.context import Setting
+from innv_ext.comparison.entries import writable_text
 from innv_ext.comparison.metrics import check_masks
 from innv_ext.comparison.rows import Samples
 from innv_ext.errors import InvalidInputError
@@ -59,7 +60,7 @@ def _read_names(class_names: Any) -> dict[int, str] | None:
     if class_names is None:
         return None
     if isinstance(class_names, Mapping) and all(isinstance(c, (int, np.integer)) for c in class_names):
-        return {int(c): str(name) for c, name in class_names.items()}
+        return {int(c): writable_text("class_names", str(name)) for c, name in class_names.items()}
     if isinstance(class_names, (str, bytes, Mapping)) or not isinstance(class_names, (Sequence, np.ndarray)):
         raise InvalidInputError(f"class_names must be a sequence of names or {{class: name}}, got {class_names!r}.")
-    return {c: str(name) for c, name in enumerate(class_names)}
+    return {c: writable_text("class_names", str(name)) for c, name in enumerate(class_names)}

@@ -25,6 +25,7 @@ from innv_ext.evaluation.surrogate import MapGradient, surrogate_of
 
 Tensor = Any
 METHODS = ("topk", "random")
+_LEAST = 1e-6  # by how much a share must fall: less is rounding
 _INSIDE = 1 - 1e-6  # what rounding to float32 may add to a norm
 
 
@@ -226,7 +227,7 @@ class _Attack:
             lengths[~kept] /= 2
             found = self._explain(point, rows)
             mass = self._mass(np.asarray(found.attribution), top)
-            better = kept & (mass < lowest)
+            better = kept & (mass < lowest - _LEAST)
             best[better], lowest[better] = point[better], mass[better]
             bar.update()
         return best
@@ -291,7 +292,7 @@ def _norms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _read_range(value_range: Any) -> tuple[float, float] | None:
     if value_range is None:
         return None
-    bounds = np.asarray(value_range)
+    bounds = checks.as_array("value_range", value_range)
     if bounds.shape != (2,) or bounds.dtype.kind not in "iuf" or not bounds[0] < bounds[1]:
         raise InvalidInputError(f"value_range must be (low, high) with low < high, or None, got {value_range!r}.")
     return float(bounds[0]), float(bounds[1])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from innv_ext.analyzers import inputs as checks
 from innv_ext.errors import InvalidInputError
 
 RANDOM = "random"
@@ -61,6 +62,10 @@ class Features:
                 f"out why (explain(x).extras['finite']), or leave these samples out."
             )
         return found
+
+    def is_map(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this shape is read as a map of x, and not as one value per feature."""
+        return shape == self.ids.shape or (self.channel_axis is not None and shape in self._pixel_shapes())
 
     def ranks(self, relevance: np.ndarray, i: int, rng: np.random.Generator) -> np.ndarray:
         """For each value of sample i, the place of its feature in the order (0: most relevant); random among equals."""
@@ -122,7 +127,7 @@ def read_features(features: Any, shape: tuple[int, ...], channels_first: bool, a
         whole = tuple(1 if a == axis else d for a, d in enumerate(sample))
         labels = np.arange(int(np.prod(whole))).reshape(1, *whole)
     else:
-        labels, axis = _read_labels(np.asarray(features), shape, axis, argument)
+        labels, axis = _read_labels(checks.as_array(argument, features), shape, axis, argument)
     rows = [np.unique(row, return_inverse=True)[1].reshape(row.shape) for row in labels]
     ids = np.broadcast_to(np.stack(rows), shape)
     counts = np.array([row.max() + 1 for row in rows])

@@ -119,12 +119,12 @@ def inside_and_size(relevance: Any, mask: Any, channel_axis: int = -1) -> tuple[
     """The shares (batch,) of relevance and of places that are inside; see ``inside_ratio``."""
     if channel_axis not in (-1, 1):
         raise InvalidInputError(f"channel_axis must be -1 (channels last) or 1 (channels first), got {channel_axis!r}.")
-    array = np.asarray(relevance)
+    array = checks.as_array("relevance", relevance)
     flat = _shares_of_the_largest(_read_maps("relevance", array))
     magnitudes, inside = flat.reshape(array.shape), _read_mask(mask, array.shape, channel_axis)
     if inside.ndim < magnitudes.ndim:
         magnitudes = magnitudes.sum(axis=channel_axis)
-    inside, magnitudes = inside.reshape(len(array), -1), magnitudes.reshape(len(array), -1)
+    inside, magnitudes = (a.reshape(len(array), int(np.prod(a.shape[1:]))) for a in (inside, magnitudes))
     size, total = inside.mean(axis=1), magnitudes.sum(axis=1)
     found = np.where(inside, magnitudes, 0).sum(axis=1) / np.where(total > 0, total, 1)
     return np.where(total > 0, found, size), size
@@ -166,6 +166,8 @@ def completeness_error(relevance: Any, score: Any, reference_score: Any = 0.0) -
     CompletenessError(absolute=array([1., 0.]), relative=array([0.25, 0.  ]))
     """
     parts = [_read_maps("relevance", part) for part in _per_input(relevance)]
+    if not parts:
+        raise InvalidInputError(f"relevance has no map: {relevance!r}.")
     count = len(parts[0])
     if any(len(part) != count for part in parts):
         raise InvalidInputError(f"relevance has different numbers of samples: {[len(part) for part in parts]}.")
@@ -222,7 +224,7 @@ def _read_scores(argument: str, values: Any, count: int) -> Floats:
 
 def _read_mask(mask: Any, shape: tuple[int, ...], channel_axis: int) -> Mask:
     """Which places are inside, (batch, *places); at least one in every sample."""
-    array = np.asarray(mask)
+    array = checks.as_array("mask", mask)
     channels = channel_axis % len(shape)
     forms = [shape[1:], tuple(d for a, d in enumerate(shape[1:], 1) if a != channels)]
     if array.dtype.kind in "iu":
@@ -236,7 +238,7 @@ def _read_mask(mask: Any, shape: tuple[int, ...], channel_axis: int) -> Mask:
             f"int array of boxes, ({shape[0]}, 2 * axes)."
         )
     found = np.broadcast_to(array, (shape[0], *array.shape)) if common else array
-    empty = np.flatnonzero(~found.reshape(len(found), -1).any(axis=1))
+    empty = np.flatnonzero(~found.reshape(len(found), int(np.prod(found.shape[1:]))).any(axis=1))
     if empty.size:
         raise InvalidInputError(
             f"mask has nothing inside in {empty.size} samples (first: {empty[0]}), where no ratio is defined; leave "

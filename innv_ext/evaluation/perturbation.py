@@ -63,7 +63,8 @@ def perturbation_analysis(
     regions : an integer or a tuple with one size per axis of positions: blocks with all channels of their positions,
         cut off at the far sides if these are no multiples; pictures without a channel axis need one size per axis.
         "component" (every value), "pixel" (all channels of a pixel or time step), or an int array of labels
-        (superpixels) for one sample or per sample, with or without the channel axis. None: blocks of an eighth of each
+        (superpixels) for one sample or per sample, with or without the channel axis; a sample with fewer regions than
+        others keeps its last score for the steps that it has not got. None: blocks of an eighth of each
         side; single columns of tables, single tokens
     order : "morf" (most relevant first), "lerf" (least relevant first), or a tuple of both
     perturbation : what a perturbed region holds, rounded where the model takes whole numbers.

@@ -48,7 +48,7 @@ def region_relevance(regions: Features, name: str, values: Any, aggregate: str) 
     """The relevance of each region, (batch, most regions); values that are given per region stay as they are."""
     checks.choice("aggregate", aggregate, AGGREGATES)
     found = regions.relevance(name, values)
-    if aggregate == "sum" or np.shape(values) == found.shape:
+    if aggregate == "sum" or not regions.is_map(np.shape(values)):
         return found
     sizes = [np.bincount(ids.ravel(), minlength=found.shape[1]) for ids in regions.ids]
     return found / np.maximum(sizes, 1)  # a sample with fewer regions has empty ones behind its own

@@ -59,6 +59,7 @@ def sensitivity(
 
     Notes
     -----
+    The map of the analyzer "random" depends on the position in its batch, so that its sensitivity means nothing.
     Yeh et al. (2019), "On the (in)fidelity and sensitivity of explanations", max-sensitivity by Monte Carlo, here over
     the norm of the map, so that analyzers of different scales can be compared.
 

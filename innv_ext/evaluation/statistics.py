@@ -38,7 +38,8 @@ def over_samples(values: np.ndarray) -> Statistics:
     (2.0, 1.0, 12.706)
     """
     mean, count = values.mean(axis=0), len(values)
-    std = values.std(axis=0, ddof=1) if count > 1 else np.full_like(mean, np.nan, dtype="float64")
+    with np.errstate(invalid="ignore"):  # ratios may be infinite
+        std = values.std(axis=0, ddof=1) if count > 1 else np.full_like(mean, np.nan, dtype="float64")
     error = std / np.sqrt(count)
     return Statistics(mean, std, error, error * student_t.ppf((1 + CONFIDENCE) / 2, max(count - 1, 1)))
 

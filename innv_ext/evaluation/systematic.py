@@ -150,8 +150,9 @@ def _batches(data: Any, masks: Any, labels: Any, size: int) -> Iterator[_Batch]:
     if masks is None and labels is not None:
         raise InvalidInputError("labels= goes with arrays; batches bring their own: (x, masks, labels).")
     if masks is not None:
-        arrays = [np.asarray(a) if a is not None else None for a in (data, masks, labels)]
-        counts = [len(a) for a in arrays if a is not None]
+        named = {"data": data, "masks": masks, "labels": labels}
+        arrays = [checks.as_array(name, a) if a is not None else None for name, a in named.items()]
+        counts = [len(a) if a.ndim else 0 for a in arrays if a is not None]
         if len(set(counts)) > 1:
             raise InvalidInputError(f"x, masks and labels need one entry per sample, but have {counts}.")
         return (_Batch(*(a if a is None else a[i : i + size] for a in arrays)) for i in range(0, counts[0], size))

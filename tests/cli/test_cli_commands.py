@@ -162,3 +162,28 @@ def test_warnings_are_lines_with_the_name_of_the_file(run, tmp_path):
     assert code == 0
     assert re.fullmatch(r"(innv-ext: warning: zero_\d_input_t_gradient\.png: .*zero everywhere.*\n){2}", err)
     assert run(f"{line} --quiet")[2] == ""
+
+
+def test_labels_of_windows_editors_and_labels_that_are_objects(tmp_path):
+    from innv_ext.cli.models import read_labels
+    from innv_ext.errors import InvalidInputError
+
+    path = tmp_path / "labels.txt"
+    path.write_text("cat\ndog\n", encoding="utf-8-sig")
+    assert read_labels(path) == {0: "cat", 1: "dog"}
+    path.write_text('{"0": "cat", "1": {"x": 1}}', encoding="utf-8")
+    with pytest.raises(InvalidInputError, match="names are needed, not objects"):
+        read_labels(path)
+
+
+def test_an_encoding_without_our_signs_costs_nothing(monkeypatch):
+    import io
+
+    from innv_ext.cli import main as cli_main
+
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", errors="strict")
+    monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setattr("innv_ext.cli.app._run", lambda options: print("aopc \u2191") or 0)
+    assert cli_main(["list"]) == 0
+    assert stream.errors == "strict"
+    assert stream.buffer.getvalue() == rb"aopc \u2191" + b"\n"

@@ -377,6 +377,11 @@ BAD = [
     ({"output": "other", "analyzers": ["gradient"]}, "not an output"),
     ({"class_names": "abc"}, "class_names"),
     ({"class_names": {"a": "b"}}, "class_names"),
+    ({"class_names": ["a", "\ud800", "c"]}, "class_names has the text .* no valid Unicode"),
+    ({"analyzers": {"\ud800": "gradient"}}, "analyzers has the text .* no valid Unicode"),
+    ({"analyzers": {"random": "gradient"}}, "'random' is that of the baseline"),
+    ({"output": (1, 0), "analyzers": ["gradient"]}, "output must be a name or a position"),
+    ({"output": 0.0, "analyzers": ["gradient"]}, "output must be a name or a position"),
     ({"model": 3}, "must be a keras.Model"),
     ({"report": 3}, "report must be a path"),
     ({"out": 3}, "out must be a path"),
@@ -428,3 +433,30 @@ def test_progress(model, x, capsys):
     compare(model, x, ["gradient"], metrics=["gini"])
     assert capsys.readouterr().err == ""  # nothing on short work
     assert isinstance(compare(model, x[:1], ["random"], metrics=["gini"], progress=False), Comparison)
+
+
+def test_constant_samples_have_no_range_to_move_in(model):
+    found = compare(
+        model, np.zeros((2, 6, 6, 2)), ["gradient"], metrics=["max_sensitivity", "attack_top_k"], progress=False
+    )
+    cells = found.rows[0].cells
+    assert "pass radius=" in cells["max_sensitivity"].note
+    assert "pass epsilon=" in cells["attack_top_k"].note
+    assert all(cell.failure is None and cell.values is None for cell in cells.values())
+
+
+def test_a_kind_of_completeness_that_does_not_exist_is_named(model):
+    metrics = {"completeness_error": {"kind": "foo"}}
+    found = compare(model, images(), ["lrp.z", "gradient"], metrics=metrics, progress=False)
+    for row in found.rows:
+        assert "kind must be one of 'relative', 'absolute', got 'foo'" in str(row.cells["completeness_error"].failure)
+
+
+def test_the_perturbation_of_a_table_follows_what_it_is_told():
+    net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
+    x = np.random.default_rng(0).normal(size=(3, 5))
+    gradient = innv_ext.create_analyzer("input_t_gradient", net).analyze(x)
+    for told, kind in (({"mean": x.mean(0)}, "mean"), ({"value": 0}, "constant"), ({}, "uniform")):
+        found = compare(net, x, ["input_t_gradient"], metrics={"aopc_morf": told}, progress=False)
+        direct = perturbation_analysis(net, x, {"a": gradient}, perturbation=kind, progress=False, **told)
+        np.testing.assert_allclose(found.rows[0].cells["aopc_morf"].values, direct.aopc["a"], rtol=1e-5, atol=1e-6)

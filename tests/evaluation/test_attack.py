@@ -497,3 +497,21 @@ def test_nodes_without_second_derivative_are_named():
     with pytest.raises(UnsupportedModelError, match=r"method='random'.*odd"):
         attack(analyzer, np.ones((1, 4)))
     assert attack(analyzer, np.ones((1, 4)), method="random").metrics.top_k == [1.0]
+
+
+def test_rounding_is_no_success():
+    """A linear model's gradient cannot be moved: x' is x, not a point where the share fell by rounding."""
+    model = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    analyzer = innv_ext.create_analyzer("smoothgrad", model, augment_by_n=4, progress=False)
+    x = np.random.default_rng(0).random((3, 6, 6, 1)).astype("float32")
+    for size in (1, 2, 3):
+        found = attack_interpretation(analyzer, x, epsilon=0.2, steps=3, batch_size=size, progress=False)
+        assert not found.norms.any()
+        assert not found.success.any()
+
+
+def test_gradient_shap_has_no_differentiable_map():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    analyzer = innv_ext.create_analyzer("gradient_shap", model, progress=False).fit(np.eye(4))
+    with pytest.raises(UnsupportedModelError, match="gradient_shap gives no map that can be differentiated"):
+        attack_interpretation(analyzer, np.ones((1, 4)), epsilon=0.1, progress=False)

@@ -253,3 +253,21 @@ def test_arrays_are_not_changed():
 def test_examples(module):
     outcome = doctest.testmod(importlib.import_module(f"innv_ext.evaluation.{module}"))
     assert outcome.attempted and not outcome.failed
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: inside_ratio(np.ones((2, 3)), [[1], [2, 3]]), "mask cannot be read as one array"),
+        (lambda: inside_ratio([[1], [1, 2]], np.ones((2, 2), bool)), "relevance cannot be read as one array"),
+        (lambda: completeness_error({}, [1.0]), "relevance has no map"),
+    ],
+    ids=["ragged mask", "ragged relevance", "no map"],
+)
+def test_what_is_no_array_is_named(call, message):
+    with pytest.raises(InvalidInputError, match=message):
+        call()
+
+
+def test_no_sample_has_no_ratio():
+    assert inside_ratio(np.ones((0, 3, 3)), np.ones((3, 3), bool)).shape == (0,)

@@ -620,3 +620,16 @@ def test_models_with_several_inputs_are_refused():
     sample = zoo.make("two_inputs")
     with pytest.raises(InvalidInputError, match=r"perturbation_analysis takes models with one input, but .* has 2"):
         zeroed(sample.model, sample.inputs(2), "random")
+
+
+def test_maps_are_told_from_values_per_region_by_their_shape_alone():
+    """Labels per sample, as many regions as columns in one of them: the means of the other sample are means still."""
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)])
+    net.set_weights([np.ones((4, 1))])
+    x, relevance = np.ones((2, 4)), np.array([[1, 2, 3, 4.0], [2, 2, 2, 5.0]])
+    labels = np.array([[0, 1, 2, 3], [0, 0, 0, 1]])
+    options = {"perturbation": "constant", "value": 0, "random_baseline": False, "progress": False}
+    both = perturbation_analysis(net, x, relevance, regions=labels, **options).scores["relevance"]
+    alone = perturbation_analysis(net, x[1:], relevance[1:], regions=labels[1:], **options).scores["relevance"]
+    np.testing.assert_allclose(alone, [[4, 3, 0]])
+    np.testing.assert_allclose(both, [[4, 3, 2, 1, 0], [4, 3, 0, 0, 0]])
