@@ -200,7 +200,7 @@ class Analyzer:
         raise UnsupportedModelError(
             f"{self.registered_name_ or type(self).__name__} gives no map that can be differentiated. These do: all "
             f"methods of one backward walk (gradients, LRP, Deep Taylor, patterns), SmoothGrad, integrated gradients, "
-            f"CAFO, CASO and MoreauGrad with their variants."
+            f"GradientSHAP, CAFO, CASO and MoreauGrad with their variants."
         )
 
     def layer_names(self) -> tuple[str, ...]:

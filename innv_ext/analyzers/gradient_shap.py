@@ -12,7 +12,6 @@ from keras import ops, tree
 from innv_ext.analyzers import inputs as checks
 from innv_ext.analyzers.averaged import AveragedGradient
 from innv_ext.analyzers.background import Background, per_input
-from innv_ext.analyzers.base import Analyzer
 from innv_ext.analyzers.differentiable import TensorMap
 from innv_ext.backend.graph import keep_mask, repeat_rows
 from innv_ext.backend.numerics import widen
@@ -49,8 +48,21 @@ class GradientShap(Background, AveragedGradient):
         super().build()
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
-        """None: points come in pairs with references of their own, unlike those of other averaged gradients."""
-        return Analyzer.tensor_map(self, shapes, mode)
+        """(x - ref) * gradient, summed over the draws, and their mean."""
+        references = self.references_
+        if references is None:
+            raise self.not_fitted()
+        chosen, alphas = self._draws(len(references[0]))
+
+        def part(xs: list[Tensor], target: Tensor, held: list[Tensor], points: list[Tensor]) -> list[Tensor]:
+            return self._sum_draws(xs, target, *points, mode=mode)
+
+        def end(xs: list[Tensor], target: Tensor, held: list[Tensor], totals: list[Tensor]) -> list[Tensor]:
+            return [total / self.samples for total in totals]
+
+        drawn = self._noise(slice(0, self.samples), list(shapes))
+        noise = [n.astype(self._float(slot)) for n, slot in zip(drawn, self.graph_.inputs, strict=True)]
+        return TensorMap(part, end, [alphas, *(r[chosen] for r in references), *noise], lambda found: [])
 
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
         """Select the neuron at x, then add up over draws; at most ``size`` points at once."""

@@ -59,7 +59,7 @@ def attack_interpretation(
     Parameters
     ----------
     analyzer : what explains; "topk" works for all methods of one backward walk (gradients, LRP, Deep Taylor, patterns),
-        SmoothGrad, integrated gradients, CAFO, CASO and MoreauGrad, "random" for every analyzer
+        SmoothGrad, integrated gradients, GradientSHAP, CAFO, CASO and MoreauGrad, "random" for every analyzer
     x : array (batch, ...) of floats, for a model with one input; it is not changed
     epsilon : largest |x' - x|_2 of a sample
     k : number of components, or their share (a float below 1)

@@ -37,6 +37,7 @@ def tight(name, model, **params):
         "smooth_caso": {"lambda1": 0.02, "augment_by_n": 3, "max_iter": 2000, "tol": 1e-12},
         "smoothgrad": {"augment_by_n": 5, "noise_scale": 0.2},
         "integrated_gradients": {"steps": 6, "reference_inputs": 0.3},
+        "gradient_shap": {"samples": 5, "noise_scale": 0.1, "references": RNG.uniform(-1, 1, (3, 5, 4, 2))},
     }
     return innv_ext.create_analyzer(name, model, progress=False, **{**exact.get(name, {}), **params})
 
@@ -95,7 +96,7 @@ def attacked(trained_net, gradient_map):
 
 # --- the derivative of a map -------------------------------------------------------------------------------------
 
-MAPS = """gradient smoothgrad integrated_gradients lrp.epsilon lrp.epsilon_plus_flat cafo smooth_caso
+MAPS = """gradient smoothgrad integrated_gradients gradient_shap lrp.epsilon lrp.epsilon_plus_flat cafo smooth_caso
     moreau_grad sparse_moreau_grad group_sparse_moreau_grad""".split()
 
 
@@ -508,10 +509,3 @@ def test_rounding_is_no_success():
         found = attack_interpretation(analyzer, x, epsilon=0.2, steps=3, batch_size=size, progress=False)
         assert not found.norms.any()
         assert not found.success.any()
-
-
-def test_gradient_shap_has_no_differentiable_map():
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    analyzer = innv_ext.create_analyzer("gradient_shap", model, progress=False).fit(np.eye(4))
-    with pytest.raises(UnsupportedModelError, match="gradient_shap gives no map that can be differentiated"):
-        attack_interpretation(analyzer, np.ones((1, 4)), epsilon=0.1, progress=False)
