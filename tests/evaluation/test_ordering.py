@@ -43,18 +43,6 @@ def linear(weights, bias=0.0):
     return model
 
 
-@pytest.fixture(scope="module")
-def picture_net():
-    """(model, the same without softmax) for (5, 4, 3) pictures."""
-    with zoo.precision("float64"):
-        i = keras.Input((5, 4, 3))
-        y = layers.Conv2D(4, 3, padding="same", activation="relu")(i)
-        logits = layers.Dense(4)(layers.Flatten()(y))
-        model = keras.Model(i, layers.Softmax()(logits))
-    zoo.randomise(model, 3)
-    return model, keras.Model(i, logits)
-
-
 def predict(model, x):
     """``model.predict`` in double precision: Keras casts what it is given to the default type."""
     with zoo.precision("float64"):

@@ -11,7 +11,6 @@ import pytest
 import zoo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from keras import layers
 from scipy import ndimage, stats
 from test_ordering import counting, linear, predict, snapshot
 
@@ -32,18 +31,6 @@ def analysis(model, x, relevance, **options):
 def zeroed(model, x, relevance, **options):
     """Perturbed values become 0."""
     return analysis(model, x, relevance, perturbation="constant", value=0, **options)
-
-
-@pytest.fixture(scope="module")
-def picture_net():
-    """(model, the same without softmax) for (5, 4, 3) pictures, float64."""
-    with zoo.precision("float64"):
-        i = keras.Input((5, 4, 3))
-        y = layers.Conv2D(4, 3, padding="same", activation="relu")(i)
-        logits = layers.Dense(4)(layers.Flatten()(y))
-        model = keras.Model(i, layers.Softmax()(logits))
-    zoo.randomise(model, 3)
-    return model, keras.Model(i, logits)
 
 
 def run(model, x):
