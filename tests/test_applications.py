@@ -26,9 +26,8 @@ SIZES = {
 ANALYZERS = ("gradient", "guided_backprop", "lrp.epsilon", "lrp.alpha_1_beta_0", "lrp.sequential_preset_a")
 NOT_DEFINED = {("EfficientNetB0", "guided_backprop"): "silu", ("ConvNeXtTiny", "guided_backprop"): "gelu"}
 FAST = {
-    "VGG16": ("guided_backprop", "lrp.epsilon", "lrp.sequential_preset_a"),
+    "VGG16": ("guided_backprop", "lrp.sequential_preset_a"),
     "ResNet50": ("lrp.alpha_1_beta_0",),
-    "MobileNetV2": ("lrp.epsilon",),
 }
 CLASSES = 10
 
