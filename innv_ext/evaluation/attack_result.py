@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from innv_ext.analyzers import inputs as checks
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.frames import frame
-from innv_ext.evaluation.plotting import COLOURS, DPI
+from innv_ext.evaluation.plotting import COLOURS, save
 from innv_ext.evaluation.robustness import RobustnessMetrics
 from innv_ext.evaluation.statistics import over_samples, shown
 from innv_ext.visualization import heatmap, to_rgb
@@ -118,10 +118,7 @@ class AttackResult:
             axes[i, 2].set_xlabel(f"distance {self.norms[i]:.3g}", fontsize=8)
             kept = f"top-{self.metrics.k} kept {self.metrics.top_k[i]:.0%}, SSIM {self.metrics.ssim[i]:.2f}"
             axes[i, 3].set_xlabel(kept, fontsize=8)
-        figure = axes[0, 0].figure.figure
-        if path is not None:
-            figure.savefig(path, dpi=DPI, facecolor="white")
-        return figure
+        return save(axes[0, 0].figure.figure, path)
 
     def _is_image(self) -> bool:
         return self.x.ndim == 4 and self.x.shape[self.channel_axis] in (1, 3)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.frames import frame
-from innv_ext.evaluation.plotting import COLOURS, DASHES, DPI
+from innv_ext.evaluation.plotting import COLOURS, DASHES, save
 from innv_ext.evaluation.statistics import Statistics, cell, over_samples, shown
 
 if TYPE_CHECKING:
@@ -117,9 +117,7 @@ class RandomizationResult:
         ax.set_ylim(top=1.05)
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(fontsize=8, frameon=False)
-        if path is not None:
-            ax.figure.figure.savefig(path, dpi=DPI, facecolor="white")
-        return ax.figure.figure
+        return save(ax.figure.figure, path)
 
     def __repr__(self) -> str:
         last = shown(over_samples(self.absolute_rank_correlation[-1]))

@@ -22,7 +22,7 @@ from innv_ext.backend.graph import trace
 
 # No shrinking: every example compiles, and a plan is short and can be replayed as it is printed.
 fast = settings(
-    max_examples=4,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     database=None,
