@@ -24,7 +24,7 @@ from common import PeakMemory, environment, median_seconds, mnist, row, write_pa
 
 import innv_ext
 from innv_ext import analyzers, evaluation, optim
-from innv_ext.analyzers.distortion import Distortion
+from innv_ext.analyzers.rde.distortion import Distortion
 
 UNIFORM = {"reference": "uniform", "distortion": "monte_carlo", "on": "output"}  # what the ordering test does
 REFERENCE = {  # a reference study's (distortion area, accuracy area); None: not given

@@ -29,8 +29,8 @@ from rde import network, two_per_class
 
 import innv_ext
 from innv_ext import analyzers, optim
-from innv_ext.analyzers.composite import SecondOrder
-from innv_ext.analyzers.second_order import Curvature, hessian_product
+from innv_ext.analyzers.loss.curvature import Curvature, hessian_product
+from innv_ext.analyzers.loss.objective import SecondOrder
 
 HVP, AUTO, STEP = 2.0, 1.5, 1.15  # required ratios at most
 ITERATIONS, STEPS = 10, 20  # per solve of CASO (the paper's), per map of MoreauGrad

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
         load_analyzer,
         register_analyzer,
     )
-    from innv_ext.analyzers.caso import input_hessian_eigs
-    from innv_ext.backend.kernels import register_bilinear
+    from innv_ext.analyzers.loss.caso import input_hessian_eigs
+    from innv_ext.backend.linear import register_bilinear
     from innv_ext.backend.models import model_wo_softmax
     from innv_ext.backend.rules import Rules
     from innv_ext.comparison import Comparison, compare, list_metrics
@@ -56,10 +56,10 @@ _HOMES = {  # where they are not in analyzers
     "Comparison": "comparison",
     "Rules": "backend.rules",
     "compare": "comparison",
-    "input_hessian_eigs": "analyzers.caso",
+    "input_hessian_eigs": "analyzers.loss.caso",
     "list_metrics": "comparison",
     "model_wo_softmax": "backend.models",
-    "register_bilinear": "backend.kernels",
+    "register_bilinear": "backend.linear",
 }
 
 

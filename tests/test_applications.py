@@ -12,11 +12,11 @@ from keras import applications
 from keras import layers as L
 
 import innv_ext
-from innv_ext.analyzers import moments
-from innv_ext.analyzers.moment_rules import MOMENT_RULES
-from innv_ext.analyzers.moments import Moments
+from innv_ext.analyzers.moments import values as moments
+from innv_ext.analyzers.moments.rules import MOMENT_RULES
+from innv_ext.analyzers.moments.values import Moments
 from innv_ext.backend import facts, passes, walk
-from innv_ext.backend.graph import trace
+from innv_ext.backend.tracing import trace
 from innv_ext.errors import UnsupportedModelError
 
 SIZES = {

@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
-from innv_ext.analyzers.base import Analyzer
 from innv_ext.analyzers.catalogue import ROWS
-from innv_ext.analyzers.info import AnalyzerInfo
+from innv_ext.analyzers.core.base import Analyzer
+from innv_ext.analyzers.core.info import AnalyzerInfo
 from innv_ext.errors import InvalidInputError
 
 _TABLE: dict[str, AnalyzerInfo] = {row.name: row for row in ROWS}

@@ -11,8 +11,8 @@ import keras
 from keras import ops
 
 from innv_ext.backend import numerics
-from innv_ext.backend.graph import keep_mask
-from innv_ext.backend.nodes import Arg, Call
+from innv_ext.backend.graph import Arg, Call
+from innv_ext.backend.tracing import keep_mask
 
 Tensor = Any
 ScaleKernel = Callable[[Tensor, Tensor], Tensor]

@@ -10,7 +10,8 @@ import numpy as np
 from keras import tree
 
 from innv_ext.backend import affine as affines
-from innv_ext.backend import kernels
+from innv_ext.backend import linear as kernels
+from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
 from innv_ext.backend.kinds import (
     AFFINE_LAYERS,
     COMPOSITE_LAYERS,
@@ -23,7 +24,6 @@ from innv_ext.backend.kinds import (
     SQUASH,
     Kind,
 )
-from innv_ext.backend.nodes import Arg, Call, Graph, Node, op_key
 
 _LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
 _SQUASH_KEEPS = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY}

@@ -8,7 +8,7 @@ import keras
 from keras import ops, tree
 
 from innv_ext.backend import facts, passes, walk
-from innv_ext.backend.graph import model_tensors, trace
+from innv_ext.backend.tracing import model_tensors, trace
 
 
 @keras.saving.register_keras_serializable("innv_ext")

@@ -10,7 +10,7 @@ from keras import ops
 
 from innv_ext.backend import numerics
 from innv_ext.backend.affine import Affine
-from innv_ext.backend.nodes import Graph, Node, op_key
+from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any

@@ -12,11 +12,12 @@ import numpy as np
 from keras import ops
 
 from innv_ext.backend import affine as affines
-from innv_ext.backend import facts, kernels
+from innv_ext.backend import facts
+from innv_ext.backend import linear as kernels
 from innv_ext.backend.affine import Affine
-from innv_ext.backend.graph import keep_mask, open_function
+from innv_ext.backend.graph import Call, Graph, Node, op_key
 from innv_ext.backend.kinds import FUNCTION_KINDS, TRAILING_SQUASH, Kind
-from innv_ext.backend.nodes import Call, Graph, Node, op_key
+from innv_ext.backend.tracing import keep_mask, open_function
 from innv_ext.errors import InnvError
 
 Tensor = Any

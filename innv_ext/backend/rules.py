@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from innv_ext.backend import facts, numerics
+from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.nodes import Graph, Node, op_key
 from innv_ext.errors import NoRuleError
 
 Predicate = Callable[[Node, Graph], bool]

@@ -15,8 +15,8 @@ from keras import ops
 
 from innv_ext.backend import numerics
 from innv_ext.backend.affine import read
+from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key, run
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.nodes import Arg, Call, Graph, Node, op_key, run
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any

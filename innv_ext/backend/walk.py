@@ -9,8 +9,8 @@ from typing import Any
 from keras import ops
 
 from innv_ext.backend import numerics
-from innv_ext.backend.graph import alias
-from innv_ext.backend.nodes import Graph, Node, run
+from innv_ext.backend.graph import Graph, Node, run
+from innv_ext.backend.tracing import alias
 
 Tensor = Any
 ReverseRule = Callable[[Node, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]], Sequence[Tensor | None]]

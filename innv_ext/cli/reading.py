@@ -12,10 +12,10 @@ import keras
 import numpy as np
 from PIL import Image, ImageOps
 
-from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.core import inputs as checks
 from innv_ext.backend import facts, numerics
-from innv_ext.backend.graph import model_tensors, trace
-from innv_ext.backend.nodes import Graph, Spec
+from innv_ext.backend.graph import Graph, Spec
+from innv_ext.backend.tracing import model_tensors, trace
 from innv_ext.cli.preprocessing import Preprocessing, read_preprocessing
 from innv_ext.errors import InvalidInputError
 

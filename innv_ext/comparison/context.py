@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from innv_ext.analyzers.base import Analyzer, Explanation
+from innv_ext.analyzers.core.base import Analyzer, Explanation
 
 
 class NotApplicable(Exception):

@@ -11,8 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from innv_ext.analyzers.base import Analyzer, Explanation
-from innv_ext.analyzers.info import AnalyzerInfo
+from innv_ext.analyzers.core.base import Analyzer, Explanation
+from innv_ext.analyzers.core.info import AnalyzerInfo
 from innv_ext.analyzers.registry import create_analyzer, find
 from innv_ext.comparison.context import NotApplicable, Setting
 from innv_ext.comparison.entries import Entry, read_entries, unique

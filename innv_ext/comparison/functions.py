@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from innv_ext.analyzers import inputs as checks
-from innv_ext.analyzers.averaged import IntegratedGradients
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.gradient.averaged import IntegratedGradients
 from innv_ext.comparison.context import Context, NotApplicable, Setting
 from innv_ext.evaluation.attack import attack_interpretation
 from innv_ext.evaluation.measures import completeness_error, inside_ratio, sparsity

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.core import inputs as checks
 from innv_ext.comparison import functions
 from innv_ext.comparison.context import Setting
 from innv_ext.comparison.entries import Entry, read_entries, unique

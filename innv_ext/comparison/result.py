@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.core import inputs as checks
 from innv_ext.comparison import files, pictures, stored_form
 from innv_ext.comparison.report import page
 from innv_ext.comparison.rows import Cell, Criterion, Row, Samples, place

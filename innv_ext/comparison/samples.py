@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from innv_ext.analyzers import inputs as checks
-from innv_ext.backend.graph import untouched
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.backend.tracing import untouched
 from innv_ext.comparison.context import Setting
 from innv_ext.comparison.entries import writable_text
 from innv_ext.comparison.metrics import check_masks

@@ -10,11 +10,11 @@ import numpy as np
 from keras import ops
 from tqdm import tqdm
 
-from innv_ext.analyzers import inputs as checks
-from innv_ext.analyzers.base import Analyzer
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.backend import numerics
-from innv_ext.backend.graph import untouched
 from innv_ext.backend.numerics import safe_divide
+from innv_ext.backend.tracing import untouched
 from innv_ext.errors import ConvergenceWarning, InvalidInputError, NonFiniteWarning, ZeroMapWarning
 from innv_ext.evaluation.attack_result import AttackResult
 from innv_ext.evaluation.common import at_x, generator, read_seed

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.core import inputs as checks
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.frames import frame
 from innv_ext.evaluation.plotting import COLOURS, save

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers.base import Analyzer, Explanation
+from innv_ext.analyzers.core.base import Analyzer, Explanation
 from innv_ext.errors import InvalidInputError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.core import inputs as checks
 from innv_ext.errors import InvalidInputError
 
 RANDOM = "random"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.core import inputs as checks
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import Floats, Mask, as_numbers
 from innv_ext.visualization.checks import number as number_between

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.core import inputs as checks
 from innv_ext.errors import InvalidInputError
 
 Sampler = Callable[[np.ndarray, int, np.random.Generator], Any]

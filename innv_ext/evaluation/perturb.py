@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers import inputs as checks
-from innv_ext.analyzers.layout import Layout
-from innv_ext.analyzers.masking import replacements
-from innv_ext.analyzers.windows import default_sizes
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.parts.layout import Layout
+from innv_ext.analyzers.parts.windows import default_sizes
+from innv_ext.analyzers.prediction.masking import replacements
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.noise import Constant, Gaussian, Noise, Uniform
 

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from innv_ext.analyzers import inputs as checks
-from innv_ext.backend.graph import untouched
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.common import at_x, generator, named, read_neurons, read_seed
 from innv_ext.evaluation.features import RANDOM, Features

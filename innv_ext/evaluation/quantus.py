@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from innv_ext.analyzers.base import Analyzer
+from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer, find
 from innv_ext.errors import InvalidInputError
 

@@ -12,13 +12,13 @@ import numpy as np
 from keras import tree
 from tqdm import tqdm
 
-from innv_ext.analyzers import inputs as checks
-from innv_ext.analyzers.base import Analyzer
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer
 from innv_ext.backend import facts, numerics
-from innv_ext.backend.graph import model_tensors, trace, untouched
+from innv_ext.backend.graph import Spec, op_key
 from innv_ext.backend.kinds import KINDS, Kind
-from innv_ext.backend.nodes import Spec, op_key
+from innv_ext.backend.tracing import model_tensors, trace, untouched
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
 from innv_ext.evaluation.common import generator, read_seed
 from innv_ext.evaluation.explained import check_analyzer, check_finite, same_neurons

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers import inputs as checks
-from innv_ext.analyzers.layout import Layout, Sizes, layouts_of
-from innv_ext.analyzers.windows import all_sizes, default_sizes
-from innv_ext.backend.nodes import Spec
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.parts.layout import Layout, Sizes, layouts_of
+from innv_ext.analyzers.parts.windows import all_sizes, default_sizes
+from innv_ext.backend.graph import Spec
 from innv_ext.evaluation.features import Features, read_features
 
 AGGREGATES = ("mean", "sum")

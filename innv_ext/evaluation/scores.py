@@ -8,12 +8,12 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from innv_ext.analyzers import inputs as checks
-from innv_ext.analyzers.propagation import select
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.core.reverse import select
 from innv_ext.backend import facts, numerics, passes, walk
-from innv_ext.backend.graph import model_tensors, trace, untouched
 from innv_ext.backend.models import model_wo_softmax
 from innv_ext.backend.numerics import Compiled, widen
+from innv_ext.backend.tracing import model_tensors, trace, untouched
 from innv_ext.errors import InvalidInputError
 
 Tensor = Any

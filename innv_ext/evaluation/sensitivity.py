@@ -9,8 +9,8 @@ import numpy as np
 from keras import tree
 from tqdm import tqdm
 
-from innv_ext.analyzers import inputs as checks
-from innv_ext.analyzers.base import Analyzer
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.common import generator, read_seed
 from innv_ext.evaluation.explained import check_analyzer, rows_of, same_neurons

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from innv_ext.analyzers import node_rules
-from innv_ext.analyzers.base import Analyzer
-from innv_ext.analyzers.graph_analyzer import GraphAnalyzer
-from innv_ext.analyzers.propagation import ReverseAnalyzer
+from innv_ext.analyzers.core import node_rules
+from innv_ext.analyzers.core.base import Analyzer
+from innv_ext.analyzers.core.program import GraphAnalyzer
+from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.backend import facts, numerics
-from innv_ext.backend.graph import keep_mask
-from innv_ext.backend.nodes import Graph, Node
+from innv_ext.backend.graph import Graph, Node
 from innv_ext.backend.numerics import Compiled, widen
+from innv_ext.backend.tracing import keep_mask
 from innv_ext.backend.twice import check_second_derivatives, twice_differentiable
 from innv_ext.errors import UnsupportedModelError
 

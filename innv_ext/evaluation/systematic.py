@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from innv_ext.analyzers import inputs as checks
-from innv_ext.analyzers.base import Analyzer
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer
 from innv_ext.backend import facts
 from innv_ext.errors import InvalidInputError

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from innv_ext.analyzers import inputs as checks
+from innv_ext.analyzers.core import inputs as checks
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
 from innv_ext.evaluation.frames import frame

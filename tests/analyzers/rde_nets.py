@@ -7,7 +7,7 @@ from keras import layers
 from scipy import optimize, special
 
 import innv_ext
-from innv_ext.analyzers.rate_distortion import RateDistortion
+from innv_ext.analyzers.rde.rate_distortion import RateDistortion
 
 
 class Evaluate(RateDistortion):

@@ -14,7 +14,7 @@ from keras import layers
 
 import innv_ext
 from innv_ext.analyzers import LRP, IntegratedGradients, ReverseAnalyzer
-from innv_ext.analyzers.relevance import Epsilon
+from innv_ext.analyzers.lrp.rules import Epsilon
 from innv_ext.backend.rules import Rules, named
 from innv_ext.errors import (
     ApproximationWarning,

@@ -16,7 +16,7 @@ from second_order_nets import close, derivatives, fed, make, selection
 
 import innv_ext
 from innv_ext.analyzers import CAFO, CASO
-from innv_ext.analyzers.composite import FirstOrder, SecondOrder, choose_lambda1
+from innv_ext.analyzers.loss.objective import FirstOrder, SecondOrder, choose_lambda1
 from innv_ext.errors import ConvergenceWarning, InvalidInputError, NonFiniteWarning, UnsupportedModelError
 
 EXTRAS = {"lambda1", "lambda2", "L", "sparsity", "objective", "kkt_residual", "iterations", "status"}

@@ -17,7 +17,7 @@ from keras import layers, tree
 
 import innv_ext
 from innv_ext.analyzers import Analyzer, ReverseAnalyzer
-from innv_ext.analyzers.rate_distortion import RateDistortion
+from innv_ext.analyzers.rde.rate_distortion import RateDistortion
 from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelError
 
 ROTATION, SLOW = 8, {"recurrent": 18, "masked_lstm": 18, "transformer": 12}  # every eighth analyzer meets a model

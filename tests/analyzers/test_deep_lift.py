@@ -13,10 +13,10 @@ from keras import ops, tree
 
 import innv_ext
 from innv_ext.analyzers import registry
-from innv_ext.analyzers.averaged import IntegratedGradients
-from innv_ext.analyzers.background import random_subset
-from innv_ext.analyzers.deep_lift import DeepLift
-from innv_ext.analyzers.deep_shap import DeepShap
+from innv_ext.analyzers.core.background import random_subset
+from innv_ext.analyzers.deep_lift.deep_lift import DeepLift
+from innv_ext.analyzers.deep_lift.deep_shap import DeepShap
+from innv_ext.analyzers.gradient.averaged import IntegratedGradients
 from innv_ext.backend.rules import Rules, named
 from innv_ext.errors import InvalidInputError, NotFittedError, SaveError, UnsupportedModelError
 

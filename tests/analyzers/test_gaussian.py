@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import ops
 from scipy import integrate, special
 
-from innv_ext.analyzers import gaussian
+from innv_ext.analyzers.moments import gaussian
 
 # scipy warns where an integrand is 0, or where the relative accuracy asked for is that of rounding
 pytestmark = pytest.mark.filterwarnings("ignore::scipy.integrate.IntegrationWarning")

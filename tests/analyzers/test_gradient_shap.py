@@ -10,8 +10,8 @@ from keras import ops, tree
 
 import innv_ext
 from innv_ext.analyzers import registry
-from innv_ext.analyzers.averaged import IntegratedGradients
-from innv_ext.analyzers.gradient_shap import GradientShap
+from innv_ext.analyzers.gradient.averaged import IntegratedGradients
+from innv_ext.analyzers.gradient.gradient_shap import GradientShap
 from innv_ext.errors import InvalidInputError, NotFittedError
 
 

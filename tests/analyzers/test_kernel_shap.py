@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from innv_ext.analyzers.kernel_shap import KernelShap, shapley_coalitions, solve
+from innv_ext.analyzers.prediction.kernel_shap import KernelShap, shapley_coalitions, solve
 from innv_ext.errors import InvalidInputError, NotFittedError
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from keras import layers
 from skimage.segmentation import slic
 
-from innv_ext.analyzers.layout import Layout
-from innv_ext.analyzers.lime import Lime
-from innv_ext.analyzers.segments import Segments, _slic, checked_labels, grid
+from innv_ext.analyzers.parts.layout import Layout
+from innv_ext.analyzers.parts.segments import Segments, _slic, checked_labels, grid
+from innv_ext.analyzers.prediction.lime import Lime
 from innv_ext.errors import InvalidInputError
 
 IMAGE = Layout(0, (6, 6, 2), (0, 1), False)

@@ -19,13 +19,14 @@ from test_properties import eager, net, plans
 from twins import flat
 
 import innv_ext
-from innv_ext.analyzers import moments
-from innv_ext.analyzers.moment_rules import MOMENT_RULES
-from innv_ext.analyzers.moments import Moments
-from innv_ext.backend import facts, kernels, passes, walk
-from innv_ext.backend.graph import trace
+from innv_ext.analyzers.moments import values as moments
+from innv_ext.analyzers.moments.rules import MOMENT_RULES
+from innv_ext.analyzers.moments.values import Moments
+from innv_ext.backend import facts, passes, walk
+from innv_ext.backend import linear as kernels
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.rules import Rules, anything, both, kind_is, named, op_is
+from innv_ext.backend.tracing import trace
 from innv_ext.errors import NoRuleError
 
 COVARIANCES = ("diagonal", "low_rank", "full")

@@ -11,7 +11,7 @@ from second_order_nets import close, fed, linear, make
 
 import innv_ext
 from innv_ext.analyzers import GroupSparseMoreauGrad, MoreauGrad, SparseMoreauGrad
-from innv_ext.analyzers.features import blocks
+from innv_ext.analyzers.parts.features import blocks
 from innv_ext.errors import ConvergenceWarning, InvalidInputError, UnsupportedModelError, ZeroMapWarning
 
 NAMES = ("moreau_grad", "sparse_moreau_grad", "group_sparse_moreau_grad")

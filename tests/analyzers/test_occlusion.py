@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from keras import layers
 from scipy import ndimage
 
-from innv_ext.analyzers.layout import Layout
-from innv_ext.analyzers.masking import replacements
-from innv_ext.analyzers.occlusion import Occlusion
-from innv_ext.analyzers.windows import owned, windows
+from innv_ext.analyzers.parts.layout import Layout
+from innv_ext.analyzers.parts.windows import owned, windows
+from innv_ext.analyzers.prediction.masking import replacements
+from innv_ext.analyzers.prediction.occlusion import Occlusion
 from innv_ext.errors import InvalidInputError
 
 

@@ -10,8 +10,8 @@ from rde_nets import Quadratic, cloud, distortion_of, linear, poured, relu_net
 
 import innv_ext
 from innv_ext import optim
-from innv_ext.analyzers import ord_rde
-from innv_ext.analyzers.ord_rde import OrderingRDE
+from innv_ext.analyzers.rde import ordering as ord_rde
+from innv_ext.analyzers.rde.ordering import OrderingRDE
 from innv_ext.errors import InvalidInputError
 
 N = 5

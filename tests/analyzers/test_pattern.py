@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from keras import layers
 
 import innv_ext
-from innv_ext.analyzers import pattern as module
-from innv_ext.analyzers.pattern import PatternAttribution, PatternNet
+from innv_ext.analyzers.pattern import pattern as module
+from innv_ext.analyzers.pattern.pattern import PatternAttribution, PatternNet
 from innv_ext.backend.neurons import neurons_of
 from innv_ext.errors import DeadNeuronWarning, InvalidInputError, NotFittedError
 

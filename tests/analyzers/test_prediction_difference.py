@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from innv_ext.analyzers.layout import Layout
-from innv_ext.analyzers.patch_gaussian import RIDGE, PatchGaussian, PatchMoments, Places, components
-from innv_ext.analyzers.prediction_difference import PredictionDifference, log_odds
-from innv_ext.analyzers.windows import windows
+from innv_ext.analyzers.parts.layout import Layout
+from innv_ext.analyzers.parts.windows import windows
+from innv_ext.analyzers.prediction.patch_gaussian import RIDGE, PatchGaussian, PatchMoments, Places, components
+from innv_ext.analyzers.prediction.prediction_difference import PredictionDifference, log_odds
 from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelError
 
 

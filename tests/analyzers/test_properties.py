@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
-from innv_ext.analyzers.lrp import LRP
-from innv_ext.analyzers.relevance import Epsilon
+from innv_ext.analyzers.lrp.lrp import LRP
+from innv_ext.analyzers.lrp.rules import Epsilon
 from innv_ext.backend import facts, passes, walk
-from innv_ext.backend.graph import trace
+from innv_ext.backend.tracing import trace
 
 # No shrinking: every example compiles, and a plan is short and can be replayed as it is printed.
 fast = settings(

@@ -11,9 +11,9 @@ from keras import layers
 from rde_nets import MC, NAMES, QUICK, N, X, linear, rde, relu_net, sampler, x
 
 import innv_ext
-from innv_ext.analyzers.distortion import Distortion
-from innv_ext.analyzers.moments import Moments
-from innv_ext.analyzers.rde import LagrangianRDE, MultiRateRDE, RateConstrainedRDE
+from innv_ext.analyzers.moments.values import Moments
+from innv_ext.analyzers.rde.distortion import Distortion
+from innv_ext.analyzers.rde.rates import LagrangianRDE, MultiRateRDE, RateConstrainedRDE
 from innv_ext.backend.rules import Rules, named
 from innv_ext.errors import (
     InvalidInputError,

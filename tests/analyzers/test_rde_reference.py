@@ -9,8 +9,8 @@ from keras import layers
 from rde_nets import cloud, distortion_of, relu_net
 
 import innv_ext
-from innv_ext.analyzers.rde import RateConstrainedRDE
-from innv_ext.analyzers.reference import Reference
+from innv_ext.analyzers.rde.rates import RateConstrainedRDE
+from innv_ext.analyzers.rde.reference import Reference
 from innv_ext.errors import InvalidInputError
 
 N = 5

@@ -16,7 +16,7 @@ from keras import ops
 from twins import Matrix
 
 import innv_ext
-from innv_ext.analyzers import relevance as rel
+from innv_ext.analyzers.lrp import rules as rel
 from innv_ext.backend.rules import Rules, named
 from innv_ext.errors import InvalidInputError
 

@@ -15,7 +15,7 @@ from keras import ops
 from twins import Matrix
 
 import innv_ext
-from innv_ext.analyzers import relevance as rel
+from innv_ext.analyzers.lrp import rules as rel
 from innv_ext.errors import InvalidInputError
 
 F64 = {"dtype": "float64"}

@@ -11,7 +11,7 @@ from second_order_nets import close, curvature, derivatives, fed, make, selectio
 
 import innv_ext
 from innv_ext.analyzers import CAFO, CASO
-from innv_ext.analyzers.second_order import Curvature
+from innv_ext.analyzers.loss.curvature import Curvature
 from innv_ext.backend import facts, numerics
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
 

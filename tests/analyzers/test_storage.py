@@ -11,7 +11,7 @@ import zoo
 
 import innv_ext
 from innv_ext.analyzers import LRP, DeepTaylor, Gradient, IntegratedGradients, ReverseAnalyzer, SmoothGrad
-from innv_ext.analyzers.relevance import AlphaBeta, Bounded, Epsilon, Flat, Gamma, WSquare, ZPlus
+from innv_ext.analyzers.lrp.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, WSquare, ZPlus
 from innv_ext.backend.rules import Rules, named
 from innv_ext.errors import InnvError, InvalidInputError, SaveError
 

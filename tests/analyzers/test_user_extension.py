@@ -10,8 +10,8 @@ from keras import layers, ops
 
 import innv_ext
 from innv_ext.analyzers import LRP, Analyzer, ReverseAnalyzer, registry
-from innv_ext.analyzers.relevance import Epsilon, Flat, Gamma, WSquare, ZPlus
-from innv_ext.backend import kernels
+from innv_ext.analyzers.lrp.rules import Epsilon, Flat, Gamma, WSquare, ZPlus
+from innv_ext.backend import linear as kernels
 from innv_ext.backend.rules import Rules, anything, at_index, both, first_linear, is_a, named, op_is, up_to
 from innv_ext.errors import InvalidInputError, NoRuleError, UnsupportedModelError
 

@@ -10,8 +10,8 @@ from keras import layers as L
 from keras import ops
 
 from innv_ext.backend import facts, passes, walk
-from innv_ext.backend.graph import op_key, trace
 from innv_ext.backend.kinds import Kind
+from innv_ext.backend.tracing import op_key, trace
 
 
 def canonical(model, mode="fold"):

@@ -11,7 +11,7 @@ from keras import layers as L
 from keras import ops, tree
 
 from innv_ext.backend import facts, walk
-from innv_ext.backend.graph import op_key, trace
+from innv_ext.backend.tracing import op_key, trace
 from innv_ext.errors import UnsupportedModelError
 
 CASES = {}

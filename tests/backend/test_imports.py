@@ -80,8 +80,8 @@ def file(request):
 def test_the_tests_see_the_package():
     assert {"errors", "backend", "analyzers", "visualization", "__init__"} <= {part(p) for p in FILES}
     assert {part(p) for p in FILES} <= set(ALLOWED)
-    graph = ROOT / "backend" / "graph.py"
-    assert "errors" in own(graph) and any(m.startswith("keras.src") for m in imports(graph))
+    tracing = ROOT / "backend" / "tracing.py"
+    assert "errors" in own(tracing) and any(m.startswith("keras.src") for m in imports(tracing))
 
 
 def test_imports_point_one_way(file):
@@ -153,7 +153,7 @@ def keras_private(path):
 
 
 def test_only_graph_reads_private_attributes_of_keras(file):
-    if relative(file) == "backend/graph.py":
+    if relative(file) == "backend/tracing.py":
         assert keras_private(file)
     elif part(file) != "visualization":
         assert not keras_private(file)
@@ -161,7 +161,7 @@ def test_only_graph_reads_private_attributes_of_keras(file):
 
 def test_the_mask_attribute_of_keras_is_only_touched_in_the_backend(file):
     if KERAS_MASK in file.read_text("utf-8"):
-        assert relative(file) == "backend/graph.py"
+        assert relative(file) == "backend/tracing.py"
 
 
 def test_modules_stay_short(file):

@@ -11,8 +11,9 @@ from keras import layers as L
 from keras import ops
 
 import innv_ext
-from innv_ext.backend import affine, kernels
-from innv_ext.backend.nodes import Arg, Call
+from innv_ext.backend import affine
+from innv_ext.backend import linear as kernels
+from innv_ext.backend.graph import Arg, Call
 from innv_ext.errors import UnsupportedModelError
 
 FIRST = {"data_format": "channels_first"}

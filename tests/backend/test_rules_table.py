@@ -6,9 +6,9 @@ from keras import layers as L
 from keras import ops
 
 from innv_ext.backend import facts, passes, rules
-from innv_ext.backend.graph import trace
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.rules import Rules
+from innv_ext.backend.tracing import trace
 from innv_ext.errors import NoRuleError, UnsupportedModelError
 
 

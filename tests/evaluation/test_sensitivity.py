@@ -11,7 +11,7 @@ from scipy import stats
 from test_ordering import counting, linear
 
 import innv_ext
-from innv_ext.analyzers.base import Analyzer
+from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.errors import InvalidInputError, NotFittedError
 from innv_ext.evaluation.sensitivity import sensitivity
 

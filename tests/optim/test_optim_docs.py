@@ -8,17 +8,17 @@ import pytest
 
 from innv_ext import optim
 
-MODULES = sorted(m.name for m in pkgutil.iter_modules(optim.__path__))
+MODULES = sorted(m.name for m in pkgutil.walk_packages(optim.__path__, "innv_ext.optim."))
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
-    module = importlib.import_module(f"innv_ext.optim.{name}")
+    module = importlib.import_module(name)
     assert doctest.testmod(module).failed == 0
 
 
 def test_most_modules_have_examples():
-    tried = {n: doctest.testmod(importlib.import_module(f"innv_ext.optim.{n}")).attempted for n in MODULES}
+    tried = {n: doctest.testmod(importlib.import_module(n)).attempted for n in MODULES}
     assert sum(count > 0 for count in tried.values()) >= 9
 
 

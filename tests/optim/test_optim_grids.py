@@ -10,10 +10,10 @@ from scipy.optimize import linear_sum_assignment, linprog
 
 from innv_ext.errors import InvalidInputError
 from innv_ext.optim import balance, mean_over_rates, rate_grid, single_rate, to_permutation
-from innv_ext.optim.annealing import annealed_potentials, cheapest, newton, rows_too_many
-from innv_ext.optim.grids import grid_of, group_sizes, plan_cost, plan_of
-from innv_ext.optim.paths import Moves, repair, shortest_path
-from innv_ext.optim.transport import fill, identical_rows
+from innv_ext.optim.transport.annealing import annealed_potentials, cheapest, newton, rows_too_many
+from innv_ext.optim.transport.exact import fill, identical_rows
+from innv_ext.optim.transport.grids import grid_of, group_sizes, plan_cost, plan_of
+from innv_ext.optim.transport.paths import Moves, repair, shortest_path
 
 fast = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 KINDS = ("normal", "integers", "zero rows", "heavy tails", "equal rows", "one scale in a million", "constant")

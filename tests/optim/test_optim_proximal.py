@@ -25,7 +25,7 @@ from innv_ext.optim import (
     run,
     soft_threshold,
 )
-from innv_ext.optim.backtracking import dot
+from innv_ext.optim.solvers.backtracking import dot
 
 fast = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 lattice = st.integers(-8, 8).map(lambda v: v / 4)

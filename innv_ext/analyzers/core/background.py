@@ -1,0 +1,141 @@
+"""Reference samples: given, or a random subset of the training data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.core.program import GraphAnalyzer
+from innv_ext.backend.graph import Graph
+from innv_ext.errors import InvalidInputError, NotFittedError
+
+Tensor = Any
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Background(GraphAnalyzer):
+    """An analyzer that compares x with reference samples.
+
+    Parameters
+    ----------
+    references : reference samples, in the structure of the model's inputs; None: drawn from the data in ``fit``
+    background : how many samples ``fit`` keeps, each subset of the data with the same probability
+
+    Attributes
+    ----------
+    references_ : the reference samples, one array per input
+    """
+
+    references: Any = None
+    background: int = 32
+
+    needs_fit = True
+
+    def build(self) -> None:
+        """Check the references, then build the walk."""
+        checks.positive_int("background", self.background)
+        self.references_: list[np.ndarray] | None = None
+        super().build()
+        if self.references is not None:
+            try:
+                self.references_ = checks.standardize(
+                    self.references, self.input_structure_, self.input_specs(), check=True
+                )
+            except InvalidInputError as error:
+                raise InvalidInputError(f"references (samples like those to explain): {error}") from error
+            if not len(self.references_[0]):
+                raise InvalidInputError("references is empty; at least one sample is needed.")
+
+    def fit(self, X: Any, *, samples: int | None = None, batch_size: int | None = None) -> Background:
+        """Keep a random subset of the data, in one pass; where ``references`` are given they stay.
+
+        Parameters
+        ----------
+        X : arrays like the model's inputs, a keras PyDataset, a tf.data.Dataset, or any iterable of batches
+        samples : how many to keep; default: ``background``
+
+        Raises
+        ------
+        InvalidInputError
+            for data that don't fit the model, hold NaN, or are empty; nothing is changed then
+        """
+        count = checks.positive_int("samples", self.background if samples is None else samples)
+        if self.references is None:
+            self.references_ = random_subset(self.training_batches(X, batch_size), count, self.seed)
+        return self
+
+    def is_fitted(self) -> bool:
+        """Whether there are reference samples."""
+        return self.references_ is not None
+
+    def not_fitted(self) -> NotFittedError:
+        """What to do about missing references."""
+        return NotFittedError(
+            f"{type(self).__name__} compares x with reference samples: call fit(X) with training data, or pass "
+            f"references=."
+        )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The samples that ``fit`` kept."""
+        if self.references is not None or self.references_ is None:
+            return {}
+        return {f"reference{i}": a for i, a in enumerate(self.references_)}
+
+    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
+        """Restore them."""
+        if arrays:
+            self.references_ = [arrays[f"reference{i}"] for i in range(len(arrays))]
+
+    def references_like(self, xs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The references, which must have the shape of the samples (models may leave it open)."""
+        for reference, x in zip(self.references_, xs, strict=True):
+            if reference.shape[1:] != x.shape[1:]:
+                raise InvalidInputError(
+                    f"The reference samples have shape {reference.shape[1:]}, but x has {x.shape[1:]}; both are needed "
+                    f"in one shape."
+                )
+        return list(self.references_)
+
+
+def random_subset(batches: Iterable[Sequence[np.ndarray]], count: int, seed: int) -> list[np.ndarray]:
+    """``count`` samples drawn without replacement in one pass, all of them where there are fewer.
+
+    Reservoir sampling by random keys: the samples with the smallest keys stay. The same for the same seed and order of
+    samples, however they are split into batches.
+    """
+    rng = np.random.default_rng(seed)
+    keys, kept = np.zeros(0), None
+    for arrays in batches:
+        if kept is not None and any(k.shape[1:] != a.shape[1:] for k, a in zip(kept, arrays, strict=True)):
+            shapes = [tuple(a.shape[1:]) for part in (kept, arrays) for a in part]
+            raise InvalidInputError(f"Reference samples must have one shape, but the training data have {shapes}.")
+        keys = np.concatenate([keys, rng.random(len(arrays[0]))])
+        kept = list(arrays) if kept is None else [np.concatenate(pair) for pair in zip(kept, arrays, strict=True)]
+        order = np.argsort(keys)[:count]
+        keys, kept = keys[order], [a[order] for a in kept]
+    assert kept is not None, "data.batches refuses empty data"
+    return kept
+
+
+def per_input(head: Graph, inputs: Sequence[int], values: Sequence[Tensor]) -> list[Tensor]:
+    """Attributions of features as attributions of the model's inputs.
+
+    A token takes what the components of its vector have got, of several embeddings together.
+
+    Parameters
+    ----------
+    head : the embeddings, as split off by ``passes.split_embeddings``
+    inputs : the slots of the features
+    values : one tensor per feature
+    """
+    by_slot = dict(zip(inputs, values, strict=True))
+    for node in head.nodes:
+        r = ops.sum(by_slot.pop(node.outputs[0]), axis=-1)
+        old = by_slot.get(("token", node.inputs[0]))
+        by_slot[("token", node.inputs[0])] = r if old is None else old + r
+    return [by_slot.get(("token", s), by_slot.get(s)) for s in head.inputs]

@@ -1,0 +1,315 @@
+"""The interface of every analyzer: fit, analyze, explain, save; input checks, neuron selection, batching."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+from tqdm import tqdm
+
+from innv_ext.analyzers.core import data
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.core.tensor_map import TensorMap
+from innv_ext.backend import facts, numerics, walk
+from innv_ext.backend import tracing as graphs
+from innv_ext.backend.graph import Graph, Spec
+from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelError
+
+Selection = Any  # None, int, sequence of ints, or tuple indices for outputs of rank > 2
+MODES = ("max_activation", "index", "all")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What ``explain`` returns.
+
+    Attributes
+    ----------
+    attribution : array (or list / dict of arrays) shaped like x
+    output : array (batch, ...), the output that was explained, before a trailing softmax or sigmoid
+    target : int array (batch,), the flat index of the explained neuron; -1 where it is not a single neuron
+    extras : what else the method found: "score" (batch,), "sum" of the attribution (batch,), "finite" (batch,) ...
+    """
+
+    attribution: Any
+    output: np.ndarray
+    target: np.ndarray
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def score(self) -> np.ndarray:
+        """The explained score of each sample, shape (batch,)."""
+        return self.extras["score"]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Analyzer:
+    """Base class of all analyzers.
+
+    Parameters
+    ----------
+    model : built keras.Model; it is never changed
+    neuron_selection_mode : "max_activation" (the largest output), "index" (then ``analyze(x, i)``), "all" (the sum
+        of all outputs), or a function of the output tensor that returns one score per sample
+    output : name or position of the output to explain, for models with several
+    on : "logits" cuts a trailing softmax or sigmoid, "output" explains the model's output as it is
+    batch_size : most samples in one forward pass, perturbed copies included
+    progress : show a progress bar on work longer than three seconds
+    seed : makes random methods repeatable
+    check_input : refuse NaN and infinite values
+    check_forward : compare the traced graph with the model when the analyzer is built
+    jit_compile : compile with XLA (faster on accelerators, slower on most CPUs)
+
+    Raises
+    ------
+    UnsupportedModelError
+        if the model is not built, cannot be traced, or the method is not defined for it
+    """
+
+    model: keras.Model = field(kw_only=False)
+    neuron_selection_mode: Any = "max_activation"
+    output: str | int | None = None
+    on: str = "logits"
+    batch_size: int = 32
+    progress: bool = True
+    seed: int = 0
+    check_input: bool = True
+    check_forward: bool = True
+    jit_compile: bool = False
+
+    needs_fit = False
+
+    def __post_init__(self) -> None:
+        numerics.check_backend()
+        if not isinstance(self.model, keras.Model):
+            raise InvalidInputError(f"model must be a keras.Model, got {type(self.model).__name__}.")
+        if self.neuron_selection_mode not in MODES and not callable(self.neuron_selection_mode):
+            raise InvalidInputError(
+                f"neuron_selection_mode must be one of {MODES} or a function, got {self.neuron_selection_mode!r}."
+            )
+        if self.on not in ("logits", "output"):
+            raise InvalidInputError(f"on must be 'logits' or 'output', got {self.on!r}.")
+        checks.positive_int("batch_size", self.batch_size)
+        self.input_structure_ = graphs.model_tensors(self.model)[0]
+        self.graph_: Graph = graphs.trace(self.model, facts.is_leaf)
+        self._traced = self.graph_
+        self.output_position_ = checks.output_position(self.model, self.graph_, self.output)
+        self._traced_output = self._traced.outputs[self.output_position_]
+        self.registered_name_: str | None = None
+        self.registered_params_: dict[str, Any] = {}
+        self.build()
+
+    def build(self) -> None:
+        """Prepare what does not depend on data; the graph is in ``graph_``."""
+
+    # --- the public interface ------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, **kwargs: Any) -> Analyzer:
+        """Learn from data; analyzers that need none return themselves."""
+        return self
+
+    def analyze(
+        self,
+        x: Any,
+        neuron_selection: Selection = None,
+        *,
+        return_layers: bool | Sequence[str] = False,
+        batch_size: int | None = None,
+    ) -> Any:
+        """Attribution of every input value to the selected output.
+
+        Parameters
+        ----------
+        x : array (batch, ...); a list or dict of arrays for a model with several inputs
+        neuron_selection : one index for all samples, or one per sample, shape (batch,); a tuple index (or an array
+            (batch, rank - 1)) for outputs of rank > 2; None follows ``neuron_selection_mode``
+        return_layers : also return the relevance that arrives at the output of each layer (True), or of the named ones
+        batch_size : overrides the analyzer's
+
+        Returns
+        -------
+        numpy array shaped like x (list or dict as given); with ``return_layers`` a pair (attribution, {name: array})
+
+        Raises
+        ------
+        InvalidInputError
+            for a wrong shape or dtype, NaN or infinite values, or an index out of range
+        NotFittedError
+            if the analyzer learns from data and ``fit`` was not called
+        """
+        found = self.explain(x, neuron_selection, return_layers=return_layers, batch_size=batch_size)
+        return (found.attribution, found.extras["layers"]) if return_layers else found.attribution
+
+    def explain(
+        self,
+        x: Any,
+        neuron_selection: Selection = None,
+        *,
+        return_layers: bool | Sequence[str] = False,
+        trace: bool = False,
+        batch_size: int | None = None,
+    ) -> Explanation:
+        """Like ``analyze``, with the output, the explained neuron and what else the method knows.
+
+        ``trace=True`` adds ``extras["conservation"]``: per node, the relevance that is left over the explained score.
+        """
+        if trace and not self.layer_names():
+            raise InvalidInputError(f"trace=True needs one backward walk, which {type(self).__name__} is not.")
+        if self.needs_fit and not self.is_fitted():
+            raise self.not_fitted()
+        size = checks.positive_int("batch_size", self.batch_size if batch_size is None else batch_size)
+        specs = self.input_specs()
+        xs = checks.standardize(x, self.input_structure_, specs, self.check_input)
+        count = len(xs[0])
+        shape = self._output_shape(xs) if neuron_selection is not None else (None,)
+        mode, index = checks.resolve_selection(self.neuron_selection_mode, neuron_selection, count, shape)
+        options = {"mode": mode, "layers": checks.layer_names(return_layers, self.layer_names()), "trace": trace}
+        if count == 0:  # shapes come from one sample of zeros, which is cut off again
+            xs = [np.zeros((1, *a.shape[1:]), a.dtype) for a in xs]
+            index = np.full(1, -1 if mode != "index" else 0, "int32")
+        parts = []
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(graphs.untouched(self.model))
+            if count == 0:  # nobody wants to hear about the sample of zeros
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            for rows in self._batches(max(count, 1), size):
+                parts.append(self.explain_batch([a[rows] for a in xs], index[rows], size, **options))
+        return self._collect(parts, x, count)
+
+    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
+        """Explain at most ``size`` samples: "attributions" (list), "output", "target", and per-sample extras."""
+        raise NotImplementedError
+
+    def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
+        """The map as a differentiable function of tensors, for samples of these shapes (one per input).
+
+        ``mode`` is "index", "all" or a function of the outputs. ``GraphAnalyzer.on_graph`` says on which graph.
+
+        Raises
+        ------
+        UnsupportedModelError
+            where the method has none
+        """
+        raise UnsupportedModelError(
+            f"{self.registered_name_ or type(self).__name__} gives no map that can be differentiated. These do: all "
+            f"methods of one backward walk (gradients, LRP, Deep Taylor, patterns), SmoothGrad, integrated gradients, "
+            f"GradientSHAP, CAFO, CASO and MoreauGrad with their variants."
+        )
+
+    def layer_names(self) -> tuple[str, ...]:
+        """The names that ``return_layers`` accepts; empty where the method has no relevance per layer."""
+        return ()
+
+    def is_fitted(self) -> bool:
+        """Whether ``analyze`` may be called."""
+        return not self.needs_fit or any(k.endswith("_fit_") for k in vars(self))
+
+    def not_fitted(self) -> NotFittedError:
+        """The error of ``analyze`` before ``fit``."""
+        return NotFittedError(f"{type(self).__name__} learns from data: call fit(X) before analyze(x).")
+
+    def get_params(self) -> dict[str, Any]:
+        """The constructor's arguments without the model."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "model"}
+
+    def save(self, path: Any) -> None:
+        """Write model, parameters and learnt state to one archive; see ``innv_ext.load_analyzer``."""
+        from innv_ext.analyzers.loading import save_analyzer
+
+        save_analyzer(self, path)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Learnt arrays to save."""
+        return {}
+
+    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
+        """Restore what ``state`` gave."""
+
+    def summary(self) -> str:
+        """What the analyzer does, in one line a node where it walks a graph."""
+        return repr(self)
+
+    def __repr__(self) -> str:
+        changed = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.init and f.name != "model" and repr(getattr(self, f.name)) != repr(f.default)
+        }
+        shown = ", ".join(f"{k}={v!r}" for k, v in changed.items())
+        name = self.registered_name_ or type(self).__name__
+        return f"{name}({self.model.name!r}{', ' + shown if shown else ''})"
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def training_batches(self, X: Any, batch_size: int | None = None, least: int = 256) -> Iterator[list[np.ndarray]]:
+        """What ``fit`` reads: the inputs of the model, checked, one flat list of arrays per batch.
+
+        Parameters
+        ----------
+        X : arrays like the model's inputs, a keras PyDataset, a tf.data.Dataset, or any iterable of batches
+        batch_size : samples per batch of arrays; default: the analyzer's, and at least ``least``
+
+        Raises
+        ------
+        InvalidInputError
+            for data that don't fit the model, hold NaN, or are empty
+        """
+        size = checks.positive_int("batch_size", max(self.batch_size, least) if batch_size is None else batch_size)
+        return data.batches(X, self.input_structure_, self.input_specs(), size)
+
+    def input_specs(self) -> list[Spec]:
+        """Shapes and dtypes of the inputs as they are fed."""
+        return [self.graph_.specs[s] for s in self.graph_.inputs]
+
+    def _output_shape(self, xs: Sequence[np.ndarray]) -> tuple[int | None, ...]:
+        """The shape of the explained output, worked out symbolically where the model leaves dimensions free."""
+        shape = self._traced.specs[self._traced_output].shape
+        if None not in shape[1:]:
+            return shape
+        with graphs.untouched(self.model):
+            symbols = [keras.KerasTensor((None, *x.shape[1:]), x.dtype.name) for x in xs]
+            found = walk.evaluate(self._traced, symbols)
+        return tuple(found[self._traced.outputs.index(self._traced_output)].shape)
+
+    # --- helpers -------------------------------------------------------------------------------------------------
+
+    def _batches(self, count: int, size: int) -> Iterator[slice]:
+        """Slices of at most ``size`` samples."""
+        starts = range(0, count, size)
+        bar = tqdm(
+            starts,
+            desc=self.registered_name_ or type(self).__name__,
+            unit="batch",
+            delay=3,
+            leave=False,
+            disable=not self.progress or count <= size,
+        )
+        for start in bar:
+            yield slice(start, min(start + size, count))
+
+    def _collect(self, parts: list[dict[str, Any]], x: Any, count: int) -> Explanation:
+        joined = tree.map_structure(lambda *a: np.concatenate(a)[:count], *parts)
+        arrays = [self.postprocess_array(a) for a in joined.pop("attributions")]
+        output, target = joined.pop("output"), joined.pop("target")
+        flat = [np.reshape(a, (len(a), int(np.prod(a.shape[1:])))) for a in arrays]
+        extras = joined
+        extras["sum"] = np.sum([a.sum(axis=1) for a in flat], axis=0)
+        extras["finite"] = np.all([np.isfinite(a).all(axis=1) for a in flat], axis=0)
+        attribution = checks.pack_like(x, arrays, self.input_structure_)
+        return Explanation(attribution, output, target, self.finish_extras(extras))
+
+    def postprocess_array(self, attribution: np.ndarray) -> np.ndarray:
+        """The last step on each attribution array."""
+        return attribution
+
+    def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
+        """Add what follows from the joined extras."""
+        return extras

@@ -1,0 +1,169 @@
+"""The reverse rules of all nodes that are not affine: sums, maxima, products, shapes, embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keras import ops
+
+from innv_ext.backend import facts, numerics
+from innv_ext.backend.graph import op_key
+from innv_ext.backend.numerics import safe_divide, widen
+from innv_ext.errors import InvalidInputError
+
+Tensor = Any
+Tensors = tuple[Tensor, ...]
+Relevance = Sequence[Tensor | None]
+
+
+def gradient(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """The vector-Jacobian product: plain back-propagation."""
+    return node.pullback(*rs)
+
+
+def pass_through(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """The first input takes the relevance unchanged; other inputs (masks, statistics) get none."""
+    return [rs[0]] + [None] * (len(xs) - 1)
+
+
+def nothing(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """No input gets any relevance: masks, comparisons, counts."""
+    return [None] * len(xs)
+
+
+def rescale(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """y = a x + b with constants: each value has one input value, which takes all (also where y = 0)."""
+    return (
+        pass_through(node, xs, ys, rs)
+        if len(xs[0].shape) == len(ys[0].shape)
+        and all(a == b for a, b in zip(xs[0].shape[1:], ys[0].shape[1:], strict=True))
+        else linear(node, xs, ys, rs)
+    )
+
+
+@dataclass(frozen=True)
+class ScaleShift:
+    """Batch normalisation on its own: x g in y = x g + s, like ``Epsilon``; where y = 0 all relevance goes to x.
+
+    Every output has one input, so there is nothing to share at a silent neuron, only something to lose.
+    """
+
+    epsilon: float = 1e-7
+    bias: bool = True
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        affine = node.call
+        x = affine.cast(xs[0], affine.kernel())
+        z = widen(ys[0]) if self.bias else affine.bilinear(x, affine.kernel())
+        share = x * affine.kernel() * safe_divide(rs[0], z, self.epsilon)
+        return [ops.where(ops.abs(z) < numerics.TINY, rs[0], share)]
+
+
+def linear(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """The Z rule of a linear node without a kernel (sums, means, pooling, interpolation).
+
+    Where the output is exactly zero (an all-zero window, a sum that cancels), relevance is spread in proportion to
+    the size of the weights instead of lost or blown up.
+    """
+    y, zero = widen(ys[0]), ops.zeros_like(rs[0])
+    signs = [-1.0 if i == 1 and op_key(node.op) in ("subtract", "Subtract") else 1.0 for i in range(len(xs))]
+    units = [sign * ops.ones_like(x) if x.dtype.is_floating else x for sign, x in zip(signs, xs, strict=True)]
+    sizes = widen(node.call(*units))
+    if facts.has_constants(node):  # a constant term is no weight of any input
+        sizes = sizes - widen(node.call(*(ops.zeros_like(x) if x.dtype.is_floating else x for x in xs)))
+    empty = ops.logical_and(ops.abs(y) < numerics.TINY, ops.abs(sizes) > 1e-6)
+    shares = node.pullback(ops.where(empty, zero, safe_divide(rs[0], y)))
+    spread = node.pullback(ops.where(empty, safe_divide(rs[0], sizes), zero))
+    return [
+        None if a is None else widen(x) * a + sign * s for x, a, s, sign in zip(xs, shares, spread, signs, strict=True)
+    ]
+
+
+def winner_takes_all(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """Maxima: the winner takes all; ties go to the first in row-major order."""
+    key = op_key(node.op)
+    if len(xs) > 1:
+        return _first_equal(node, xs, ys, rs)
+    if key.startswith("GlobalMax"):
+        first = 1 if node.op.data_format == "channels_last" else 2
+        return [_winner(xs[0], rs[0], tuple(range(first, first + len(xs[0].shape) - 2)), lowest=False)]
+    if key in ("max", "amax", "min", "amin"):
+        axis = node.op.axis
+        rank = len(xs[0].shape)
+        axes = range(rank) if axis is None else (axis if isinstance(axis, (tuple, list)) else (axis,))
+        return [_winner(xs[0], rs[0], tuple(a % rank for a in axes), lowest=key.endswith("min"))]
+    return node.pullback(*rs)  # window pooling: TensorFlow's gradient picks the first of equal values
+
+
+def _winner(x: Tensor, r: Tensor, axes: tuple[int, ...], lowest: bool) -> Tensor:
+    """Relevance of the maximum over ``axes`` to its first position."""
+    rest = [a for a in range(len(x.shape)) if a not in axes]
+    order = rest + sorted(axes)
+    moved = ops.transpose(x, order)
+    shape = ops.shape(moved)
+    count = 1
+    for a in shape[len(rest) :]:
+        count = count * a
+    flat = ops.reshape(widen(moved), (*shape[: len(rest)], count))
+    best = ops.argmax(-flat if lowest else flat, axis=-1)
+    hot = ops.cast(ops.equal(ops.expand_dims(best, -1), ops.arange(count, dtype=best.dtype)), r.dtype)
+    spread = ops.reshape(hot * ops.reshape(r, (*shape[: len(rest)], 1)), shape)
+    return ops.transpose(spread, [order.index(a) for a in range(len(order))])
+
+
+def _first_equal(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """``Maximum()([a, b])``: the first input that equals the output."""
+    if any(len(x.shape) != len(ys[0].shape) or x.shape[1:] != ys[0].shape[1:] for x in xs):
+        return node.pullback(*rs)  # broadcast operands: TensorFlow shares ties evenly
+    taken = ops.zeros_like(ys[0], dtype="bool")
+    shares = []
+    for x in xs:
+        wins = ops.logical_and(ops.equal(x, ys[0]), ops.logical_not(taken))
+        taken = ops.logical_or(taken, wins)
+        shares.append(ops.where(wins, rs[0], ops.zeros_like(rs[0])))
+    return shares
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A product of inputs: the signal takes all (``gate="signal"``), or the factors share equally (``"half"``).
+
+    The signal is what is neither squashed (sigmoid, softmax, tanh) nor broadcast; several such factors share
+    equally. Of a quotient the numerator is the signal, of attention the values.
+    """
+
+    gate: str = "signal"
+
+    def __post_init__(self) -> None:
+        if self.gate not in ("signal", "half"):
+            raise InvalidInputError(f"gate must be 'signal' or 'half', got {self.gate!r}.")
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        key = op_key(node.op)
+        halves = self.gate == "half" and "divide" not in key and key != "dot_product_attention"
+        chosen = tuple(range(len(xs))) if halves else node.signal
+        part = rs[0] / len(chosen)
+        if "ultiply" in key or "divide" in key:  # each output has one value of each factor, whatever that value is
+            return [_to_shape(part, x) if i in chosen else None for i, x in enumerate(xs)]
+        shares = node.pullback(safe_divide(part, widen(ys[0])))
+        return [widen(x) * g if i in chosen else None for i, (x, g) in enumerate(zip(xs, shares, strict=True))]
+
+
+def _to_shape(r: Tensor, x: Tensor) -> Tensor:
+    """The relevance of a broadcast operand: summed over the positions it was copied to."""
+    if len(r.shape) == len(x.shape) and r.shape[1:] == x.shape[1:]:
+        return r
+    _, pullback = numerics.vjp(lambda t: t + ops.zeros_like(r), ops.cast(x, r.dtype))
+    return pullback(r)[0]
+
+
+def embedding(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """A token takes the relevance of all components of its vector (the Z rule on one-hot input)."""
+    return [ops.sum(rs[0], axis=-1)]
+
+
+def embedding_gradient(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """The derivative with respect to the one-hot coordinate of the token that is present."""
+    return [ops.sum(widen(ys[0]) * rs[0], axis=-1)]

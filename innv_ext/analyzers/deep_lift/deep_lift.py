@@ -1,0 +1,253 @@
+"""DeepLIFT: differences from a reference, walked backwards by multipliers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from keras import ops, tree
+
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.core.background import per_input
+from innv_ext.analyzers.core.program import GraphAnalyzer, select
+from innv_ext.analyzers.deep_lift.differences import Differences, PartedDifferences, at_reference, masks_samples
+from innv_ext.analyzers.deep_lift.rescale import alike, mean_pullback, rescale_rules
+from innv_ext.analyzers.deep_lift.reveal_cancel import Total, reveal_rule
+from innv_ext.backend import numerics, passes, walk
+from innv_ext.backend.graph import Spec, op_key
+from innv_ext.backend.numerics import widen
+from innv_ext.backend.rules import Rules
+from innv_ext.errors import InvalidInputError, NotFittedError
+
+Tensor = Any
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ReferenceDifference(GraphAnalyzer):
+    """Base of DeepLIFT and DeepSHAP: contributions multiplier * (x - x0) that sum to f_c(x) - f_c(x0).
+
+    Parameters
+    ----------
+    rule : at elementwise non-linearities "rescale", or "reveal_cancel", which shows inputs whose effects cancel
+    steps : quadrature points at nodes without a closed form (softmax inside, normalisation, recurrent layers); take
+        more where ``extras["completeness_error"]`` is too large
+    rules : ``Rules`` that go before the built-in ones; see ``deep_lift_rules`` for what a rule is called with
+    """
+
+    rule: str = "rescale"
+    steps: int = 16
+    rules: Rules | None = None
+
+    batchnorm_form = "fold"
+
+    # --- building ------------------------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Check the parameters, then build the walk."""
+        checks.choice("rule", self.rule, ("rescale", "reveal_cancel"))
+        checks.positive_int("steps", self.steps)
+        if self.rules is not None and not isinstance(self.rules, Rules):
+            raise InvalidInputError(f"rules must be a Rules table, got {type(self.rules).__name__}.")
+        super().build()
+
+    def prepare(self) -> None:
+        """Start the walk behind the embeddings of token inputs."""
+        self.head_, self.graph_ = passes.split_embeddings(self.graph_)
+
+    def bind(self) -> None:
+        """One rule per node; under RevealCancel users' rules see whole differences."""
+        own = self.rules or Rules()
+        self.rules_ = own.before(rescale_rules(self.steps)).bind(self.graph_)
+        if self.rule == "reveal_cancel":
+            self.rules_ = tuple(
+                Total(rule) if own.match(node, self.graph_) else reveal_rule(node, self.graph_, rule)
+                for node, rule in zip(self.graph_.nodes, self.rules_, strict=True)
+            )
+
+    def input_specs(self) -> list[Spec]:
+        """Tokens where the model takes tokens."""
+        return [self.head_.specs[s] for s in self.head_.inputs]
+
+    # --- the walk ------------------------------------------------------------------------------------------------
+
+    def walk(
+        self,
+        features: Sequence[Tensor],
+        bases: Sequence[Tensor],
+        index: Tensor,
+        mode: Any,
+        layers: Sequence[str] = (),
+        trace: bool = False,
+    ) -> dict[str, Any]:
+        """Contributions of features (behind embeddings) against reference features of as many rows, or of one."""
+        graph = self.graph_
+        env = walk.forward(graph, features)
+        slots0 = at_reference(graph, env, bases)
+        y, y0 = widen(env.slots[graph.outputs[0]]), widen(slots0[graph.outputs[0]])
+        weights, score, start, target = self._scores(y, y0, index, mode)
+        if self.rule == "rescale":
+            differences = Differences(env, slots0, self.rules_)
+        else:
+            differences = PartedDifferences(env, slots0, self.rules_, graph.inputs)
+        sums: dict[str, Tensor] = {}
+        after_node = partial(differences.left, graph, score - start, sums) if trace else None
+        found = walk.backward(graph, env, {graph.outputs[0]: differences.seed(weights)}, differences.rules, after_node)
+
+        def contribution(slot: int) -> Tensor:
+            reached = slot in found
+            return differences.contribution(slot, found[slot]) if reached else ops.zeros_like(widen(env.slots[slot]))
+
+        result: dict[str, Any] = {
+            "attributions": per_input(self.head_, graph.inputs, [contribution(s) for s in graph.inputs]),
+            "output": y,
+            "target": target,
+            "score": score,
+            "reference_score": start,
+        }
+        if layers:
+            result["layers"] = {name: contribution(graph.layer_slots[name]) for name in layers}
+        return {**result, "conservation": sums} if trace else result
+
+    def _scores(self, y: Tensor, y0: Tensor, index: Tensor, mode: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(multiplier of the output, score at x, score of the same neuron at the reference, flat index)."""
+        weights, score, target = select(y, index, mode)
+        if callable(mode):
+            weights = mean_pullback(mode, [y], [y0], [ops.ones_like(score)], self.steps)[0]
+            start = select(y0, index, mode)[1] + ops.zeros_like(score)
+        else:
+            start = ops.sum(ops.reshape(weights * y0, (ops.shape(score)[0], -1)), axis=1)
+        return weights, score, start, target
+
+    def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
+        """How far the sum is from f_c(x) - f_c(x0), as a share of it (at least of a hundredth of the scores)."""
+        score, start, total = (extras[k].astype("float64") for k in ("score", "reference_score", "sum"))
+        size = np.maximum(np.abs(score - start), 0.01 * np.maximum(np.abs(score), np.abs(start)))
+        return {**extras, "completeness_error": np.abs(total - (score - start)) / np.maximum(size, numerics.TINY)}
+
+    def summary(self) -> str:
+        """One line a node with the rule that it got."""
+        width = max((len(n.name) for n in self.graph_.nodes), default=0)
+        lines = [
+            f"{n.index:4d}  {n.name:{width}s}  {op_key(n.op):22s}  {getattr(rule, '__name__', repr(rule))}"
+            for n, rule in zip(self.graph_.nodes, self.rules_, strict=True)
+        ]
+        return "\n".join([self.head(), *lines])
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class DeepLift(ReferenceDifference):
+    """Contributions of the difference from one reference (Shrikumar et al. 2017); sums to f_c(x) - f_c(x0).
+
+    The neuron c is selected at x. Rescale follows the paper at elementwise non-linearities, max pooling and products;
+    other nodes take their gradient averaged between reference and x. Integer inputs that are no tokens, and masks, are
+    those of x at the reference too. Of batch normalisation, convolutions and other affine nodes only the weights
+    matter.
+
+    Parameters
+    ----------
+    rule, steps, rules : see ``ReferenceDifference``
+    reference_inputs : x0: a number, or an array that broadcasts to one sample (a list or dict for several inputs); for
+        token inputs a token number; None: the mean of the data, by ``fit(X)``
+
+    Examples
+    --------
+    >>> a = innv_ext.create_analyzer("deep_lift", model, rule="reveal_cancel", reference_inputs=0.5)
+    >>> found = a.explain(x)
+    >>> found.extras["reference_score"], found.extras["completeness_error"]
+    """
+
+    reference_inputs: Any = 0
+
+    def bind(self) -> None:
+        """Check the reference where the shape of a sample is known."""
+        super().bind()
+        self.needs_fit = self.reference_inputs is None
+        self.mean_: list[np.ndarray] | None = None
+        specs = self.input_specs()
+        if self.needs_fit and (self.head_.nodes or not all(numerics.is_float(s.dtype) for s in specs)):
+            raise InvalidInputError(
+                "reference_inputs=None stands for the mean of the data, which tokens do not have; pass the number of a "
+                "token, e.g. that of padding."
+            )
+        if not self.needs_fit and all(None not in spec.shape[1:] for spec in specs):
+            self.reference([spec.shape[1:] for spec in specs])
+
+    def fit(self, X: Any, *, batch_size: int | None = None) -> DeepLift:
+        """Take the mean of the data as reference, if ``reference_inputs`` is None.
+
+        Parameters
+        ----------
+        X : arrays like the model's inputs, a keras PyDataset, a tf.data.Dataset, or any iterable of batches
+
+        Raises
+        ------
+        InvalidInputError
+            for data that don't fit the model, hold NaN, or are empty; nothing is changed then
+        """
+        if not self.needs_fit:
+            return self
+        count, means = 0, []
+        for arrays in self.training_batches(X, batch_size):
+            count += len(arrays[0])
+            means = means or [np.zeros(a.shape[1:]) for a in arrays]
+            if any(m.shape != a.shape[1:] for m, a in zip(means, arrays, strict=True)):
+                raise InvalidInputError("The mean of the data needs samples of one shape; resize them.")
+            means = [m + (a - m).sum(axis=0) / count for m, a in zip(means, arrays, strict=True)]
+        self.mean_ = means
+        return self
+
+    def is_fitted(self) -> bool:
+        """Whether the reference is known."""
+        return not self.needs_fit or self.mean_ is not None
+
+    def not_fitted(self) -> NotFittedError:
+        """What to do about an unknown reference."""
+        return NotFittedError(
+            f"{type(self).__name__} with reference_inputs=None compares x with the mean of the data: call fit(X), or "
+            f"pass reference_inputs=."
+        )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The mean of the data."""
+        return {f"mean{i}": m for i, m in enumerate(self.mean_ or [])}
+
+    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
+        """Restore the mean."""
+        if arrays:
+            self.mean_ = [arrays[f"mean{i}"] for i in range(len(arrays))]
+
+    def reference(self, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+        """x0 as one sample (1, ...) per input."""
+        given, specs = self.mean_ if self.needs_fit else self.reference_inputs, self.input_specs()
+        several = len(specs) > 1 and isinstance(given, (list, tuple, dict))
+        values = checks.flatten_inputs(given, self.input_structure_, specs) if several else [given] * len(specs)
+        if self.needs_fit:
+            values = given
+        found = []
+        for value, shape, spec in zip(values, shapes, specs, strict=True):
+            array = checks.one_sample("reference_inputs", value, shape)
+            if not numerics.is_float(spec.dtype) and (array != np.round(array)).any():
+                raise InvalidInputError("reference_inputs must be whole numbers for token inputs, got fractions.")
+            found.append(array.astype(spec.dtype)[None])
+        return found
+
+    def layer_names(self) -> tuple[str, ...]:
+        """Layers whose output still exists as a slot."""
+        slots = {s for n in self.graph_.nodes for s in n.outputs}
+        return tuple(name for name, slot in self.graph_.layer_slots.items() if slot in slots)
+
+    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
+        """One call of the compiled walk."""
+        self.check_once(xs)
+        extra = [((1, *spec.shape[1:]), spec.dtype) for spec in self.input_specs()]
+        run = self.compiled(self._one_reference, options, extra)
+        return tree.map_structure(np.asarray, run(*xs, index, *self.reference([x.shape[1:] for x in xs])))
+
+    def _one_reference(self, xs: list[Tensor], index: Tensor, *references: Tensor, **options: Any) -> dict[str, Any]:
+        features, bases = (walk.evaluate(self.head_, list(v)) for v in (xs, references))
+        if masks_samples(self.head_, self.graph_):
+            bases = [alike(base, x) for base, x in zip(bases, features, strict=True)]
+        return self.walk(features, bases, index, **options)

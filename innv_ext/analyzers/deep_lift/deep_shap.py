@@ -1,0 +1,70 @@
+"""DeepSHAP: DeepLIFT averaged over reference samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import ops, tree
+
+from innv_ext.analyzers.core.background import Background
+from innv_ext.analyzers.core.program import select
+from innv_ext.analyzers.deep_lift.deep_lift import ReferenceDifference
+from innv_ext.analyzers.deep_lift.rescale import alike
+from innv_ext.backend import walk
+from innv_ext.backend.numerics import widen
+from innv_ext.backend.tracing import repeat_rows
+
+Tensor = Any
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class DeepShap(Background, ReferenceDifference):
+    """The mean of DeepLIFT over reference samples (Lundberg and Lee 2017); sums to f_c(x) - mean f_c(references).
+
+    Parameters
+    ----------
+    references, background : see ``Background``
+    rule, steps, rules : see ``ReferenceDifference``
+
+    Examples
+    --------
+    >>> analyzer = innv_ext.create_analyzer("deep_shap", model, background=64).fit(X_train)
+    >>> relevance = analyzer.analyze(x)
+    """
+
+    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
+        """Select the neuron at x, then add up over references; at most ``size`` pairs at once."""
+        self.check_once(xs)
+        mode = options["mode"]
+        references, rows = self.references_like(xs), len(xs[0])
+        start = tree.map_structure(np.asarray, self.compiled(self._at_input, {"mode": mode})(*xs, index))
+        mode = "index" if mode == "max_activation" else mode
+        specs = [((None, *spec.shape[1:]), spec.dtype) for spec in self.input_specs()]
+        run = self.compiled(self._all_pairs, {"mode": mode}, specs)
+        count, step = len(references[0]), max(1, size // rows)
+        totals: list[Any] = []
+        for first in range(0, count, step):
+            found = run(*xs, start["target"], *(r[first : first + step] for r in references))
+            sums = [np.asarray(f, "float64") for f in found]
+            totals = [t + s for t, s in zip(totals, sums, strict=True)] if totals else sums
+        *maps, reference_score = (t / count for t in totals)
+        dtypes = [x.dtype if x.dtype.kind == "f" else start["score"].dtype for x in xs]
+        attributions = [m.astype(d) for m, d in zip(maps, dtypes, strict=True)]
+        return {**start, "attributions": attributions, "reference_score": reference_score}
+
+    def _at_input(self, xs: list[Tensor], index: Tensor, mode: Any) -> dict[str, Tensor]:
+        y = widen(walk.evaluate(self.graph_, walk.evaluate(self.head_, xs))[0])
+        _, score, target = select(y, index, mode)
+        return {"output": y, "target": target, "score": score}
+
+    def _all_pairs(self, xs: list[Tensor], target: Tensor, *references: Tensor, mode: Any) -> list[Tensor]:
+        """Sums over the references, of attributions and of scores."""
+        features, bases = (walk.evaluate(self.head_, list(v)) for v in (xs, references))
+        rows, count = ops.shape(target)[0], ops.shape(references[0])[0]
+        repeated = [repeat_rows(x, count) for x in features]
+        tiled = [alike(ops.tile(b, (rows, *(1 for _ in b.shape[1:]))), x) for b, x in zip(bases, repeated, strict=True)]
+        found = self.walk(repeated, tiled, ops.repeat(target, count), mode)
+        parts = [*found["attributions"], found["reference_score"]]
+        return [ops.sum(ops.reshape(p, (rows, count, *ops.shape(p)[1:])), axis=1) for p in parts]

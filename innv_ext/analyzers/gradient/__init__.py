@@ -1,0 +1,1 @@
+"""Gradients, averaged gradients, Grad-CAM, baselines."""

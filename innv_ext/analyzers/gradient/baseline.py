@@ -1,0 +1,57 @@
+"""Baselines: the input itself and random values, to compare explanations with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from innv_ext.analyzers.core.base import Explanation
+from innv_ext.analyzers.core.program import select
+from innv_ext.analyzers.core.reverse import ReverseAnalyzer
+from innv_ext.backend import walk
+from innv_ext.backend.numerics import widen
+
+Tensor = Any
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Input(ReverseAnalyzer):
+    """The input as its own explanation."""
+
+    propagates = False
+
+    def layer_names(self) -> tuple[str, ...]:
+        """None: nothing is propagated."""
+        return ()
+
+    def walk(
+        self, xs: Sequence[Tensor], index: Tensor, mode: Any, layers: Sequence[str] = (), trace: bool = False
+    ) -> Any:
+        """One forward pass for the output; the attribution is x."""
+        y = widen(walk.evaluate(self.graph_, list(xs))[0])
+        _, score, target = select(y, index, mode)
+        return {"attributions": list(xs), "output": y, "target": target, "score": score}
+
+    def postprocess_array(self, attribution: np.ndarray) -> np.ndarray:
+        """Tokens become floats."""
+        return attribution if attribution.dtype.kind == "f" else attribution.astype("float32")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Random(Input):
+    """Normal random values with standard deviation ``stddev``, the same for the same ``seed`` and shape of x."""
+
+    stddev: float = 1.0
+
+    def explain(self, x: Any, neuron_selection: Any = None, **options: Any) -> Explanation:
+        """Draw for all samples at once, so that the batch size doesn't matter."""
+        self._draws = np.random.default_rng(self.seed)
+        return super().explain(x, neuron_selection, **options)
+
+    def postprocess_array(self, attribution: np.ndarray) -> np.ndarray:
+        """Replace the input by noise."""
+        noise = self._draws.standard_normal(attribution.shape) * self.stddev
+        return noise.astype(attribution.dtype if attribution.dtype.kind == "f" else "float32")

@@ -1,0 +1,100 @@
+"""One backward walk with gradients: gradient, input times gradient, Deconvnet, Guided Backprop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from keras import ops
+
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.core.reverse import GRADIENT_RULES, ReverseAnalyzer
+from innv_ext.backend import facts
+from innv_ext.backend.graph import Graph
+from innv_ext.backend.kinds import Kind
+from innv_ext.backend.rules import Rules, relu_like
+from innv_ext.errors import UnsupportedModelError
+
+Tensor = Any
+
+
+def postprocessed(g: Tensor, how: str | None) -> Tensor:
+    """abs or square, where asked for."""
+    return {None: lambda t: t, "abs": ops.abs, "square": ops.square}[how](g)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Gradient(ReverseAnalyzer):
+    """df_c/dx (Simonyan et al. 2014).
+
+    For token inputs the derivative with respect to the one-hot coordinate of the token that is present.
+
+    Parameters
+    ----------
+    postprocess : None, "abs" or "square"
+
+    Examples
+    --------
+    >>> a = innv_ext.create_analyzer("gradient", model, postprocess="abs").analyze(x)
+    """
+
+    postprocess: str | None = None
+
+    def build(self) -> None:
+        """Check the parameters, then build the walk."""
+        checks.choice("postprocess", self.postprocess, (None, "abs", "square"))
+        super().build()
+
+    def finish(self, attribution: Tensor, x: Tensor) -> Tensor:
+        """The postprocessed gradient."""
+        return postprocessed(attribution, self.postprocess)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class InputTimesGradient(ReverseAnalyzer):
+    """x * df_c/dx (Shrikumar et al. 2016); on piecewise linear nets without biases it sums to f_c."""
+
+    def finish(self, attribution: Tensor, x: Tensor) -> Tensor:
+        """The product with the input; the one-hot coordinate of a token is 1."""
+        return ops.cast(x, attribution.dtype) * attribution if x.dtype.is_floating else attribution
+
+
+def guided_relu(node: Any, xs: Any, ys: Any, rs: Any) -> Any:
+    """relu(r) times the derivative of that ReLU: caps, thresholds and slopes are respected."""
+    return node.pullback(ops.relu(rs[0]))
+
+
+def deconv_relu(node: Any, xs: Any, ys: Any, rs: Any) -> Any:
+    """relu(r); the forward ReLU is ignored."""
+    return [ops.relu(rs[0])]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class _ReluAnalyzer(Gradient):
+    relu_rule = staticmethod(guided_relu)
+
+    def table(self) -> Rules:
+        """The special rule at every ReLU, the gradient elsewhere."""
+        return Rules((relu_like, type(self).relu_rule)).before(GRADIENT_RULES)
+
+    def check_model(self, graph: Graph) -> None:
+        """At least one of the non-linearities has to be a ReLU."""
+        curved = [n for n in graph.nodes if n.kind in (Kind.ACTIVATION, Kind.RECURRENT, Kind.OPAQUE)]
+        if curved and not any(facts.is_relu_like(n) for n in curved):
+            names = ", ".join(sorted({facts.activation_key(n).removeprefix("custom:") for n in curved}))
+            raise UnsupportedModelError(
+                f"{type(self).__name__} is defined by what it does at ReLUs, but the non-linearities "
+                f"of {self.model.name!r} are {names}. Use 'gradient' or 'smoothgrad'."
+            )
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class GuidedBackprop(_ReluAnalyzer):
+    """At every ReLU only positive values go back, times the ReLU's derivative (Springenberg et al. 2015)."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Deconvnet(_ReluAnalyzer):
+    """At every ReLU only positive values go back, the forward ReLU is ignored (Zeiler and Fergus 2014)."""
+
+    relu_rule = staticmethod(deconv_relu)

@@ -1,0 +1,1 @@
+"""CAFO, CASO and MoreauGrad: the loss or the score around x."""

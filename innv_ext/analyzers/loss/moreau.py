@@ -1,0 +1,348 @@
+"""MoreauGrad: the gradient of the Moreau envelope of a score (Zhang and Farnia 2022), vanilla and sparse."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import tree
+
+from innv_ext import optim
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.core.base import Explanation
+from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, check_float_inputs, select
+from innv_ext.analyzers.core.tensor_map import TensorMap, field_map, flat_attribution, shrunk
+from innv_ext.analyzers.loss.curvature import flat, shifted, spread
+from innv_ext.analyzers.parts.features import Features, blocks, group
+from innv_ext.backend import facts, numerics, walk
+from innv_ext.backend.graph import Graph
+from innv_ext.backend.numerics import widen
+from innv_ext.errors import ConvergenceWarning, InvalidInputError, ZeroMapWarning
+
+Tensor = Any
+Objective = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """The score f_c around x: of the neuron that was selected at x."""
+
+    graph: Graph
+    mode: Any
+    features: Features
+
+
+def score_gradient(xs: list[Tensor], target: Tensor, step: Tensor, score: Score) -> tuple[Tensor, Tensor]:
+    """f_c and its gradient at x + step: (batch,), (batch, d)."""
+    moved = shifted(xs, step, score.features)
+    (y,), pullback = numerics.vjp(lambda *x: walk.evaluate(score.graph, x)[0], *moved)
+    seed, value, _ = select(widen(y), target, score.mode)
+    return value, flat(pullback(seed))
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MoreauGrad(GraphAnalyzer):
+    """The gradient of the Moreau envelope of the score f_c at x.
+
+    x* = argmin over u of f_c(u) + |u - x|^2 / (2 rho), and the map is (x - x*) / rho, which tends to df_c/dx as
+    rho -> 0 and equals the gradient at x* (Definition 2 and Theorem 1 of the paper; its Algorithm 1 prints the opposite
+    sign). c is fixed at x.
+
+    ``explain(x).extras`` has per sample: objective (the envelope), residual (relative KKT residual), iterations,
+    status and rho. Algorithm 1's own stops say "max_iter".
+
+    Parameters
+    ----------
+    rho : width of the envelope, in units of x squared over the score's; "auto": 1 / sqrt(mean |X|_2) of the data given
+        to ``fit``, or 1 without. Where f_c bends down by more than 1 / rho, the envelope has several local minima
+    steps : with ``accelerate`` the most gradients, else the number of updates
+    tol : relative KKT residual at which the accelerated mode stops
+    step_size : length of the updates; default 0.1 rho. The accelerated mode finds its own, up to ``step_size`` if given
+    accelerate : FISTA with backtracking; False: Algorithm 1 of the paper, exactly ``steps`` updates
+    average : Algorithm 1 only: the mean of the last ``average`` iterates (0: the last one); on ReLU networks the
+        minimiser often sits on a kink, around which iterates jump
+    smoothing : regularised mode: the gradient is the mean over ``samples`` copies with Gaussian noise of ``smoothing``
+        times (max x - min x), drawn anew at each of the updates of Algorithm 1; 0: no noise
+    samples : noisy copies per update
+
+    Examples
+    --------
+    >>> maps = innv_ext.create_analyzer("moreau_grad", model).fit(X_train).analyze(x)
+    """
+
+    rho: Any = "auto"
+    steps: int = 100
+    tol: float = 1e-3
+    step_size: float | None = None
+    accelerate: bool = True
+    average: int = 0
+    smoothing: float = 0.0
+    samples: int = 16
+
+    batchnorm_form = "fold"
+
+    # --- building ------------------------------------------------------------------------------------------------
+
+    def check_model(self, graph: Graph) -> None:
+        """Numbers at the start; parameters in range."""
+        for name in ("steps", "samples"):
+            checks.positive_int(name, getattr(self, name))
+        if self.average:
+            checks.positive_int("average", self.average)
+        for name, value in self._numbers().items():
+            checks.number(name, value, positive=name in ("rho", "step_size"))
+        if self.average and self._accelerated():
+            raise InvalidInputError("average= is of Algorithm 1, whose iterates jump: pass accelerate=False with it.")
+        check_float_inputs(graph, f"{type(self).__name__} moves the input continuously")
+
+    def _numbers(self) -> dict[str, Any]:
+        given = {"tol": self.tol, "smoothing": self.smoothing}
+        if not (isinstance(self.rho, str) and self.rho == "auto"):
+            given["rho"] = self.rho
+        if self.step_size is not None:
+            given["step_size"] = self.step_size
+        return given
+
+    def _accelerated(self) -> bool:
+        return self.accelerate and not self.smoothing
+
+    def bind(self) -> None:
+        """One score per shape of the inputs and way to select a neuron."""
+        self._scores: dict[Any, Score] = {}
+        self.mean_norm_fit_: np.ndarray | None = None
+
+    # --- rho -----------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, *, batch_size: int | None = None) -> MoreauGrad:
+        """Learn the mean of |X|_2 for rho="auto" (the paper's rule of thumb), in one pass.
+
+        Parameters
+        ----------
+        X : arrays like the model's inputs, a keras PyDataset, a tf.data.Dataset, or any iterable of batches
+
+        Raises
+        ------
+        InvalidInputError
+            for data that don't fit the model, hold NaN, are empty or zero; nothing is changed then
+        """
+        total, count = 0.0, 0
+        for xs in self.training_batches(X, batch_size):
+            squares = sum(np.square(x.reshape(len(x), -1), dtype="float64").sum(axis=1) for x in xs)
+            total, count = total + float(np.sqrt(squares).sum()), count + len(xs[0])
+        if not total > 0:
+            raise InvalidInputError("X is zero everywhere, so that rho = 1 / sqrt(mean |X|_2) is infinite: pass rho=.")
+        self.mean_norm_fit_ = np.array(total / count)
+        return self
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The mean of |X|_2."""
+        return {} if self.mean_norm_fit_ is None else {"mean_norm": self.mean_norm_fit_}
+
+    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
+        """Restore what ``fit`` learnt."""
+        self.mean_norm_fit_ = arrays.get("mean_norm")
+
+    def current_rho(self) -> float:
+        """rho as a number."""
+        if self.rho != "auto":
+            return float(self.rho)
+        return 1.0 if self.mean_norm_fit_ is None else 1 / math.sqrt(float(self.mean_norm_fit_))
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    def penalty(self, shapes: tuple[tuple[int, ...], ...]) -> optim.Penalty:
+        """What is added to the envelope, as a function of u - x."""
+        return optim.Zero()
+
+    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
+        """All samples at once."""
+        self.check_once(xs)
+        mode = options["mode"]
+        start = tree.map_structure(
+            np.asarray, self.compiled(at_input, {"graph": self.graph_, "mode": mode})(*xs, index)
+        )
+        shapes = tuple(x.shape[1:] for x in xs)
+        mode = "index" if mode == "max_activation" else mode
+        if (shapes, mode) not in self._scores:
+            features = group("component", shapes, facts.channels_first(self.graph_))
+            self._scores[shapes, mode] = Score(self.graph_, mode, features)
+        score, rho = self._scores[shapes, mode], self.current_rho()
+        wide = "float64" if any(x.dtype == np.float64 for x in xs) else "float32"
+        objective = self._objective(score, xs, start["target"], size, rho)
+        result = optim.run(
+            self._solver(shapes, rho),
+            objective,
+            np.zeros((len(index), score.features.count), wide),
+            max_iter=self.steps,
+            tol=self.tol,
+            progress=self.progress,
+            description=self.registered_name_ or type(self).__name__,
+        )
+        self._report(result)
+        value, residual = result.value, result.gap
+        if self.average > 1:  # the mean of some iterates was not evaluated yet
+            penalty, everything = self.penalty(shapes), np.arange(len(index))
+            value, gradient = objective(result.x, everything)
+            value += penalty.value(result.x, everything)
+            residual = penalty.residual(result.x, gradient, everything) / result.state.scale
+        extras = {
+            "objective": value,
+            "residual": residual,
+            "iterations": result.iterations,
+            "status": np.array([s.name.lower() for s in result.status], dtype="U10"),
+            "rho": np.full(len(index), rho),
+        }
+        # + 0.0: components that did not move are 0, not -0
+        return {**start, "attributions": score.features.maps((-result.x / rho + 0.0).astype(wide)), **extras}
+
+    def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
+        """The gradient at x*, shrunk by the penalty (which the map solves), with x* - x held constant."""
+        features, penalty = group("component", tuple(shapes), facts.channels_first(self.graph_)), self.penalty(shapes)
+        score = Score(self.graph_, mode, features)
+
+        def held(found: Explanation) -> list[np.ndarray]:
+            arrays = checks.flatten_inputs(found.attribution, self.input_structure_, self.input_specs())
+            step = flat_attribution(arrays)
+            return [(-found.extras["rho"][:, None] * step).astype(step.dtype)]
+
+        return field_map(
+            lambda xs, target, step: score_gradient(xs, target, step, score)[1],
+            lambda total, constants: shrunk(total, penalty),
+            features,
+            self._noise(0, list(shapes)),
+            held,
+        )
+
+    def _solver(self, shapes: tuple[tuple[int, ...], ...], rho: float) -> optim.Solver:
+        penalty = self.penalty(shapes)
+        if self._accelerated():
+            return optim.Fista(penalty, length=self.step_size or rho)
+        length = self.step_size or 0.1 * rho
+        return optim.ProximalGradient(penalty, length=length, backtracking=False, average=self.average)
+
+    def _objective(self, score: Score, xs: list[np.ndarray], target: np.ndarray, size: int, rho: float) -> Objective:
+        """f_c(x + step) + |step|^2 / (2 rho), with the mean of f_c over noisy copies in the regularised mode."""
+        calls = itertools.count()
+
+        def objective(step: np.ndarray, problems: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            run = self.compiled(score_gradient, {"score": score}, [((None, step.shape[1]), step.dtype.name)])
+            noise = self._noise(next(calls), [x.shape[1:] for x in xs])
+            copies = 1 if noise is None else self.samples
+            values, gradients = np.zeros(len(step)), np.zeros_like(step)
+            for first in range(0, len(step) * copies, size):
+                rows, copy = np.divmod(np.arange(first, min(first + size, len(step) * copies)), copies)
+                points = [x[problems[rows]] for x in xs]
+                if noise is not None:
+                    points = [x + spread(x) * n[copy].astype(x.dtype) for x, n in zip(points, noise, strict=True)]
+                value, gradient = run(*points, target[problems[rows]], step[rows])
+                np.add.at(values, rows, np.asarray(value))
+                np.add.at(gradients, rows, np.asarray(gradient))
+            values, gradients = values / copies, gradients / gradients.dtype.type(copies)
+            squares = np.square(step, dtype="float64").sum(axis=1)
+            return values + squares / (2 * rho), gradients + step / gradients.dtype.type(rho)
+
+        return objective
+
+    def _noise(self, call: int, shapes: list[tuple[int, ...]]) -> list[np.ndarray] | None:
+        """Fresh draws at each step, the same for all samples."""
+        if not self.smoothing:
+            return None
+        scale = np.float32(self.smoothing)
+        return [
+            scale * np.random.default_rng((self.seed, call, i)).standard_normal((self.samples, *s), "float32")
+            for i, s in enumerate(shapes)
+        ]
+
+    def _report(self, result: optim.Result) -> None:
+        name = self.registered_name_ or type(self).__name__
+        missed = ~result.converged if self._accelerated() else result.status == optim.Status.FAILED
+        if missed.any():
+            worst = np.nanmax(result.gap[missed]) if np.isfinite(result.gap[missed]).any() else np.nan
+            warnings.warn(
+                f"{name}: {missed.sum()} of {len(missed)} samples did not reach the relative KKT residual "
+                f"tol={self.tol} (largest: {worst:.2g}); the best iterates are returned. Networks of ReLUs have minima "
+                f"on kinks, where it is not reached: use a smaller rho, smoothing=, or accelerate=False.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        zero = np.flatnonzero(~result.x.any(axis=1) & (result.status != optim.Status.FAILED))
+        if len(zero) and self._eta():
+            warnings.warn(
+                f"{name}: the maps of {len(zero)} of {len(missed)} samples (first: {zero[0]} of its batch) are zero, "
+                f"because eta={self._eta()} exceeds their gradients. Use a smaller eta.",
+                ZeroMapWarning,
+                stacklevel=5,
+            )
+
+    def _eta(self) -> float:
+        return 0.0
+
+    def summary(self) -> str:
+        """How the envelope's minimiser is found."""
+        way = "FISTA with backtracking" if self._accelerated() else f"Algorithm 1, {self.steps} updates"
+        noise = f", gradients over {self.samples} noisy copies" if self.smoothing else ""
+        return f"{self.head()}\nrho = {self.current_rho():.4g}; {way}{noise}"
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SparseMoreauGrad(MoreauGrad):
+    """MoreauGrad with eta |u - x|_1 added (Definitions 4 and 5): the map is sparse.
+
+    On a linear score it is soft_threshold(w_c, eta). See ``MoreauGrad`` for the other parameters.
+
+    Parameters
+    ----------
+    eta : weight of the l1 norm, in units of the gradient; 0: MoreauGrad
+    """
+
+    eta: float = 0.05
+
+    def _numbers(self) -> dict[str, Any]:
+        return {**super()._numbers(), "eta": self.eta}
+
+    def _eta(self) -> float:
+        return self.eta
+
+    def penalty(self, shapes: tuple[tuple[int, ...], ...]) -> optim.Penalty:
+        """eta |u - x|_1."""
+        return optim.L1(float(self.eta))
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class GroupSparseMoreauGrad(SparseMoreauGrad):
+    """MoreauGrad with eta times the sum of |(u - x)_G|_2 over groups G of components added: whole groups are zero.
+
+    On a linear score it is the group soft threshold of w_c. See ``MoreauGrad`` for the other parameters.
+
+    Parameters
+    ----------
+    eta : weight of the group norm, in units of the gradient's norm over a group
+    group_size : side of the blocks over all channels that are the groups (squares of an image, cubes of a volume,
+        runs of a signal or table); blocks are smaller at a border that it does not divide
+    groups : an integer array of labels 0, 1, ... instead, shaped like a sample, or like it without its channels
+    """
+
+    group_size: int = 4
+    groups: Any = None
+
+    def check_model(self, graph: Graph) -> None:
+        """The groups must fit the input."""
+        super().check_model(graph)
+        shapes = tuple(graph.specs[s].shape[1:] for s in graph.inputs)
+        if all(None not in s for s in shapes):
+            self._labels(shapes)
+
+    def penalty(self, shapes: tuple[tuple[int, ...], ...]) -> optim.Penalty:
+        """eta times the sum of the groups' norms."""
+        return optim.GroupL2(float(self.eta), self._labels(shapes))
+
+    def _labels(self, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
+        channels_first = facts.channels_first(self.graph_)
+        if self.groups is not None:
+            return group(np.asarray(self.groups), shapes, channels_first).labels.reshape(-1)
+        return blocks(shapes, checks.positive_int("group_size", self.group_size), channels_first)

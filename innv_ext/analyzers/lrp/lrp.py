@@ -1,0 +1,240 @@
+"""Layer-wise Relevance Propagation and Deep Taylor: rule tables over the kinds of nodes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.core import node_rules
+from innv_ext.analyzers.core.reverse import ReverseAnalyzer
+from innv_ext.analyzers.lrp import rules as r
+from innv_ext.backend import facts, passes
+from innv_ext.backend.graph import Graph
+from innv_ext.backend.kinds import Kind
+from innv_ext.backend.rules import (
+    Rules,
+    both,
+    first_linear,
+    kind_is,
+    nonnegative_input,
+    not_differentiable,
+    relu_like,
+    up_to,
+)
+from innv_ext.errors import InvalidInputError, UnsupportedModelError, ZeroMapWarning
+
+Tensor = Any
+
+RULE_NAMES = {
+    "z": r.Epsilon(0.0),
+    "z_ib": r.Epsilon(0.0, bias=False),
+    "epsilon": r.Epsilon(),
+    "alpha_1_beta_0": r.AlphaBeta(1.0, 0.0),
+    "alpha_2_beta_1": r.AlphaBeta(2.0, 1.0),
+    "z_plus": r.ZPlus(),
+    "gamma": r.Gamma(),
+    "w_square": r.WSquare(),
+    "flat": r.Flat(),
+}
+
+
+def as_rule(value: Any, argument: str) -> Any:
+    """A rule from a rule, one of the names, or (low, high) for z^B."""
+    if isinstance(value, str):
+        key = value.lower()
+        if key not in RULE_NAMES:
+            raise InvalidInputError(
+                f"{argument}={value!r} is unknown; choose from {', '.join(RULE_NAMES)} or give a rule."
+            )
+        return RULE_NAMES[key]
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return r.Bounded(*value)
+    if not callable(value):
+        raise InvalidInputError(f"{argument} must be a rule, a rule's name or (low, high), got {value!r}.")
+    return value
+
+
+def _on_affine_nodes(table: Rules) -> list[Any]:
+    """The rows; a rule for affine nodes leaves the fused activation of a layer that it was given by name alone."""
+    weighted = kind_is(Kind.AFFINE, Kind.BATCHNORM)
+    affine_rules = (*r.AFFINE_RULES, r.HuiBinder)
+    return [(both(weighted, row[0]), *row[1:]) if isinstance(row[1], affine_rules) else row for row in table.rows]
+
+
+COMMON_RULES = Rules(
+    (not_differentiable, node_rules.nothing),
+    (kind_is(Kind.ACTIVATION, Kind.IDENTITY, Kind.NORM), node_rules.pass_through),
+    (kind_is(Kind.SHAPE), node_rules.gradient, "rearrange"),
+    (kind_is(Kind.RESCALE), node_rules.rescale),
+    (kind_is(Kind.LINEAR), node_rules.linear),
+    (kind_is(Kind.MAX), node_rules.winner_takes_all),
+    (kind_is(Kind.EMBEDDING), node_rules.embedding),
+)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class LRP(ReverseAnalyzer):
+    """Layer-wise Relevance Propagation (Bach et al. 2015) with any rule, or any table of rules.
+
+    Activations and sample-wise normalisations pass relevance on; max pooling gives it to the winner; sums, means and
+    other linear nodes share it by their contributions; at products the signal takes all (``gate="signal"``) or the
+    factors share (``"half"``).
+
+    Parameters
+    ----------
+    rule : a rule for all affine nodes, its name ("z", "epsilon", "gamma", ...), or a ``Rules`` table over them
+    rules : a ``Rules`` table that goes before everything else
+    input_layer_rule : rule of the first affine node on every path from the input: "flat", "w_square", (low, high), a
+        rule
+    until_layer : name or position in ``model.layers``; affine nodes up to it get ``until_layer_rule``
+    batchnorm : "fold" (into the affine neighbour), "linear", "two_linear" or "hui_binder" (thesis A.3)
+    gate : "signal" or "half"
+
+    Examples
+    --------
+    >>> from innv_ext.backend.rules import Rules, named
+    >>> from innv_ext.analyzers.lrp.rules import Gamma
+    >>> innv_ext.create_analyzer("lrp", model, rule="epsilon", rules=Rules((named("conv1"), Gamma(0.5))))
+    """
+
+    rule: Any = "z"
+    rules: Rules | None = None
+    input_layer_rule: Any = None
+    until_layer: int | str | None = None
+    until_layer_rule: Any = "flat"
+    batchnorm: str = "fold"
+    gate: str = "signal"
+
+    def build(self) -> None:
+        """Check the parameters, then build the walk."""
+        checks.choice("batchnorm", self.batchnorm, tuple(passes.BATCHNORM_MODES))
+        if self.rules is not None and not isinstance(self.rules, Rules):
+            raise InvalidInputError(f"rules must be a Rules table, got {type(self.rules).__name__}.")
+        self.batchnorm_form = self.batchnorm
+        super().build()
+
+    def check_model(self, graph: Graph) -> None:
+        """``until_layer`` has to name a layer."""
+        until, count = self.until_layer, len(self.model.layers)
+        if isinstance(until, int) and not -count <= until < count:
+            raise InvalidInputError(f"until_layer={until} is out of range for a model of {count} layers.")
+        if isinstance(until, str) and not any(up_to(until)(n, graph) for n in graph.nodes):
+            known = ", ".join(sorted({name for n in graph.nodes for name in n.layers}))
+            raise InvalidInputError(f"until_layer={self.until_layer!r} is not a layer of the model; it has {known}.")
+
+    def bind(self) -> None:
+        """One rule per node."""
+        super().bind()
+        _check_bounds(self.graph_, self.rules_)
+
+    def table(self) -> Rules:
+        """User's rules, input layer, lower layers, affine nodes, all other kinds."""
+        affine = kind_is(Kind.AFFINE)
+        rows: list[Any] = _on_affine_nodes(self.rules) if self.rules is not None else []
+        if self.input_layer_rule is not None:
+            rows.append((first_linear, as_rule(self.input_layer_rule, "input_layer_rule")))
+        if self.until_layer is not None:
+            below, lower = up_to(self.until_layer), as_rule(self.until_layer_rule, "until_layer_rule")
+            rows.append((both(affine, below), lower))
+        rule = self.rule if isinstance(self.rule, Rules) else as_rule(self.rule, "rule")
+        if self.batchnorm == "hui_binder":
+            rows.append((kind_is(Kind.BATCHNORM), r.HuiBinder()))
+        rows += _on_affine_nodes(rule) if isinstance(rule, Rules) else [(affine, rule)]
+        stabiliser = rule if isinstance(rule, r.Epsilon) else r.Epsilon()
+        rows.append((kind_is(Kind.BATCHNORM), node_rules.ScaleShift(stabiliser.epsilon, stabiliser.bias)))
+        rows.append((kind_is(Kind.PRODUCT), node_rules.Gate(self.gate)))
+        return Rules(*rows).before(COMMON_RULES)
+
+    def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
+        """The explained score itself."""
+        return y * weights
+
+    def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
+        """The share of the score that biases and stabilisers took."""
+        score = np.asarray(extras["score"])
+        safe = np.where(np.abs(score) < 1e-12, 1.0, score)
+        extras["absorbed"] = np.where(np.abs(score) < 1e-12, 0.0, 1.0 - extras["sum"] / safe)
+        return super().finish_extras(extras)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class DeepTaylor(ReverseAnalyzer):
+    """Deep Taylor decomposition (Montavon et al. 2017), for ReLU networks.
+
+    Hidden affine nodes with non-negative inputs: z+; the input layer: w^2, or z^B where ``low`` and ``high`` are
+    given; hidden affine nodes whose input may be negative: w^2. No bias in any denominator. A sample whose selected
+    score is not positive gets a zero map and a warning.
+
+    Parameters
+    ----------
+    low, high : bounds of the input, numbers or arrays that broadcast to one sample (``deep_taylor.bounded``)
+    """
+
+    low: Any = None
+    high: Any = None
+
+    batchnorm_form = "fold"
+
+    def build(self) -> None:
+        """Check the parameters, then build the walk."""
+        if (self.low is None) != (self.high is None):
+            raise InvalidInputError(f"low and high go together, got low={self.low!r}, high={self.high!r}.")
+        super().build()
+
+    def check_model(self, graph: Graph) -> None:
+        """Only ReLU-like activations."""
+        foreign = [n for n in graph.nodes if n.kind is Kind.ACTIVATION and not facts.is_relu_like(n)]
+        if foreign and self.unsupported == "error":
+            names = ", ".join(f"{n.name} ({facts.activation_key(n)})" for n in foreign)
+            raise UnsupportedModelError(
+                f"Deep Taylor is defined for ReLU activations only; {self.model.name!r} has {names}. Use an LRP rule, "
+                f"e.g. 'lrp.epsilon_plus'" + (", or on='logits'." if self.on == "output" else ".")
+            )
+
+    def bind(self) -> None:
+        """One rule per node."""
+        super().bind()
+        _check_bounds(self.graph_, self.rules_)
+
+    def table(self) -> Rules:
+        """z+ inside, w^2 or z^B at the input, conservation everywhere else."""
+        at_input = r.WSquare() if self.low is None else r.Bounded(self.low, self.high)
+        inside = kind_is(Kind.AFFINE)
+        return Rules(
+            (first_linear, at_input),
+            (both(inside, nonnegative_input), r.ZPlus()),
+            (inside, r.WSquare()),
+            (relu_like, node_rules.pass_through),
+            (kind_is(Kind.BATCHNORM, Kind.IDENTITY), node_rules.pass_through),
+            *(row for row in COMMON_RULES.rows if row[1] is not node_rules.pass_through),
+        )
+
+    def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
+        """The positive part of the explained score."""
+        return ops.relu(y) * weights
+
+    def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
+        """Warn about samples that the method doesn't explain."""
+        dead = np.flatnonzero(np.asarray(extras["score"]) <= 0)
+        if len(dead):
+            warnings.warn(
+                f"Deep Taylor explains positive scores only: {len(dead)} samples (first: {dead[0]}) have zero maps.",
+                ZeroMapWarning,
+                stacklevel=5,
+            )
+        return super().finish_extras(extras)
+
+
+def _check_bounds(graph: Graph, rules: Sequence[Any]) -> None:
+    """The bounds of z^B must fit one sample of what enters the node, as far as its shape is known."""
+    for node, rule in zip(graph.nodes, rules, strict=True):
+        shape = graph.specs[node.inputs[0]].shape[1:] if node.inputs else ()
+        if isinstance(rule, r.Bounded) and None not in shape:
+            for name in ("low", "high"):
+                checks.one_sample(name, getattr(rule, name), shape)

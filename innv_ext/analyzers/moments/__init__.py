@@ -1,0 +1,1 @@
+"""Assumed density filtering: means and variances through a graph."""

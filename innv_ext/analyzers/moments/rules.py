@@ -1,0 +1,234 @@
+"""The moment rules of all node types; ``MOMENT_RULES`` is the table.
+
+In "diagonal" mode the components of a tensor are taken as independent. Labels with "approximate" mark rules that are
+first-order, or that neglect a dependence which the other rules of the same mode keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from innv_ext.analyzers.moments import activations as moment_activations
+from innv_ext.analyzers.moments import maxima as moment_max
+from innv_ext.analyzers.moments import normalisation as moment_norm
+from innv_ext.analyzers.moments import products as moment_products
+from innv_ext.analyzers.moments.values import (
+    Moments,
+    is_full,
+    join,
+    mean_of,
+    var_of,
+)
+from innv_ext.backend import facts, numerics
+from innv_ext.backend.graph import Graph, Node, op_key
+from innv_ext.backend.kinds import Kind
+from innv_ext.backend.rules import Predicate, Rules, both, kind_is, labelled
+
+Tensor = Any
+Values = tuple[Any, ...]
+MATRIX_LIMIT = 2**24  # entries of the matrix of a linear node that has no rule of its own
+
+
+# --- linear nodes ------------------------------------------------------------------------------------------------
+
+
+def affine(node: Node, values: Values) -> Sequence[Moments]:
+    """z = w x + b: the mean through w and b, the variance through w squared, directions through w."""
+    x, call = values[0], node.call
+    kernel = call.kernel()
+    var = call.bilinear(call.cast(x.var, kernel), ops.square(kernel))
+    return [x.image(call(x.mean), var, lambda t: call.bilinear(call.cast(t, kernel), kernel))]
+
+
+def identity(node: Node, values: Values) -> Sequence[Moments]:
+    """y = x in inference; masks and other inputs are left aside."""
+    x = values[0]
+    y = node.call(*(mean_of(v) for v in values))
+    return [x.image(y, ops.cast(x.var, y.dtype), lambda t: ops.cast(t, y.dtype))]
+
+
+def rescale(node: Node, values: Values) -> Sequence[Moments]:
+    """y = a x + b with constants a, b."""
+    x = values[0]
+    slope = node.call(ops.ones_like(x.mean)) - node.call(ops.zeros_like(x.mean))
+    return [x.image(node.call(x.mean), ops.square(slope) * x.var, lambda t: _homogeneous(node, t))]
+
+
+def shapes(node: Node, values: Values) -> Sequence[Moments]:
+    """Values are moved, copied or padded with constants: so are variances."""
+    return _linear(node, values, lambda *vs: _homogeneous(node, *vs))
+
+
+def total(node: Node, values: Values) -> Sequence[Moments]:
+    """Sums: variances add; what is added n times counts n squared times. Averages likewise."""
+    signs = [-1 if i == 1 and op_key(node.op) in ("subtract", "Subtract") else 1 for i in range(len(values))]
+    weights = [sum(s for s, t in zip(signs, node.inputs, strict=True) if t == slot) ** 2 for slot in node.inputs]
+    divisor = len(values) if op_key(node.op) == "Average" else 1
+
+    def variance(*vs: Tensor) -> Any:
+        first = [node.inputs.index(slot) == i for i, slot in enumerate(node.inputs)]
+        parts = [float(w * s * f) * v for w, s, f, v in zip(weights, signs, first, vs, strict=True)]
+        return _homogeneous(node, *parts) / divisor
+
+    return _linear(node, values, variance)
+
+
+def mean(node: Node, values: Values) -> Sequence[Moments]:
+    """Means over axes: the mean variance over the number of values."""
+    x = values[0].mean
+
+    def variance(v: Tensor) -> Tensor:
+        y = node.call(v)
+        return y * ops.cast(ops.size(y), y.dtype) / ops.cast(ops.size(x), y.dtype)
+
+    return _linear(node, values, variance)
+
+
+def average_pool(node: Node, values: Values) -> Sequence[Moments]:
+    """Average pooling: the pooled variance over the number of values in the window."""
+    return _linear(node, values, lambda v: node.call(v) / _window_counts(node.op, v))
+
+
+def _window_counts(op: Any, x: Tensor) -> Tensor:
+    """How many real (not padded) values each window holds, broadcastable to the pooled tensor."""
+    rank = len(x.shape) - 2
+    first, sizes, strides = moment_max.pooling(op, rank)
+    counts = ops.cast(ops.ones((1,) * (rank + 2)), x.dtype)
+    for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True), first):
+        if op.padding == "valid":
+            counts = counts * size
+            continue
+        length = ops.shape(x)[axis]
+        outputs = (length + stride - 1) // stride
+        before = ops.maximum((outputs - 1) * stride + size - length, 0) // 2
+        starts = ops.arange(outputs) * stride - before
+        inside = ops.minimum(starts + size, length) - ops.maximum(starts, 0)
+        counts = counts * ops.cast(ops.reshape(inside, [-1 if a == axis else 1 for a in range(rank + 2)]), x.dtype)
+    return counts
+
+
+def at_mean(node: Node, values: Values) -> Sequence[Any]:
+    """The value depends on shapes only."""
+    return [node.call(*map(mean_of, values))]
+
+
+def by_matrix(node: Node, values: Values) -> Sequence[Moments]:
+    """Any other linear node (interpolation, adaptive pooling ...): its matrix, found by unit vectors, squared."""
+    x = values[0].mean
+    shape = tuple(x.shape[1:])
+    size = int(np.prod(shape))
+    image = _homogeneous(node, ops.reshape(ops.eye(size, dtype=x.dtype), (size, *shape)))
+    matrix = ops.square(ops.reshape(image, (size, -1)))
+    target = tuple(image.shape[1:])
+    return _linear(node, values, lambda v: ops.reshape(ops.matmul(ops.reshape(v, (-1, size)), matrix), (-1, *target)))
+
+
+def _linear(node: Node, values: Values, variance: Callable[..., Any]) -> Sequence[Moments]:
+    """A linear node with one or several inputs and outputs; ``variance`` maps the independent variances."""
+    means, variances = node.call(*map(mean_of, values)), variance(*map(var_of, values))
+    if not isinstance(means, (list, tuple)):
+        return [Moments(means, variances, join(values, lambda *t: _homogeneous(node, *t)), is_full(values))]
+    return [
+        Moments(m, v, join(values, lambda *t, i=i: _homogeneous(node, *t)[i]), is_full(values))
+        for i, (m, v) in enumerate(zip(means, variances, strict=True))
+    ]
+
+
+_ADDS_CONSTANTS = frozenset({"pad", "pad_images"})
+
+
+def _homogeneous(node: Node, *xs: Tensor) -> Any:
+    """The node without what constants add: padding values, starting values, other operands."""
+    y = node.call(*xs)
+    if not (node.kind is Kind.RESCALE or op_key(node.op) in _ADDS_CONSTANTS or facts.has_constants(node)):
+        return y
+    zero = node.call(*(ops.zeros_like(x) for x in xs))
+    return [a - b for a, b in zip(y, zero, strict=True)] if isinstance(y, (list, tuple)) else y - zero
+
+
+# --- the table ---------------------------------------------------------------------------------------------------
+
+
+def keys(*names: str) -> Predicate:
+    """Nodes by what they do: layer classes, operations or activation functions, separated by spaces."""
+    wanted = {name for group in names for name in group.split()}
+    return labelled(lambda node, graph: facts.activation_key(node) in wanted, "keys", *sorted(wanted))
+
+
+def but_not(*names: str) -> Predicate:
+    """Nodes that do something else."""
+    return labelled(lambda node, graph: facts.activation_key(node) not in names, "but_not", *names)
+
+
+def stays_float(node: Node, graph: Graph) -> bool:
+    """Not a cast to integers."""
+    return all(numerics.is_float(graph.specs[slot].dtype) for slot in node.outputs)
+
+
+def only_cuts(node: Node, graph: Graph) -> bool:
+    """A crop that enlarges nowhere, and so does not interpolate."""
+    before, after = (graph.specs[slots[0]].shape[1:] for slots in (node.inputs, node.outputs))
+    return None not in (*before, *after) and all(a <= b for a, b in zip(after, before, strict=True))
+
+
+def copies(node: Node, graph: Graph) -> bool:
+    """Up-sampling by copying, not by interpolation."""
+    return node.op.interpolation == "nearest"
+
+
+def plain_maximum(node: Node, graph: Graph) -> bool:
+    """Over axes of known length, without a starting value."""
+    return None not in graph.specs[node.inputs[0]].shape[1:] and getattr(node.op, "initial", None) is None
+
+
+def small_linear(node: Node, graph: Graph) -> bool:
+    """Linear, with one input and output whose sizes are known and allow for a matrix."""
+    sizes = [graph.specs[slot].shape[1:] for slot in (*node.inputs, *node.outputs)]
+    known = len(node.inputs) == len(node.outputs) == 1 and all(None not in s for s in sizes)
+    return (
+        node.kind is Kind.LINEAR
+        and known
+        and float(np.prod([d for s in sizes for d in s], dtype=float)) <= MATRIX_LIMIT
+    )
+
+
+MOMENT_RULES = Rules(
+    (kind_is(Kind.AFFINE, Kind.BATCHNORM), affine, "affine"),
+    (both(kind_is(Kind.IDENTITY), stays_float), identity, "identity"),
+    (kind_is(Kind.RESCALE), rescale, "rescale"),
+    (both(kind_is(Kind.SHAPE), but_not("Masking")), shapes, "shape"),
+    (both(keys("CenterCrop"), only_cuts), shapes, "shape"),
+    (both(keys("UpSampling2D"), copies), shapes, "shape"),
+    (keys("Add add Subtract subtract Average"), total, "sum"),
+    (keys("sum cumsum trace segment_sum"), shapes, "sum"),
+    (keys("mean GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D"), mean, "mean"),
+    (keys("AveragePooling1D AveragePooling2D AveragePooling3D average_pool"), average_pool, "average pooling"),
+    (small_linear, by_matrix, "linear, by its matrix"),
+    (keys("Multiply multiply"), moment_products.product, "product"),
+    (
+        both(keys("Dot matmul einsum dot tensordot inner outer"), moment_products.bilinear_in_two),
+        moment_products.matrix_product,
+        "matrix product (approximate)",
+    ),
+    (moment_products.plain_attention, moment_products.attention, "attention (approximate)"),
+    (moment_activations.plain_relu, moment_activations.relu, "ReLU"),
+    (moment_activations.has_pieces, moment_activations.piecewise_linear, "piecewise linear"),
+    (keys("square"), moment_activations.square, "square"),
+    (keys("exp exponential"), moment_activations.exponential, "exponential"),
+    (keys(moment_activations.SMOOTH), moment_activations.quadrature, "quadrature"),
+    (keys("softmax Softmax"), moment_norm.softmax, "softmax (approximate)"),
+    (moment_norm.can_normalise, moment_norm.normalise, "normalisation (approximate)"),
+    (keys("MaxPooling1D MaxPooling2D MaxPooling3D max_pool"), moment_max.maximum_pool, "maximum"),
+    (
+        both(keys("GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D max amax"), plain_maximum),
+        moment_max.maximum_over,
+        "maximum",
+    ),
+    (keys("Maximum maximum fmax"), moment_max.maximum_of, "maximum"),
+    (keys("Minimum minimum fmin"), moment_max.minimum_of, "minimum"),
+    (keys("zeros_like ones_like shape"), at_mean, "constant"),
+)

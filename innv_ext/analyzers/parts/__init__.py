@@ -1,0 +1,1 @@
+"""How x is divided."""

@@ -1,0 +1,283 @@
+"""PatternNet and PatternAttribution (Kindermans et al. 2018): walks with learnt patterns in place of weights."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from keras import ops
+from tqdm import tqdm
+
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.core.reverse import GRADIENT_RULES, ReverseAnalyzer
+from innv_ext.analyzers.pattern.sums import (
+    TYPES,
+    Moments,
+    affine_nodes,
+    load_moments,
+    mean_outputs,
+    moment_sums,
+    save_moments,
+)
+from innv_ext.backend import numerics
+from innv_ext.backend.graph import Node
+from innv_ext.backend.kinds import Kind
+from innv_ext.backend.neurons import neurons_of
+from innv_ext.backend.numerics import widen
+from innv_ext.backend.rules import Rules, kind_is
+from innv_ext.errors import DeadNeuronWarning, InvalidInputError, NotFittedError
+
+Tensor = Any
+CHUNK_BYTES = 2**29  # of activations in one pass of ``fit``
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class PatternNet(ReverseAnalyzer):
+    """The gradient's walk with the pattern a of each neuron in place of its weights w.
+
+    a = (E_m[x u] - E_m[x] E[u]) / (w . (E_m[x u] - E_m[x] E[u])) is the direction of the signal in the inputs x of a
+    neuron, u = w . x without bias; m masks the samples (for convolutions: positions) where the neuron fires. What does
+    not change u is noise, which weights must cancel and patterns do not show. The walk starts with f_c.
+
+    Parameters
+    ----------
+    pattern_type : "relu" (m: u + b > 0), "relu.negative" (u + b <= 0 turned around), "linear" (all samples)
+    patterns : {node name: array shaped like its kernel} instead of ``fit``, as in ``patterns_``
+
+    Attributes
+    ----------
+    patterns_ : what ``fit`` learnt
+
+    Examples
+    --------
+    >>> signal = innv_ext.create_analyzer("pattern.net", model).fit(X_train).analyze(x)
+    """
+
+    pattern_type: str = "relu"
+    patterns: dict[str, np.ndarray] | None = None
+
+    batchnorm_form = "fold"
+    needs_fit = True
+    multiplies = False  # whether patterns are multiplied by the weights
+
+    def prepare(self) -> None:
+        """Number the affine nodes."""
+        checks.choice("pattern_type", self.pattern_type, tuple(TYPES))
+        self._affine = affine_nodes(self.graph_)
+        counts: Counter[str] = Counter()
+        self._keys = []
+        for node in self._affine:  # a shared layer has a pattern for each of its calls
+            counts[node.name] += 1
+            self._keys.append(node.name if counts[node.name] == 1 else f"{node.name}#{counts[node.name]}")
+        self.patterns_: dict[str, np.ndarray] | None = None
+        self._tensors: dict[int, Tensor] = {}
+
+    def build(self) -> None:
+        """Take over patterns that are given."""
+        super().build()
+        if self.patterns is not None:
+            self._accept(self._checked_patterns(self.patterns))
+
+    def table(self) -> Rules:
+        """Patterns at affine nodes, the gradient elsewhere."""
+        return Rules((kind_is(Kind.AFFINE), self._by_pattern, "pattern")).before(
+            Rules((kind_is(Kind.BATCHNORM), self._scaling, "pattern of one input")).before(GRADIENT_RULES)
+        )
+
+    def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
+        """f_c at the explained neuron."""
+        return weights * y
+
+    def _by_pattern(self, node: Node, xs: Any, ys: Any, rs: Any) -> Any:
+        affine = node.call
+        kernel = affine.kernel()
+        pattern = ops.cast(self._tensors[node.index], kernel.dtype)
+        used = kernel * pattern if self.multiplies else pattern
+        x = affine.cast(xs[0], kernel)
+        return [numerics.vjp(lambda t: affine.bilinear(t, used), x)[1](rs[0])[0]]
+
+    def _scaling(self, node: Node, xs: Any, ys: Any, rs: Any) -> Any:
+        """A batch normalisation that could not be folded: each neuron has one input, so w a = 1."""
+        if self.multiplies:
+            return [rs[0]]
+        affine, x = node.call, widen(xs[0])
+        gain = affine.bilinear(ops.ones_like(x), affine.kernel())
+        return [numerics.safe_divide(rs[0], gain)]
+
+    # --- fitting -------------------------------------------------------------------------------------------------
+
+    def fit(
+        self, X: Any, batch_size: int | None = None, *, resume_from: Any = None, save_every: int = 100
+    ) -> PatternNet:
+        """Learn the patterns, in one pass over the data.
+
+        The sums are shifted by the means of the first batch and kept in float64, so that neither the order nor the
+        size of the batches matters (beyond float32's rounding within a batch). Memory: two float64 arrays per kernel,
+        and the activations of at most one batch, which is split where they would take more than half a GiB.
+
+        Parameters
+        ----------
+        X : arrays like the model's inputs, a keras PyDataset, a tf.data.Dataset, or any iterable of batches
+        batch_size : samples per batch of arrays; default: the analyzer's ``batch_size``
+        resume_from : path of a state file (.npz), written every ``save_every`` batches and at the end. Where it exists,
+            the fit goes on behind the batches that are in it: X must bring the same batches again, and the model must
+            have the same weights
+        save_every : batches between two states
+
+        Raises
+        ------
+        InvalidInputError
+            for data that don't fit the model, hold NaN (the batch is named) or are empty, and for a state of another
+            model or pattern type; what was learnt before stays
+
+        Warns
+        -----
+        DeadNeuronWarning
+            for neurons that never fired, or whose output does not vary with any input: their pattern is 0
+        """
+        checks.positive_int("save_every", save_every)
+        neurons = tuple(neurons_of(node, self.graph_) for node in self._affine)
+        path = None if resume_from is None else Path(resume_from)
+        signature = "" if path is None else self._signature()
+        moments, done = load_moments(path, signature) if path is not None and path.exists() else ([], 0)
+        number = 0
+        found = self.training_batches(X, batch_size, 1)
+        name = self.registered_name_ or type(self).__name__
+        for number, xs in enumerate(tqdm(found, desc=f"{name}.fit", unit="batch", delay=3, disable=not self.progress)):
+            if number < done:
+                continue
+            moments = moments or self._start(xs, neurons)
+            self._add(xs, moments, neurons)
+            if path is not None and (number + 1) % save_every == 0:
+                save_moments(path, moments, number + 1, signature)
+        if number + 1 < done:
+            raise InvalidInputError(
+                f"X has {number + 1} batches, but resume_from={str(path)!r} already holds {done}: other data, or "
+                f"another batch_size?"
+            )
+        if path is not None:
+            save_moments(path, moments, number + 1, signature)
+        patterns, dead = {}, {}
+        for key, node, own in zip(self._keys, self._affine, neurons, strict=True):
+            kernel = ops.convert_to_numpy(node.call.kernel())
+            pattern, silent = moments.pop(0).pattern(own, kernel)
+            patterns[key] = pattern.astype(kernel.dtype)
+            del pattern
+            dead[key] = int(silent.sum())
+        self._warn(dead, neurons)
+        self._accept(patterns)
+        return self
+
+    def _start(self, xs: list[np.ndarray], neurons: Any) -> list[Moments]:
+        rows = self._chunk(xs)
+        run = self.compiled(mean_outputs, {"graph": self.graph_, "neurons": neurons})
+        means = [np.asarray(m, "float64") for m in run(*(x[:rows] for x in xs), np.zeros(rows, "int32"))]
+        return [Moments.start(n.call.kernel().shape, m) for n, m in zip(self._affine, means, strict=True)]
+
+    def _add(self, xs: list[np.ndarray], moments: list[Moments], neurons: Any) -> None:
+        options = {"graph": self.graph_, "neurons": neurons, "sign": TYPES[self.pattern_type]}
+        run = self.compiled(moment_sums, options, [((None,), "float64")] * len(moments))
+        rows = self._chunk(xs)
+        for start in range(0, len(xs[0]), rows):
+            part = [x[start : start + rows] for x in xs]
+            sums = run(*part, np.zeros(len(part[0]), "int32"), *(m.shift for m in moments))
+            for own in moments:
+                own.add(*sums.pop(0))  # freed one by one: together they are as large as the model
+
+    def _chunk(self, xs: list[np.ndarray]) -> int:
+        """Samples whose activations fit into CHUNK_BYTES."""
+        free = int(np.prod([d for x in xs for d in x.shape[1:]]))
+        sizes = [
+            np.prod([free if d is None else d for d in self.graph_.specs[s].shape[1:]], dtype=float)
+            for node in self.graph_.nodes
+            for s in node.outputs
+        ]
+        return max(1, min(len(xs[0]), int(CHUNK_BYTES / (4 * max(sum(sizes), 1)))))
+
+    def _signature(self) -> str:
+        """What a state file belongs to: pattern type, kernels and all weights, on which the activations depend."""
+        weights = 0
+        for weight in self.model.weights:
+            weights = zlib.crc32(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes(), weights)
+        shapes = [tuple(node.call.kernel().shape) for node in self._affine]
+        kernels = ", ".join(f"{k} {s}" for k, s in zip(self._keys, shapes, strict=True))
+        return f"{self.pattern_type}: {kernels}; weights {weights:08x}"
+
+    def _warn(self, dead: dict[str, int], neurons: Any) -> None:
+        total = sum(dead.values())
+        if total:
+            worst = sorted((k for k in dead if dead[k]), key=lambda k: -dead[k])
+            listed = ", ".join(f"{k}: {dead[k]}" for k in worst[:5])
+            warnings.warn(
+                f"{total} of {sum(n.count for n in neurons)} neurons never fired on the data, or do not vary with "
+                f"their input ({listed}{', ...' if len(worst) > 5 else ''}); their pattern is 0.",
+                DeadNeuronWarning,
+                stacklevel=3,
+            )
+
+    # --- the learnt state ----------------------------------------------------------------------------------------
+
+    def _checked_patterns(self, given: dict[str, Any]) -> dict[str, np.ndarray]:
+        if not isinstance(given, dict) or set(given) != set(self._keys):
+            got = sorted(given) if isinstance(given, dict) else type(given).__name__
+            raise InvalidInputError(f"patterns must have one array for each of {sorted(self._keys)}, got {got}.")
+        found = {}
+        for key, node in zip(self._keys, self._affine, strict=True):
+            shape, array = tuple(node.call.kernel().shape), np.asarray(given[key])
+            if array.shape != shape or not np.all(np.isfinite(array)):
+                raise InvalidInputError(
+                    f"patterns[{key!r}] must be finite numbers of shape {shape}, like the kernel; got {array.shape}."
+                )
+            found[key] = array
+        return found
+
+    def _accept(self, patterns: dict[str, np.ndarray]) -> None:
+        self._tensors = {
+            node.index: ops.convert_to_tensor(patterns[key]) for key, node in zip(self._keys, self._affine, strict=True)
+        }
+        self.patterns_ = patterns
+        self._compiled = {}  # walks hold the patterns that they were traced with
+
+    def is_fitted(self) -> bool:
+        """Whether there are patterns."""
+        return self.patterns_ is not None
+
+    def not_fitted(self) -> NotFittedError:
+        """What to do."""
+        return NotFittedError(
+            f"{type(self).__name__} needs the pattern of every neuron: call fit(X) with training data, or pass "
+            f"patterns=."
+        )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The patterns."""
+        return {} if self.patterns_ is None else {f"{i}": self.patterns_[key] for i, key in enumerate(self._keys)}
+
+    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
+        """Restore the patterns."""
+        if arrays:
+            self._accept({key: arrays[f"{i}"] for i, key in enumerate(self._keys)})
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class PatternAttribution(PatternNet):
+    """The gradient's walk with w * a in place of the weights w: how much each input contributes to the signal.
+
+    See ``PatternNet`` for the patterns a.
+
+    Parameters
+    ----------
+    pattern_type, patterns : see ``PatternNet``
+
+    Examples
+    --------
+    >>> a = innv_ext.create_analyzer("pattern.attribution", model).fit(X_train)
+    >>> relevance = a.analyze(x)
+    """
+
+    multiplies = True

@@ -1,0 +1,173 @@
+"""Learning patterns: streaming moments of the inputs and outputs of every affine node, in one pass over the data."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from innv_ext.backend import numerics
+from innv_ext.backend.graph import Graph, run
+from innv_ext.backend.kinds import Kind
+from innv_ext.backend.neurons import Neurons
+from innv_ext.errors import InvalidInputError
+
+Tensor = Any
+TYPES = {"relu": +1, "relu.positive": +1, "relu.negative": -1, "linear": 0}
+
+
+@dataclass(eq=False)
+class Moments:
+    """Sums over all samples and positions so far of one affine node, float64.
+
+    u is the output without bias, less ``shift`` (its mean in the first batch, against cancellation); m is the mask.
+
+    Attributes
+    ----------
+    xu, x : sums of m x u and of m x for each kernel entry, kernel-shaped
+    masked : sum of m per neuron
+    u : sum of u per neuron, over all samples
+    count : samples times positions
+    shift : per neuron
+    """
+
+    xu: np.ndarray
+    x: np.ndarray
+    masked: np.ndarray
+    u: np.ndarray
+    count: float
+    shift: np.ndarray
+
+    @classmethod
+    def start(cls, kernel_shape: Sequence[int], shift: np.ndarray) -> Moments:
+        """No sample yet."""
+        zeros = np.zeros(len(shift))
+        return cls(np.zeros(kernel_shape), np.zeros(kernel_shape), zeros, zeros.copy(), 0.0, shift)
+
+    def add(self, xu: Any, x: Any, masked: Any, u: Any, count: Any) -> None:
+        """Sums of one more batch."""
+        for total, part in ((self.xu, xu), (self.x, x), (self.masked, masked), (self.u, u)):
+            np.add(total, np.asarray(part), out=total)
+        self.count += float(count)
+
+    def pattern(self, neurons: Neurons, kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """a = (E_m[x u] - E_m[x] E[u]) / (w . (...)), and which neurons have none (a = 0): (kernel-shaped, (count,)).
+
+        Uses up the sums. Source: Kindermans et al. 2018, equations 6 to 8.
+        """
+        masked = np.maximum(self.masked, 1)
+        covariance, rest = self.xu, self.x  # kernels may be large: all in place
+        covariance /= neurons.spread(masked)
+        rest *= neurons.spread(self.u / (max(self.count, 1) * masked))
+        covariance -= rest
+        np.multiply(covariance, kernel, out=rest)
+        norm = neurons.gathered(rest)
+        size = neurons.gathered(np.abs(rest, out=rest))
+        # against the largest value that the sum could have, a norm below rounding of float32 is noise
+        dead = (self.masked == 0) | (np.abs(norm) <= 1e-6 * size)
+        covariance *= neurons.spread(np.where(dead, 0, 1 / np.where(dead, 1, norm)))
+        return covariance, dead
+
+
+def affine_nodes(graph: Graph) -> list[Any]:
+    """The nodes that have patterns."""
+    return [node for node in graph.nodes if node.kind is Kind.AFFINE]
+
+
+def mean_outputs(xs: list[Tensor], index: Tensor, graph: Graph, neurons: tuple[Neurons, ...]) -> list[Tensor]:
+    """The mean of u per neuron and affine node."""
+    found: list[Tensor] = []
+
+    def visit(node: Any, own: Neurons, x: Tensor) -> Tensor:
+        u, y = node.call.parts(x)
+        found.append(own.pooled(u) / _positions(u, own))
+        return y
+
+    _walk(graph, xs, neurons, visit)
+    return found
+
+
+def moment_sums(
+    xs: list[Tensor], index: Tensor, *shifts: Tensor, graph: Graph, neurons: tuple[Neurons, ...], sign: int
+) -> list[tuple[Tensor, ...]]:
+    """Per affine node the sums that ``Moments.add`` takes; no patch of a convolution is ever cut out.
+
+    sum m x u over samples and positions is the derivative of <bilinear(x, kernel), m u> with respect to the kernel.
+    """
+    found: list[tuple[Tensor, ...]] = []
+    left = iter(shifts)
+
+    def visit(node: Any, own: Neurons, x: Tensor) -> Tensor:
+        affine, shift = node.call, next(left)
+        kernel = numerics.identity(affine.kernel())
+        wide = affine.cast(x, kernel)
+        u, y = affine.parts(x)
+        (_,), pullback = numerics.vjp(lambda k: affine.bilinear(wide, k), kernel)
+        shifted = u - ops.cast(own.shaped(shift, len(u.shape)), u.dtype)
+        mask = ops.ones_like(u) if not sign else ops.cast((y if sign > 0 else -y) > 0, u.dtype)
+        sums = (pullback(mask * shifted)[0], pullback(mask)[0], own.pooled(mask), own.pooled(shifted))
+        found.append((*sums, ops.cast(_positions(u, own), "float64")))
+        return y
+
+    _walk(graph, xs, neurons, visit)
+    return found
+
+
+def _positions(u: Tensor, own: Neurons) -> Tensor:
+    """Samples times positions."""
+    total = ops.cast(ops.shape(u)[0], u.dtype)
+    rank = len(u.shape)
+    for axis in range(1, rank):
+        if axis - rank not in own.axes:
+            total = total * ops.cast(ops.shape(u)[axis], u.dtype)
+    return total
+
+
+def _walk(graph: Graph, xs: list[Tensor], neurons: tuple[Neurons, ...], visit: Any) -> None:
+    slots, owners = dict(zip(graph.inputs, xs, strict=True)), iter(neurons)
+    for node in graph.nodes:
+        if node.kind is Kind.AFFINE:
+            slots[node.outputs[0]] = visit(node, next(owners), slots[node.inputs[0]])
+        else:
+            slots = run((node,), slots)
+
+
+def save_moments(path: Path, moments: Iterable[Moments], batches: int, signature: str) -> None:
+    """Write the state of a fit; the file is replaced only when it is complete."""
+    arrays: dict[str, np.ndarray] = {"batches": np.array(batches), "signature": np.array(signature)}
+    for i, m in enumerate(moments):
+        arrays |= {f"{name}{i}": np.asarray(getattr(m, name)) for name in ("xu", "x", "masked", "u", "count", "shift")}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_moments(path: Path, signature: str) -> tuple[list[Moments], int]:
+    """What ``save_moments`` wrote, for the same model and pattern type."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            found = str(arrays["signature"])
+            count = sum(k.startswith("xu") for k in arrays)
+            names = ("xu", "x", "masked", "u", "count", "shift")
+            moments = [Moments(*(arrays[f"{name}{i}"] for name in names)) for i in range(count)]
+            batches = int(arrays["batches"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InvalidInputError(f"resume_from={str(path)!r} is no state of an interrupted fit: {error}") from error
+    if found != signature:
+        raise InvalidInputError(
+            f"resume_from={str(path)!r} belongs to another fit ({found}), this one is {signature}. Remove the file."
+        )
+    for m in moments:
+        m.count = float(m.count)
+    return moments, batches

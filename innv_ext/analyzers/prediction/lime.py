@@ -1,0 +1,139 @@
+"""LIME: a linear model of the score in which segments of x are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.parts.layout import Layout
+from innv_ext.analyzers.parts.segments import SegmentAnalyzer, Segments
+from innv_ext.analyzers.parts.windows import default_sizes
+from innv_ext.analyzers.prediction.masking import as_maps, of_rows, replaced, replacements
+from innv_ext.errors import InvalidInputError
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Lime(SegmentAnalyzer):
+    """Coefficients of a weighted ridge regression of f_c on which segments are kept (Ribeiro et al. 2016, section 3).
+
+    Half of the segments are replaced at random, ``samples`` times; versions nearer to x weigh more:
+    exp(-d^2 / kernel_width^2) with the cosine distance d of the masks, and, as in the authors' code, the square root
+    of it. Every component gets the coefficient of its segment.
+
+    ``explain(x).extras`` has per sample: segments (labels, numbered over all inputs), r2 (weighted, of the local
+    model) and intercept.
+
+    Parameters
+    ----------
+    segments, n_segments : see ``SegmentAnalyzer``: superpixels of images, blocks of signals and volumes, single
+        tokens and columns of tables; or labels of your own
+    samples : versions of x, the first of which is x itself; all samples share the masks
+    reference : what replaces a segment: None ("mean" where there are positions; 0 for columns of tables and tokens), a
+        number, an array that broadcasts to one sample, "mean" (of each channel of the sample), or "blur" (x smoothed
+        by a Gaussian whose standard deviation is an eighth of each side); a list or dict for several inputs
+    kernel_width : how fast weights fall with the distance
+    alpha : of the ridge
+    num_features : keep the segments with the largest coefficients only, and fit again
+
+    Raises
+    ------
+    InvalidInputError
+        for labels or references that don't fit, or where scikit-learn or scikit-image is missing
+
+    Examples
+    --------
+    >>> a = innv_ext.create_analyzer("lime", model, segments="grid", samples=512).analyze(x)
+    """
+
+    samples: int = 256
+    reference: Any = None
+    kernel_width: float = 0.25
+    alpha: float = 1.0
+    num_features: int | None = None
+
+    def build(self) -> None:
+        """Check the parameters, then build."""
+        checks.positive_int("samples", self.samples)
+        checks.number("kernel_width", self.kernel_width, positive=True)
+        checks.number("alpha", self.alpha)
+        if self.num_features is not None:
+            checks.positive_int("num_features", self.num_features)
+        ridge()
+        super().build()
+
+    def check_layouts(self, layouts: Sequence[Layout]) -> None:
+        """Segments and references must fit."""
+        super().check_layouts(layouts)
+        self.replacements_of([np.zeros((1, *layout.shape)) for layout in layouts], layouts)
+
+    def replacements_of(self, xs: Sequence[np.ndarray], layouts: Sequence[Layout]) -> list[np.ndarray]:
+        """What segments are replaced by."""
+        return replacements(self.per_input(self.reference), xs, layouts, [default_sizes(part) for part in layouts])
+
+    def masks(self, n: int) -> np.ndarray:
+        """Which of n segments are on, (samples, n): all, then random ones; the same for the same seed and n."""
+        on = np.random.default_rng((self.seed, n)).random((self.samples, n)) < 0.5
+        on[0] = True
+        return on
+
+    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
+        """Samples with the same number of segments share masks, and so the matrix of their regression."""
+        start, mode = self.at_x(xs, index, options["mode"])
+        layouts = self.layouts([x.shape[1:] for x in xs])
+        segments, others = self.segments_of(xs, layouts), self.replacements_of(xs, layouts)
+        coefficients = np.zeros((len(index), int(segments.counts.max())))
+        intercept, r2 = np.zeros(len(index)), np.zeros(len(index))
+        for n in np.unique(segments.counts):
+            group, own = segments.alike(n)
+            on, some = self.masks(int(n)), [x[group] for x in xs]
+            versions = partial(_masked, some, [of_rows(other, group) for other in others], own, on)
+            scores = self.scores(self.score(mode), versions, self.samples, start["target"][group], size)
+            coefficients[group, :n], intercept[group], r2[group] = self.regress(on, scores)
+        maps = as_maps(segments.maps(coefficients), xs)
+        return {**start, "attributions": maps, "segments": segments.pictures(), "r2": r2, "intercept": intercept}
+
+    def regress(self, on: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Coefficients (batch, n), intercepts and R^2 of the scores (batch, samples)."""
+        if not np.isfinite(scores).all():
+            raise InvalidInputError("A version of x with replaced segments has a score of NaN or infinity; check x.")
+        design, weights = on.astype("float64"), self.weights(on)
+        model = ridge()(alpha=self.alpha).fit(design, scores.T, sample_weight=weights)
+        found, intercept = np.reshape(model.coef_, (len(scores), -1)), np.reshape(model.intercept_, -1)
+        if self.num_features is not None and self.num_features < on.shape[1]:
+            chosen = np.argsort(-np.abs(found), axis=1, kind="stable")[:, : self.num_features]
+            found = np.zeros_like(found)
+            for i, columns in enumerate(chosen):
+                model = ridge()(alpha=self.alpha).fit(design[:, columns], scores[i], sample_weight=weights)
+                found[i, columns], intercept[i] = model.coef_, model.intercept_
+        residual = scores - (found @ design.T + intercept[:, None])
+        centred = scores - np.average(scores, axis=1, weights=weights)[:, None]
+        variance = np.square(centred) @ weights
+        unexplained = np.square(residual) @ weights
+        return found, intercept, 1 - np.divide(unexplained, variance, out=np.zeros_like(variance), where=variance > 0)
+
+    def weights(self, on: np.ndarray) -> np.ndarray:
+        """How near versions of x are to it."""
+        distance = 1 - np.sqrt(on.mean(axis=1))  # the cosine distance of a mask to the one with everything on
+        return np.sqrt(np.exp(-np.square(distance) / self.kernel_width**2))
+
+
+def _masked(
+    xs: list[np.ndarray], others: list[np.ndarray], segments: Segments, on: np.ndarray, rows: Any, which: Any
+) -> list[np.ndarray]:
+    """The samples ``rows`` with their segments replaced where mask ``which`` is off."""
+    fill = [of_rows(other, rows) for other in others]
+    return replaced([x[rows] for x in xs], fill, segments.keep(on[which], rows))
+
+
+def ridge() -> Any:
+    """``Ridge`` of scikit-learn, an extra."""
+    try:
+        from sklearn.linear_model import Ridge
+    except ImportError as error:
+        raise InvalidInputError("LIME fits its local model with scikit-learn: pip install scikit-learn.") from error
+    return Ridge

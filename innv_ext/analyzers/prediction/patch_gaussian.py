@@ -1,0 +1,163 @@
+"""The Gaussian of the patches of data: streaming moments, draws of an inner patch given its surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from scipy import linalg
+
+from innv_ext.analyzers.parts.layout import Layout, Sizes
+from innv_ext.analyzers.parts.windows import Windows, windows
+from innv_ext.errors import InvalidInputError
+
+LIMIT = 4096  # components of a patch up to which a covariance matrix is formed
+CHUNK = 2**22  # numbers in the patches that are looked at together
+RIDGE = 1e-6  # added to correlations, so that constant components don't make them singular
+
+
+@dataclass(eq=False)
+class PatchGaussian:
+    """Mean and covariance of all patches of one size, with all channels.
+
+    Attributes
+    ----------
+    outer : sides of a patch along every axis of a sample
+    mean, covariance : of the m components of a patch
+    low, high : the range of the data in each component: of its channel, or of its column
+    """
+
+    outer: Sizes
+    mean: np.ndarray
+    covariance: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    _known: dict[tuple[Sizes, Sizes], Conditional] = field(default_factory=dict)
+
+    def conditional(self, inner: Sizes, offset: Sizes) -> Conditional:
+        """The Gaussian of the ``inner`` patch at ``offset`` in the outer one, given the rest of the outer one.
+
+        From the inverse of the correlation matrix, which serves all offsets.
+        """
+        if (inner, offset) not in self._known:
+            inside = np.zeros(self.outer, bool)
+            inside[tuple(slice(o, o + i) for o, i in zip(offset, inner, strict=True))] = True
+            own, rest = np.flatnonzero(inside), np.flatnonzero(~inside)
+            scale, spread = self.scale, np.linalg.inv(self.precision[np.ix_(own, own)])
+            gain = -(spread @ self.precision[np.ix_(own, rest)]) * (scale[own][:, None] / scale[rest][None])
+            root = scale[own][:, None] * np.linalg.cholesky((spread + spread.T) / 2)
+            self._known[inner, offset] = Conditional(own, rest, gain, root)
+        return self._known[inner, offset]
+
+    @cached_property
+    def scale(self) -> np.ndarray:
+        """Standard deviations; 1 for constant components."""
+        deviation = np.sqrt(np.diag(self.covariance))
+        return np.where(deviation > 0, deviation, 1.0)
+
+    @cached_property
+    def precision(self) -> np.ndarray:
+        """The inverse of the correlation matrix."""
+        correlation = self.covariance / np.outer(self.scale, self.scale)
+        factor = linalg.cho_factor(correlation + RIDGE * np.eye(len(correlation)))
+        return linalg.cho_solve(factor, np.eye(len(correlation)))
+
+    def draw(self, patches: np.ndarray, inner: Sizes, offset: Sizes, normal: np.ndarray) -> tuple[np.ndarray, ...]:
+        """New values of the inner patch of ``patches`` (count, m), within the data's range, and where they belong.
+
+        ``normal`` are standard normal draws (count, components of the inner patch).
+        """
+        given = self.conditional(inner, offset)
+        mean = self.mean[given.own] + (patches[:, given.rest] - self.mean[given.rest]) @ given.gain.T
+        values = mean + normal @ given.root.T
+        return np.clip(values, self.low[given.own], self.high[given.own]), given.own
+
+
+@dataclass(frozen=True, eq=False)
+class Conditional:
+    """x_own given x_rest: mean_own + gain (x_rest - mean_rest), covariance root root'."""
+
+    own: np.ndarray
+    rest: np.ndarray
+    gain: np.ndarray
+    root: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where outer windows lie around inner ones: in the middle, but inside the input.
+
+    Attributes
+    ----------
+    parts : the inner windows
+    outer : sides of an outer window
+    """
+
+    parts: Windows
+    outer: Sizes
+
+    def around(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of windows ``which``, the corners of the outer windows, and those of the inner in the outer ones."""
+        inner, outer = np.array(self.parts.size, int), np.array(self.outer, int)
+        corners = self.parts.corners(which)
+        around = np.clip(corners - (outer - inner) // 2, 0, np.array(self.parts.shape, int) - outer)
+        return around, corners - around
+
+
+def components(shape: Sizes, corners: np.ndarray, size: Sizes) -> np.ndarray:
+    """Flat numbers of the components of windows with these corners, (windows, components of a window)."""
+    strides = np.append(np.cumprod(shape[::-1])[::-1][1:], 1).astype(int) if shape else np.zeros(0, int)
+    relative = np.indices(size).reshape(len(shape), int(np.prod(size)))
+    return (corners @ strides)[:, None] + (strides @ relative)[None]
+
+
+class PatchMoments:
+    """Accumulates mean, covariance and range of patches over batches of samples, in float64 (Chan et al. 1983)."""
+
+    def __init__(self, layout: Layout, outer: Sizes, stride: int):
+        self.layout, self.outer, self.stride = layout, outer, stride
+        self.m = int(np.prod(outer))
+        if self.m > LIMIT:
+            raise InvalidInputError(
+                f"outer={outer} has {self.m} components with a covariance of {self.m} x {self.m}; up to {LIMIT} are "
+                f"supported. Pass a smaller outer= (or explain fewer columns)."
+            )
+        self.count, self.mean, self.scatter = 0, np.zeros(self.m), np.zeros((self.m, self.m))
+        whole = [
+            o == side and axis not in layout.axes
+            for axis, (o, side) in enumerate(zip(outer, layout.shape, strict=True))
+        ]
+        self.pooled = (0, *(axis + 1 for axis, alone in enumerate(whole) if not alone))
+        self.range_shape = tuple(side if alone else 1 for side, alone in zip(outer, whole, strict=True))
+        self.low, self.high = np.full(self.range_shape, np.inf), np.full(self.range_shape, -np.inf)
+
+    def add(self, x: np.ndarray) -> None:
+        """Take all patches of samples x (batch, *shape)."""
+        for limit, pick in ((self.low, np.min), (self.high, np.max)):
+            limit[...] = pick(np.stack([limit, pick(x, axis=self.pooled).reshape(self.range_shape)]), axis=0)
+        for rows in self._patches(x):
+            local = rows.mean(axis=0)
+            centred, shift, total = rows - local, local - self.mean, self.count + len(rows)
+            self.scatter += centred.T @ centred + self.count * len(rows) / total * np.outer(shift, shift)
+            self.mean += shift * (len(rows) / total)
+            self.count = total
+
+    def _patches(self, x: np.ndarray) -> Iterator[np.ndarray]:
+        layout = Layout(self.layout.number, x.shape[1:], self.layout.axes, False)
+        if any(o > side for o, side in zip(self.outer, layout.shape, strict=True)):
+            raise InvalidInputError(
+                f"A sample of shape {layout.shape} in the training data is smaller than outer={self.outer}."
+            )
+        grid = windows(layout, self.outer, tuple(self.stride for _ in self.outer))
+        flat, step = x.reshape(len(x), -1), max(1, CHUNK // (self.m * len(x)))
+        for first in range(0, grid.count, step):
+            which = np.arange(first, min(first + step, grid.count))
+            at = components(layout.shape, grid.corners(which), self.outer)
+            yield flat[:, at].reshape(-1, self.m).astype("float64")
+
+    def gaussian(self) -> PatchGaussian:
+        """What has been learnt."""
+        low, high = (np.broadcast_to(a, self.outer).reshape(-1).copy() for a in (self.low, self.high))
+        return PatchGaussian(self.outer, self.mean.copy(), self.scatter / self.count, low, high)

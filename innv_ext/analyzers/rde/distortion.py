@@ -1,0 +1,206 @@
+"""The distortion D(s) = E_v (score(x) - score(s x + (1 - s) v))^2 with its gradient, the objective of all RDE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from keras import ops, tree
+
+from innv_ext.analyzers.core.program import select
+from innv_ext.analyzers.moments import values as moments
+from innv_ext.analyzers.moments.values import Moments
+from innv_ext.analyzers.parts.features import Features
+from innv_ext.analyzers.rde.reference import Reference
+from innv_ext.backend import numerics, walk
+from innv_ext.backend.graph import Graph
+from innv_ext.backend.numerics import widen
+
+Tensor = Any
+CACHED_DRAWS = 2**26  # bytes of Monte Carlo draws that are kept between evaluations
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What the compiled functions need besides tensors; made once per analyzer, so that they are compiled once."""
+
+    graph: Graph
+    rules: tuple[Any, ...]
+    features: Features
+    mode: Any
+    covariance: str
+    shapes: tuple[tuple[int | None, ...], ...]
+
+
+@dataclass(eq=False)
+class Distortion:
+    """D and its gradient with respect to s, for some samples of a batch at a time.
+
+    Attributes
+    ----------
+    compiled : ``GraphAnalyzer.compiled``
+    context : graph, moment rules, features, and mode: "index", "all" or a target function
+    reference : V
+    xs, index, score : the inputs of the batch (b, ...), the explained neurons and their scores, both (b,)
+    size : most forward samples at once
+    samples : Monte Carlo draws per point; 0: density filtering
+    seed : of the draws
+    """
+
+    compiled: Callable[..., numerics.Compiled]
+    context: Context
+    reference: Reference
+    xs: list[np.ndarray]
+    index: np.ndarray
+    score: np.ndarray
+    size: int
+    samples: int = 0
+    seed: int = 0
+    _drawn: dict[Any, list[np.ndarray]] = field(default_factory=dict)
+    _failed: tuple[np.ndarray, int, int] | None = None  # the first point, sample and stream where D was not finite
+
+    def __call__(self, s: np.ndarray, rows: np.ndarray, streams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values (q,) and gradients (q, n) at points s (q, n) of the samples ``rows`` (q,).
+
+        ``streams`` (q,) number the Monte Carlo draws: equal numbers share them, so that one problem is always
+        compared on the same draws.
+        """
+        values, gradients = np.empty(len(s)), np.empty_like(s)
+        step = self.size if not self.samples else max(1, self.size // self.samples)
+        for start in range(0, len(s), step):
+            part = slice(start, start + step)
+            evaluate = self._sampled if self.samples else self._filtered
+            values[part], gradients[part] = evaluate(s[part], rows[part], streams[part])
+        finite = np.isfinite(values) & np.isfinite(gradients).all(axis=1)
+        if self._failed is None and not finite.all():
+            i = int(np.argmin(finite))
+            self._failed = s[i].copy(), int(rows[i]), int(streams[i])
+        return values, gradients
+
+    def _filtered(self, s: np.ndarray, rows: np.ndarray, streams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        xs = [x[rows] for x in self.xs]
+        means, variances, factors = self.reference.moments(xs)
+        d, g = self._run(filtered, rows, s, xs, [*means, *variances, *factors])
+        return np.asarray(d), np.asarray(g)
+
+    def _sampled(self, s: np.ndarray, rows: np.ndarray, streams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        xs = [x[rows] for x in self.xs]
+        total, gradient = 0.0, 0.0
+        block = max(1, min(self.samples, self.size // len(s)))
+        for first in range(0, self.samples, block):
+            draws = self._draws(xs, rows, streams, range(first, min(first + block, self.samples)))
+            d, g = self._run(sampled, rows, s, xs, draws)
+            total, gradient = total + np.asarray(d), gradient + np.asarray(g)
+        return total / self.samples, gradient / self.samples
+
+    def _draws(self, xs: list[np.ndarray], rows: np.ndarray, streams: np.ndarray, block: range) -> list[np.ndarray]:
+        """(q, draws, ...) per input; kept where they are small, since a solver asks for them again and again."""
+        parts = []
+        for i, (row, stream) in enumerate(zip(rows, streams, strict=True)):
+            own = int(row) if self.reference.kind in ("uniform", "sampler") else -1
+            key = (own, int(stream), block.start, block.stop)
+            drawn = self._drawn.get(key)
+            if drawn is None:
+                keys = [(self.seed, int(stream), j) for j in block]
+                drawn = self.reference.draw([x[i : i + 1] for x in xs], keys)
+                if (len(self._drawn) + 1) * sum(a.nbytes for a in drawn) <= CACHED_DRAWS:
+                    self._drawn[key] = drawn
+            parts.append(drawn)
+        return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+    def _run(self, function: Any, rows: np.ndarray, s: np.ndarray, xs: list[np.ndarray], more: list[np.ndarray]) -> Any:
+        """Call the compiled function, for any number of points and draws."""
+        shapes, dtype = self.context.shapes, s.dtype.name
+        extra = [((None, s.shape[1]), dtype), ((None,), dtype)]
+        for i, array in enumerate(more):
+            shape = shapes[i % len(shapes)]
+            extra.append(((None,) * (array.ndim - len(shape)) + shape, array.dtype.name))
+        run = self.compiled(function, {"context": self.context}, extra)
+        return run(*xs, self.index[rows], s, self.score[rows].astype(s.dtype), *more)
+
+    def culprit(self) -> str:
+        """The first node with a value that is not finite, where D was not finite first; "" if there is none."""
+        if self._failed is None:
+            return ""
+        s, row, stream = self._failed
+        xs = [x[row : row + 1] for x in self.xs]
+        if not self.samples:
+            means, variances, factors = self.reference.moments(xs)
+            return self._broken(random_inputs(xs, s[None], [*means, *variances, *factors], self.context))
+        names = []
+        for first in range(0, self.samples, self.size):
+            block = range(first, min(first + self.size, self.samples))
+            draws = self._draws(xs, np.array([row]), np.array([stream]), block)
+            names.append(self._broken(mixed_inputs(xs, s[None], draws, self.context)))
+        return next(filter(None, names), "")
+
+    def _broken(self, inputs: Sequence[Any]) -> str:
+        slots = dict(zip(self.context.graph.inputs, inputs, strict=True))
+        for node in self.context.graph.nodes:
+            values = tuple(slots[slot] for slot in node.inputs)
+            ys = self.context.rules[node.index](node, values) if not self.samples else tree.flatten(node.call(*values))
+            slots.update(zip(node.outputs, ys, strict=True))
+            parts = [t for y in ys for t in ((y.mean, y.variance()) if moments.is_random(y) else (y,))]
+            if not all(np.isfinite(ops.convert_to_numpy(ops.cast(t, "float64"))).all() for t in parts):
+                return node.name
+        return ""
+
+
+def random_inputs(xs: Sequence[Tensor], s: Tensor, reference: Sequence[Tensor], context: Context) -> list[Moments]:
+    """Moments of s x + (1 - s) v from the means, variances and directions of v."""
+    count = len(xs)
+    means, variances, factors = reference[:count], reference[count : 2 * count], reference[2 * count :]
+    inputs = []
+    for i, (kept, x) in enumerate(zip(context.features.expand(s), xs, strict=True)):
+        free = 1 - kept
+        directions = ops.expand_dims(free, 1) * factors[i] if factors else None
+        mean, var = kept * x + free * means[i], ops.square(free) * variances[i]
+        inputs.append(Moments.of_input(mean, var, directions, context.covariance == "full"))
+    return inputs
+
+
+def mixed_inputs(xs: Sequence[Tensor], s: Tensor, draws: Sequence[Tensor], context: Context) -> list[Tensor]:
+    """s x + (1 - s) v for draws v (batch, draws, ...), all in one batch."""
+    inputs = []
+    for kept, x, v in zip(context.features.expand(s), xs, draws, strict=True):
+        mixed = ops.expand_dims(kept * x, 1) + ops.expand_dims(1 - kept, 1) * v
+        inputs.append(ops.reshape(mixed, (-1, *ops.shape(x)[1:])))
+    return inputs
+
+
+def filtered(
+    xs: list[Tensor], index: Tensor, s: Tensor, score: Tensor, *reference: Tensor, context: Context
+) -> tuple[Tensor, Tensor]:
+    """D = (score - mean)^2 + variance by density filtering, and dD/ds."""
+
+    def distortion(s: Tensor) -> Tensor:
+        inputs = random_inputs(xs, s, reference, context)
+        y = moments.propagate(context.graph, context.rules, inputs)
+        weights, mean, _ = select(widen(y.mean), index, context.mode)
+        axes = tuple(range(1, len(y.mean.shape)))
+        variance = ops.sum(ops.square(weights) * y.var, axis=axes)
+        for factor in y.factors.values():
+            along = ops.sum(ops.expand_dims(weights, 1) * factor, axis=tuple(a + 1 for a in axes))
+            variance = variance + ops.sum(ops.square(along), axis=1)
+        return ops.square(score - mean) + variance
+
+    (d,), pullback = numerics.vjp(distortion, s)
+    return d, pullback(ops.ones_like(d))[0]
+
+
+def sampled(
+    xs: list[Tensor], index: Tensor, s: Tensor, score: Tensor, *draws: Tensor, context: Context
+) -> tuple[Tensor, Tensor]:
+    """The sum of (score - score(s x + (1 - s) v))^2 over draws v (batch, draws, ...), and its gradient."""
+    count = ops.shape(draws[0])[1]
+
+    def distortion(s: Tensor) -> Tensor:
+        inputs = mixed_inputs(xs, s, draws, context)
+        y = widen(walk.evaluate(context.graph, inputs)[0])
+        found = select(y, ops.repeat(index, count, axis=0), context.mode)[1]
+        return ops.sum(ops.square(ops.expand_dims(score, 1) - ops.reshape(found, (-1, count))), axis=1)
+
+    (d,), pullback = numerics.vjp(distortion, s)
+    return d, pullback(ops.ones_like(d))[0]

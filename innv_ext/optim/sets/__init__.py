@@ -1,0 +1,1 @@
+"""Feasible sets: oracles, projections, penalties."""

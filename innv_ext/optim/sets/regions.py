@@ -1,0 +1,138 @@
+"""Feasible regions: what a solver needs to know about one, bundled; a k may differ between the problems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from innv_ext.errors import InvalidInputError
+from innv_ext.optim.base import flat
+from innv_ext.optim.sets import oracles, projections
+from innv_ext.optim.transport.exact import rate_grid
+from innv_ext.optim.transport.grids import checked_rates
+
+
+class Region:
+    """Base: a compact convex set per problem.
+
+    Arrays have the shape (q, ...) and belong to the problems with the indices ``problems`` (q,).
+    """
+
+    def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
+        """A vertex v that minimises <gradient, v>."""
+        raise NotImplementedError
+
+    def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
+        """The nearest point of the region."""
+        raise InvalidInputError(f"There is no exact projection on {self!r}; use a Frank-Wolfe or mirror method.")
+
+
+@dataclass(frozen=True)
+class CappedSimplex(Region):
+    """{0 <= x <= 1, sum x <= k}, the non-negative k-sparse polytope.
+
+    Parameters
+    ----------
+    k : one integer, or one per problem
+    """
+
+    k: int | tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "k", _plain(self.k))
+
+    def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
+        """Ones at the k smallest entries, as far as they are negative."""
+        return oracles.nonnegative_k_sparse(flat(gradient), _of(self.k, problems)).reshape(gradient.shape)
+
+    def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
+        """clip(x - tau, 0, 1)."""
+        return projections.project_capped_simplex(flat(x), _of(self.k, problems)).reshape(x.shape)
+
+
+@dataclass(frozen=True)
+class KSparse(Region):
+    """{|x_i| <= radius, sum |x_i| <= k radius}, the k-sparse polytope.
+
+    Parameters
+    ----------
+    k : one integer, or one per problem
+    radius : bound of the entries
+    """
+
+    k: int | tuple[int, ...]
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "k", _plain(self.k))
+
+    def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
+        """-radius * sign(g) at the k largest entries."""
+        return oracles.k_sparse(flat(gradient), _of(self.k, problems), self.radius).reshape(gradient.shape)
+
+    def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
+        """By symmetry from the capped simplex."""
+        return projections.project_k_sparse(flat(x), _of(self.k, problems), self.radius).reshape(x.shape)
+
+
+@dataclass(frozen=True)
+class Box(Region):
+    """{0 <= x <= 1}."""
+
+    def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
+        """Ones at the negative entries."""
+        return oracles.box(gradient)
+
+    def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
+        """clip(x, 0, 1)."""
+        return projections.project_box(x)
+
+
+@dataclass(frozen=True)
+class Birkhoff(Region):
+    """The doubly stochastic matrices; x has the shape (P, n, n)."""
+
+    def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
+        """The permutation matrix that the Hungarian method finds."""
+        return oracles.birkhoff(gradient)
+
+
+@dataclass(frozen=True)
+class RateGrid(Region):
+    """Matrices S with nondecreasing columns in [0, 1] and column sums k_1 < ... < k_m; x has the shape (P, n, m).
+
+    The image of the doubly stochastic matrices under Pi -> (Pi p_(k_1), ..., Pi p_(k_m)).
+
+    Parameters
+    ----------
+    rates : the column sums, increasing
+    """
+
+    rates: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        rates = np.asarray(self.rates)
+        if rates.ndim != 1:
+            raise InvalidInputError(f"rates must be a sequence of integers, got {self.rates!r}.")
+        object.__setattr__(self, "rates", tuple(checked_rates(rates, int(rates.max(initial=0)) + 1).tolist()))
+
+    def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
+        """The exact solution of a transport problem."""
+        return rate_grid(gradient, self.rates)
+
+
+def _plain(k: int | tuple[int, ...] | np.ndarray) -> int | tuple[int, ...]:
+    """Plain integers, so that regions can be compared and printed."""
+    given = np.asarray(k)
+    if given.dtype.kind not in "iu" or given.ndim > 1 or np.any(given < 1):
+        raise InvalidInputError(f"k must be a positive integer or a sequence of them, one per problem, got {k!r}.")
+    return int(given) if given.ndim == 0 else tuple(given.tolist())
+
+
+def _of(k: int | tuple[int, ...], problems: np.ndarray) -> int | np.ndarray:
+    if isinstance(k, int):
+        return k
+    if len(problems) and problems.max() >= len(k):
+        raise InvalidInputError(f"k has {len(k)} entries, but there are at least {problems.max() + 1} problems.")
+    return np.asarray(k)[problems]

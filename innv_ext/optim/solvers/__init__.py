@@ -1,0 +1,1 @@
+"""Solvers, each ``init`` and ``update``."""

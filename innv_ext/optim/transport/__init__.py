@@ -1,0 +1,1 @@
+"""Transport problems of rate grids."""
