@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.gradient.averaged import IntegratedGradients
 from innv_ext.comparison.context import Context, NotApplicable, Setting
 from innv_ext.evaluation.attack import attack_interpretation
@@ -133,7 +133,7 @@ def inside(context: Context, **options: Any) -> np.ndarray:
 
 def completeness(context: Context, kind: str = "relative") -> np.ndarray:
     """How far the sum of the map is from what the method says that it sums to."""
-    checks.choice("kind", kind, ("relative", "absolute"))
+    arguments.choice("kind", kind, ("relative", "absolute"))
     if "f_c" not in context.sums_to:
         raise NotApplicable("the method does not say that its maps sum to the score")
     score = np.asarray(context.explanation.score, "float64")

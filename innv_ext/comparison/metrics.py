@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.comparison import functions
 from innv_ext.comparison.context import Setting
 from innv_ext.comparison.entries import Entry, read_entries, unique
@@ -225,7 +225,7 @@ def _chosen(entry: Entry) -> Chosen:
         metric = _TABLE[choice("metrics", thing, tuple(_TABLE))]
     elif isinstance(thing, Metric):
         metric = thing
-        checks.choice(f"better of the metric {metric.name!r}", metric.better, BETTER)
+        arguments.choice(f"better of the metric {metric.name!r}", metric.better, BETTER)
     elif callable(thing):
         name = getattr(thing, "__name__", type(thing).__name__)
         metric = Metric(name, thing, " ".join((thing.__doc__ or "").split("\n\n")[0].split()))

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.comparison import files, pictures, stored_form
 from innv_ext.comparison.report import page
 from innv_ext.comparison.rows import Cell, Criterion, Row, Samples, place
@@ -190,7 +190,7 @@ class Comparison:
         InvalidInputError
             where there are no maps, because all analyzers failed or the comparison was read without them
         """
-        count = min(checks.positive_int("samples", samples), len(self.samples))
+        count = min(arguments.positive_int("samples", samples), len(self.samples))
         return pictures.save(pictures.draw_maps(self.samples, self.maps, range(count), ax), path)
 
     def plot_metrics(
@@ -228,7 +228,7 @@ class Comparison:
             if the file cannot be written
         """
         file = files.writable_file("path", path)
-        count = min(checks.positive_int("samples", samples), len(self.samples))
+        count = min(arguments.positive_int("samples", samples), len(self.samples))
         files.write(file, page(self, count).encode("utf-8", "replace"))
 
     def save(self, folder: str | os.PathLike[str]) -> None:

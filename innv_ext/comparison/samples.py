@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.backend.tracing import untouched
 from innv_ext.comparison.context import Setting
 from innv_ext.comparison.entries import writable_text
@@ -34,7 +34,7 @@ def read_samples(
     class_names: Any,
 ) -> tuple[Setting, Samples]:
     """Check the arguments of ``compare`` that say what is explained, and look at x once: neurons, classes, scores."""
-    size, seed, names = checks.positive_int("batch_size", batch_size), read_seed(seed), _read_names(class_names)
+    size, seed, names = arguments.positive_int("batch_size", batch_size), read_seed(seed), _read_names(class_names)
     with untouched(model):
         scores = Scores(model, on, output, "compare")
         array = scores.samples(x)

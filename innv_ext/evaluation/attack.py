@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from tqdm import tqdm
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.backend import numerics
 from innv_ext.backend.numerics import safe_divide
@@ -98,15 +98,16 @@ def attack_interpretation(
     >>> found = attack_interpretation(analyzer, x, epsilon=0.5, value_range=(0, 1))
     >>> found.metrics.top_k.mean(), found.plot(path="attack.png")
     """
-    size = checks.positive_int("batch_size", check_analyzer(analyzer).batch_size if batch_size is None else batch_size)
-    checks.choice("method", method, METHODS)
+    own = check_analyzer(analyzer).batch_size
+    size = arguments.positive_int("batch_size", own if batch_size is None else batch_size)
+    arguments.choice("method", method, METHODS)
     settings = _Settings(
-        checks.number("epsilon", epsilon, positive=True),
-        checks.positive_int("steps", steps),
-        2.5 * epsilon / steps if step_size is None else checks.number("step_size", step_size, positive=True),
+        arguments.number("epsilon", epsilon, positive=True),
+        arguments.positive_int("steps", steps),
+        2.5 * epsilon / steps if step_size is None else arguments.number("step_size", step_size, positive=True),
         method,
         _read_range(value_range),
-        None if softplus is None else checks.number("softplus", softplus, positive=True),
+        None if softplus is None else arguments.number("softplus", softplus, positive=True),
         size,
         read_seed(seed),
     )
@@ -292,7 +293,7 @@ def _norms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _read_range(value_range: Any) -> tuple[float, float] | None:
     if value_range is None:
         return None
-    bounds = checks.as_array("value_range", value_range)
+    bounds = arguments.as_array("value_range", value_range)
     if bounds.shape != (2,) or bounds.dtype.kind not in "iuf" or not bounds[0] < bounds[1]:
         raise InvalidInputError(f"value_range must be (low, high) with low < high, or None, got {value_range!r}.")
     return float(bounds[0]), float(bounds[1])

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.frames import frame
 from innv_ext.evaluation.plotting import COLOURS, save
@@ -105,7 +105,7 @@ class AttackResult:
         InvalidInputError
             if ``ax`` has another shape
         """
-        count = min(checks.positive_int("samples", samples), len(self.x))
+        count = min(arguments.positive_int("samples", samples), len(self.x))
         axes = _axes(ax, count)
         columns = (self.x, self.maps, self.x_adv, self.maps_adv)
         picture = self._is_image()

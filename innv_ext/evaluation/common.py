@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext.analyzers.core import inputs
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.features import RANDOM
 from innv_ext.evaluation.scores import Scores
@@ -37,7 +37,7 @@ def generator(seed: int, *key: int) -> np.random.Generator:
 
 def read_neurons(selection: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray:
     """The flat index of the neuron per sample; -1 stands for the largest output."""
-    mode, index = checks.resolve_selection("max_activation", selection, count, shape)
+    mode, index = inputs.resolve_selection("max_activation", selection, count, shape)
     if mode == "all":
         raise InvalidInputError("neuron_selection='all' is no single neuron; give one index per sample, or None.")
     return index

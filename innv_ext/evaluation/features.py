@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
 
 RANDOM = "random"
@@ -127,7 +127,7 @@ def read_features(features: Any, shape: tuple[int, ...], channels_first: bool, a
         whole = tuple(1 if a == axis else d for a, d in enumerate(sample))
         labels = np.arange(int(np.prod(whole))).reshape(1, *whole)
     else:
-        labels, axis = _read_labels(checks.as_array(argument, features), shape, axis, argument)
+        labels, axis = _read_labels(arguments.as_array(argument, features), shape, axis, argument)
     rows = [np.unique(row, return_inverse=True)[1].reshape(row.shape) for row in labels]
     ids = np.broadcast_to(np.stack(rows), shape)
     counts = np.array([row.max() + 1 for row in rows])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import Floats, Mask, as_numbers
 from innv_ext.visualization.checks import number as number_between
@@ -60,7 +60,7 @@ def sparsity(relevance: Any, *, kind: str = "gini", tolerance: float = 0.0) -> n
     >>> sparsity([[0, 0, 0, 5], [1, -1, 1, -1]], kind="zeros").tolist()
     [0.75, 0.0]
     """
-    checks.choice("kind", kind, ("gini", "zeros"))
+    arguments.choice("kind", kind, ("gini", "zeros"))
     tolerance = number_between("tolerance", tolerance, 0, 1, inclusive=True)
     if kind == "gini" and tolerance:
         raise InvalidInputError("tolerance= has no meaning with kind='gini'; leave it out.")
@@ -111,7 +111,7 @@ def inside_ratio(relevance: Any, mask: Any, *, kind: str = "inside_total", chann
     >>> inside_ratio(relevance, [[0, 0, 2, 1]], kind="weighted").tolist()
     [1.5]
     """
-    checks.choice("kind", kind, RATIOS)
+    arguments.choice("kind", kind, RATIOS)
     return as_ratio(*inside_and_size(relevance, mask, channel_axis), kind)
 
 
@@ -119,7 +119,7 @@ def inside_and_size(relevance: Any, mask: Any, channel_axis: int = -1) -> tuple[
     """The shares (batch,) of relevance and of places that are inside; see ``inside_ratio``."""
     if channel_axis not in (-1, 1):
         raise InvalidInputError(f"channel_axis must be -1 (channels last) or 1 (channels first), got {channel_axis!r}.")
-    array = checks.as_array("relevance", relevance)
+    array = arguments.as_array("relevance", relevance)
     flat = _shares_of_the_largest(_read_maps("relevance", array))
     magnitudes, inside = flat.reshape(array.shape), _read_mask(mask, array.shape, channel_axis)
     if inside.ndim < magnitudes.ndim:
@@ -224,7 +224,7 @@ def _read_scores(argument: str, values: Any, count: int) -> Floats:
 
 def _read_mask(mask: Any, shape: tuple[int, ...], channel_axis: int) -> Mask:
     """Which places are inside, (batch, *places); at least one in every sample."""
-    array = checks.as_array("mask", mask)
+    array = arguments.as_array("mask", mask)
     channels = channel_axis % len(shape)
     forms = [shape[1:], tuple(d for a, d in enumerate(shape[1:], 1) if a != channels)]
     if array.dtype.kind in "iu":

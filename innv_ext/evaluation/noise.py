@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
 
 Sampler = Callable[[np.ndarray, int, np.random.Generator], Any]
@@ -121,10 +121,10 @@ def read_noise(noise: Any, mean: Any, std: Any, shape: tuple[int, ...]) -> Noise
         return Custom(noise)
     if noise == "uniform":
         return Uniform()
-    centre = checks.one_sample("mean", mean, shape)
+    centre = arguments.one_sample("mean", mean, shape)
     if noise == "constant":
         return Constant(centre)
-    spread = checks.one_sample("std", std, shape)
+    spread = arguments.one_sample("std", std, shape)
     if (spread < 0).any():
         raise InvalidInputError(f"std must not be negative, but its smallest value is {spread.min():g}.")
     return Gaussian(centre, spread)

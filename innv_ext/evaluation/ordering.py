@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.common import at_x, generator, named, read_labels, read_neurons, read_seed
@@ -106,7 +106,7 @@ def relevance_ordering(
     """
     if not isinstance(model, keras.Model):
         raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
-    size, samples = checks.positive_int("batch_size", batch_size), checks.positive_int("samples", samples)
+    size, samples = arguments.positive_int("batch_size", batch_size), arguments.positive_int("samples", samples)
     shares, seed = _read_rates(rates), read_seed(seed)
     with untouched(model):
         scores = Scores(model, on, output, "relevance_ordering")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.parts.layout import Layout
 from innv_ext.analyzers.parts.windows import default_sizes
 from innv_ext.analyzers.prediction.masking import replacements
@@ -94,7 +94,7 @@ def read_perturbation(perturbation: Any, layout: Layout, **given: Any) -> Noise:
     InvalidInputError
         for an unknown perturbation, arguments that it does not take or lacks, and means or blurs of tables and tokens
     """
-    takes = TAKES[checks.choice("perturbation", perturbation, tuple(TAKES))]
+    takes = TAKES[arguments.choice("perturbation", perturbation, tuple(TAKES))]
     for argument, value in given.items():
         if value is not None and argument not in takes:
             raise InvalidInputError(f"{argument}= has no meaning with perturbation={perturbation!r}; leave it out.")
@@ -111,7 +111,7 @@ def read_perturbation(perturbation: Any, layout: Layout, **given: Any) -> Noise:
 
 def _mean(mean: Any, layout: Layout) -> Noise:
     if mean is not None:
-        return Constant(checks.one_sample("mean", mean, layout.shape))
+        return Constant(arguments.one_sample("mean", mean, layout.shape))
     _check_positions("mean", layout, "pass mean=, e.g. X_train.mean(axis=0)")
     return ChannelMean(layout)
 
@@ -121,7 +121,7 @@ def _constant(value: Any, layout: Layout) -> Noise:
         raise InvalidInputError(
             f"perturbation='constant' needs value=: a number or an array that broadcasts to one sample {layout.shape}."
         )
-    return Constant(checks.one_sample("value", value, layout.shape))
+    return Constant(arguments.one_sample("value", value, layout.shape))
 
 
 def _gaussian(mean: Any, std: Any, layout: Layout) -> Noise:
@@ -132,7 +132,7 @@ def _gaussian(mean: Any, std: Any, layout: Layout) -> Noise:
         raise InvalidInputError(
             "perturbation='gaussian' needs both mean= and std=, or neither (then those of the sample's channels hold)."
         )
-    centre, spread = (checks.one_sample(n, v, layout.shape) for n, v in (("mean", mean), ("std", std)))
+    centre, spread = (arguments.one_sample(n, v, layout.shape) for n, v in (("mean", mean), ("std", std)))
     if (spread < 0).any():
         raise InvalidInputError(f"std must not be negative, but its smallest value is {spread.min():g}.")
     return Gaussian(centre, spread)
@@ -148,7 +148,7 @@ def _blur(sigma: Any, layout: Layout) -> Noise:
             f"sigma={sigma!r} has {len(values)} entries, but samples of shape {layout.shape} have {len(layout.axes)} "
             f"axes with positions; pass a number, or one for each of them."
         )
-    along = dict(zip(layout.axes, (checks.number("sigma", v, positive=True) for v in values), strict=True))
+    along = dict(zip(layout.axes, (arguments.number("sigma", v, positive=True) for v in values), strict=True))
     return Blur(layout, tuple(along.get(axis, 0.0) for axis in range(len(layout.shape))))
 
 

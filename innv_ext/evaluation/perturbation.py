@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.common import at_x, generator, named, read_neurons, read_seed
@@ -117,7 +117,7 @@ def perturbation_analysis(
     """
     if not isinstance(model, keras.Model):
         raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
-    size, samples = checks.positive_int("batch_size", batch_size), checks.positive_int("samples", samples)
+    size, samples = arguments.positive_int("batch_size", batch_size), arguments.positive_int("samples", samples)
     orders, maps, seed = _read_orders(order), _read_maps(relevance, random_baseline), read_seed(seed)
     with untouched(model):
         scores = Scores(model, on, output, "perturbation_analysis")
@@ -237,7 +237,7 @@ def _read_maps(relevance: Any, random_baseline: bool) -> dict[str, Any]:
 def _read_steps(steps: Any, regions: int) -> int:
     if steps is None:
         return regions
-    if checks.positive_int("steps", steps) > regions:
+    if arguments.positive_int("steps", steps) > regions:
         raise InvalidInputError(f"steps={steps}, but x has only {regions} regions. None perturbs all of them.")
     return int(steps)
 

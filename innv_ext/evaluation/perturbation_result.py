@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.evaluation import plotting
 from innv_ext.evaluation.features import RANDOM
 from innv_ext.evaluation.frames import curve_frame
@@ -72,7 +72,7 @@ class PerturbationResult:
         InvalidInputError
             for another name
         """
-        checks.choice("of", of, ("scores", "agreement", "aopc"))
+        arguments.choice("of", of, ("scores", "agreement", "aopc"))
         return {name: over_samples(values) for name, values in getattr(self, of).items()}
 
     def table(self) -> str:
@@ -142,7 +142,7 @@ class PerturbationResult:
         InvalidInputError
             for the wrong number of axes, or an unknown ``spread``
         """
-        checks.choice("spread", spread, ("error", "confidence", "std"))
+        arguments.choice("spread", spread, ("error", "confidence", "std"))
         orders = [o for o in TITLES if o in self.orders]
         panels = [self._panel(order, spread) for order in orders]
         axes = plotting.axes_for(ax, [TITLES[o] for o in orders], len(self._of(orders[0])))

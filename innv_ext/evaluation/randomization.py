@@ -12,7 +12,8 @@ import numpy as np
 from keras import tree
 from tqdm import tqdm
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
+from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer
 from innv_ext.backend import facts, numerics
@@ -86,9 +87,9 @@ def randomization_check(
     """
     if not isinstance(model, keras.Model):
         raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
-    checks.choice("order", order, ORDERS)
-    checks.choice("how", how, WAYS)
-    size, seed = checks.positive_int("batch_size", batch_size), read_seed(seed)
+    arguments.choice("order", order, ORDERS)
+    arguments.choice("how", how, WAYS)
+    size, seed = arguments.positive_int("batch_size", batch_size), read_seed(seed)
     array, channels_first = _read_x(model, x)
     explain = _Explainer(analyzer, dict(params or {}), size)
     clone, fresh = _clone(model, array[:1], seed)
@@ -234,7 +235,7 @@ def _read_x(model: keras.Model, x: Any) -> tuple[np.ndarray, bool]:
             f"randomization_check takes models with one input, but {model.name!r} has {len(specs)}. Hold the others "
             f"fixed: keras.Model(a, model([a, b])) with a = keras.Input(...) and b a function of a."
         )
-    (array,) = checks.standardize(x, structure, specs, True)
+    (array,) = inputs.standardize(x, structure, specs, True)
     if not array.size:
         raise InvalidInputError(f"x has shape {array.shape}; there is nothing to explain.")
     return array, facts.channels_first(graph)

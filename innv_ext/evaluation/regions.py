@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.parts.layout import Layout, Sizes, layouts_of
 from innv_ext.analyzers.parts.windows import all_sizes, default_sizes
 from innv_ext.backend.graph import Spec
@@ -46,7 +46,7 @@ def _default(layout: Layout) -> Sizes:
 
 def region_relevance(regions: Features, name: str, values: Any, aggregate: str) -> np.ndarray:
     """The relevance of each region, (batch, most regions); values that are given per region stay as they are."""
-    checks.choice("aggregate", aggregate, AGGREGATES)
+    arguments.choice("aggregate", aggregate, AGGREGATES)
     found = regions.relevance(name, values)
     if aggregate == "sum" or not regions.is_map(np.shape(values)):
         return found

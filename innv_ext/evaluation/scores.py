@@ -8,7 +8,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
+from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.reverse import select
 from innv_ext.backend import facts, numerics, passes, walk
 from innv_ext.backend.models import model_wo_softmax
@@ -37,7 +38,7 @@ class Scores:
 
     def __init__(self, model: keras.Model, on: str, output: str | int | None, caller: str):
         numerics.check_backend()
-        checks.choice("on", on, ("output", "logits"))
+        arguments.choice("on", on, ("output", "logits"))
         self.structure = model_tensors(model)[0]
         names = [getattr(i, "name", "?") for i in tree.flatten(self.structure)]
         if len(names) > 1:
@@ -48,7 +49,7 @@ class Scores:
         self.model = model
         self.graph = trace(model, facts.is_leaf)
         self.channels_first = facts.channels_first(self.graph)
-        self.position = checks.output_position(model, self.graph, output)
+        self.position = inputs.output_position(model, self.graph, output)
         self.spec = self.graph.specs[self.graph.inputs[0]]
         self.scorer = model if on == "output" else model_wo_softmax(model)
         self.threshold = 0.5 if on == "output" and self._squashed() else 0.0
@@ -69,7 +70,7 @@ class Scores:
         InvalidInputError
             for an x that does not fit the model, holds NaN, or is empty
         """
-        (array,) = checks.standardize(x, self.structure, [self.spec], True)
+        (array,) = inputs.standardize(x, self.structure, [self.spec], True)
         if not array.size:
             raise InvalidInputError(f"x has shape {array.shape}; there is nothing to explain.")
         return array

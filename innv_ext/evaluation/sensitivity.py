@@ -9,7 +9,8 @@ import numpy as np
 from keras import tree
 from tqdm import tqdm
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
+from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.common import generator, read_seed
@@ -73,11 +74,11 @@ def sensitivity(
     [0.0]
     """
     check_analyzer(analyzer)
-    radius, samples = checks.number("radius", radius, positive=True), checks.positive_int("samples", samples)
-    checks.choice("norm", norm, ("linf", "l2"))
-    summary, seed = SUMMARIES[checks.choice("kind", kind, tuple(SUMMARIES))], read_seed(seed)
-    size = analyzer.batch_size if batch_size is None else checks.positive_int("batch_size", batch_size)
-    xs = checks.standardize(x, analyzer.input_structure_, analyzer.input_specs(), True)
+    radius, samples = arguments.number("radius", radius, positive=True), arguments.positive_int("samples", samples)
+    arguments.choice("norm", norm, ("linf", "l2"))
+    summary, seed = SUMMARIES[arguments.choice("kind", kind, tuple(SUMMARIES))], read_seed(seed)
+    size = analyzer.batch_size if batch_size is None else arguments.positive_int("batch_size", batch_size)
+    xs = inputs.standardize(x, analyzer.input_structure_, analyzer.input_specs(), True)
     if any(a.dtype.kind != "f" for a in xs):
         raise InvalidInputError("x holds whole numbers (tokens or bytes), which cannot move by a little.")
     at_x = analyzer.explain(x, neuron_selection, batch_size=size)
@@ -91,7 +92,7 @@ def sensitivity(
         number = np.arange(first, min(first + size, total))
         i = number // samples
         moved = _moved(xs, i, [generator(seed, *divmod(int(n), samples)) for n in number], radius, norm)
-        given = checks.pack_like(x, moved, analyzer.input_structure_)
+        given = inputs.pack_like(x, moved, analyzer.input_structure_)
         found = _rows(analyzer.analyze(given, rows_of(neurons, i), batch_size=size))
         changes[number] = np.linalg.norm(found - start[i], axis=1)
     length = np.linalg.norm(start, axis=1)[:, None]

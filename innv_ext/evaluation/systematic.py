@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer
 from innv_ext.backend import facts
@@ -74,8 +74,8 @@ def systematic_inside_ratio(
     """
     if not isinstance(model, keras.Model):
         raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
-    checks.choice("explain", explain, ("predicted", "label"))
-    size = checks.positive_int("batch_size", batch_size)
+    arguments.choice("explain", explain, ("predicted", "label"))
+    size = arguments.positive_int("batch_size", batch_size)
     built = _build(model, analyzers)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*built, "size", "predicted", "labels")}
     batches = _batches(data, masks, labels, size)
@@ -151,7 +151,7 @@ def _batches(data: Any, masks: Any, labels: Any, size: int) -> Iterator[_Batch]:
         raise InvalidInputError("labels= goes with arrays; batches bring their own: (x, masks, labels).")
     if masks is not None:
         named = {"data": data, "masks": masks, "labels": labels}
-        arrays = [checks.as_array(name, a) if a is not None else None for name, a in named.items()]
+        arrays = [arguments.as_array(name, a) if a is not None else None for name, a in named.items()]
         counts = [len(a) if a.ndim else 0 for a in arrays if a is not None]
         if len(set(counts)) > 1:
             raise InvalidInputError(f"x, masks and labels need one entry per sample, but have {counts}.")

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
 from innv_ext.evaluation.frames import frame
@@ -60,7 +60,7 @@ class SystematicResult:
 
     def ratio(self, kind: str = "weighted") -> Named:
         """{name: array (samples,)}, the ratio of this kind; see ``inside_ratio``."""
-        checks.choice("kind", kind, RATIOS)
+        arguments.choice("kind", kind, RATIOS)
         return {name: as_ratio(self.inside[name], self.size, kind) for name in self.names}
 
     def concentrated(self, threshold: float = 0.5) -> Named:
@@ -87,8 +87,8 @@ class SystematicResult:
         InvalidInputError
             for another ``of`` or ``by``
         """
-        checks.choice("of", of, (*RATIOS, "concentrated"))
-        checks.choice("by", by, (None, "class"))
+        arguments.choice("of", of, (*RATIOS, "concentrated"))
+        arguments.choice("by", by, (None, "class"))
         values = self.concentrated() if of == "concentrated" else self.ratio(of)
         if by is None:
             return {name: over_samples(row) for name, row in values.items()}
@@ -108,7 +108,7 @@ class SystematicResult:
         sizes : array (bins with samples,), the mean size in each
         shares : {name: Statistics} of such arrays
         """
-        bins = checks.positive_int("bins", bins)
+        bins = arguments.positive_int("bins", bins)
         place = np.minimum((self.size * bins).astype(int), bins - 1)
         rows = [place == b for b in np.unique(place)]
         sizes = np.array([self.size[own].mean() for own in rows])
@@ -125,7 +125,7 @@ class SystematicResult:
         kind : the ratio that is shown and says the order
         classes : how many of the lowest classes are listed, below the line of all samples
         """
-        classes = checks.positive_int("classes", classes)
+        classes = arguments.positive_int("classes", classes)
         whole, of_class = self.statistics(kind), self.statistics(kind, by="class")
         dense, dense_class = self.statistics("concentrated"), self.statistics("concentrated", by="class")
         counts = dict(zip(*np.unique(self.classes, return_counts=True), strict=True))

@@ -12,20 +12,27 @@ ROOT = Path(innv_ext.__file__).parent
 FILES = sorted(p for p in ROOT.rglob("*.py") if "__pycache__" not in p.parts)
 # errors <- backend <- analyzers <- evaluation <- comparison;  errors <- optim <- analyzers;
 # visualization knows only errors
+GROUND = {"errors", "arguments", "files"}
 ALLOWED = {
     "errors": set(),
-    "backend": {"errors"},
-    "optim": {"errors"},
-    "visualization": {"errors"},
-    "analyzers": {"errors", "backend", "optim"},
-    "evaluation": {"errors", "backend", "optim", "analyzers", "visualization"},
-    "comparison": {"errors", "backend", "analyzers", "evaluation", "visualization"},
-    "cli": {"errors", "backend", "analyzers", "evaluation", "visualization", "comparison"},
+    "arguments": {"errors"},
+    "files": {"errors"},
+    "backend": GROUND,
+    "optim": GROUND,
+    "visualization": GROUND,
+    "analyzers": GROUND | {"backend", "optim"},
+    "rules": {"backend", "analyzers"},
+    "evaluation": GROUND | {"backend", "optim", "analyzers", "visualization"},
+    "comparison": GROUND | {"backend", "analyzers", "evaluation", "visualization"},
+    "cli": GROUND | {"backend", "analyzers", "evaluation", "visualization", "comparison"},
     "__main__": {"cli"},
-    "__init__": {"errors", "backend", "optim", "visualization", "analyzers", "evaluation", "comparison"},
+    "__init__": {"errors", "backend", "optim", "visualization", "analyzers", "evaluation", "comparison", "rules"},
 }
 THIRD_PARTY = {
     "errors": set(),
+    "arguments": {"numpy"},
+    "files": {"rich"},
+    "rules": set(),
     "backend": {"keras", "numpy", "tensorflow"},
     "optim": {"keras", "numpy", "scipy", "tqdm", "ot"},
     "visualization": {"numpy", "matplotlib", "scipy"},

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
+from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.program import GraphAnalyzer
 from innv_ext.backend.graph import Graph
 from innv_ext.errors import InvalidInputError, NotFittedError
@@ -38,12 +39,12 @@ class Background(GraphAnalyzer):
 
     def build(self) -> None:
         """Check the references, then build the walk."""
-        checks.positive_int("background", self.background)
+        arguments.positive_int("background", self.background)
         self.references_: list[np.ndarray] | None = None
         super().build()
         if self.references is not None:
             try:
-                self.references_ = checks.standardize(
+                self.references_ = inputs.standardize(
                     self.references, self.input_structure_, self.input_specs(), check=True
                 )
             except InvalidInputError as error:
@@ -64,7 +65,7 @@ class Background(GraphAnalyzer):
         InvalidInputError
             for data that don't fit the model, hold NaN, or are empty; nothing is changed then
         """
-        count = checks.positive_int("samples", self.background if samples is None else samples)
+        count = arguments.positive_int("samples", self.background if samples is None else samples)
         if self.references is None:
             self.references_ = random_subset(self.training_batches(X, batch_size), count, self.seed)
         return self

@@ -13,8 +13,8 @@ import numpy as np
 from keras import tree
 from tqdm import tqdm
 
-from innv_ext.analyzers.core import data
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
+from innv_ext.analyzers.core import data, inputs
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.backend import facts, numerics, walk
 from innv_ext.backend import tracing as graphs
@@ -95,11 +95,11 @@ class Analyzer:
             )
         if self.on not in ("logits", "output"):
             raise InvalidInputError(f"on must be 'logits' or 'output', got {self.on!r}.")
-        checks.positive_int("batch_size", self.batch_size)
+        arguments.positive_int("batch_size", self.batch_size)
         self.input_structure_ = graphs.model_tensors(self.model)[0]
         self.graph_: Graph = graphs.trace(self.model, facts.is_leaf)
         self._traced = self.graph_
-        self.output_position_ = checks.output_position(self.model, self.graph_, self.output)
+        self.output_position_ = inputs.output_position(self.model, self.graph_, self.output)
         self._traced_output = self._traced.outputs[self.output_position_]
         self.registered_name_: str | None = None
         self.registered_params_: dict[str, Any] = {}
@@ -163,13 +163,13 @@ class Analyzer:
             raise InvalidInputError(f"trace=True needs one backward walk, which {type(self).__name__} is not.")
         if self.needs_fit and not self.is_fitted():
             raise self.not_fitted()
-        size = checks.positive_int("batch_size", self.batch_size if batch_size is None else batch_size)
+        size = arguments.positive_int("batch_size", self.batch_size if batch_size is None else batch_size)
         specs = self.input_specs()
-        xs = checks.standardize(x, self.input_structure_, specs, self.check_input)
+        xs = inputs.standardize(x, self.input_structure_, specs, self.check_input)
         count = len(xs[0])
         shape = self._output_shape(xs) if neuron_selection is not None else (None,)
-        mode, index = checks.resolve_selection(self.neuron_selection_mode, neuron_selection, count, shape)
-        options = {"mode": mode, "layers": checks.layer_names(return_layers, self.layer_names()), "trace": trace}
+        mode, index = inputs.resolve_selection(self.neuron_selection_mode, neuron_selection, count, shape)
+        options = {"mode": mode, "layers": inputs.layer_names(return_layers, self.layer_names()), "trace": trace}
         if count == 0:  # shapes come from one sample of zeros, which is cut off again
             xs = [np.zeros((1, *a.shape[1:]), a.dtype) for a in xs]
             index = np.full(1, -1 if mode != "index" else 0, "int32")
@@ -262,7 +262,7 @@ class Analyzer:
         InvalidInputError
             for data that don't fit the model, hold NaN, or are empty
         """
-        size = checks.positive_int("batch_size", max(self.batch_size, least) if batch_size is None else batch_size)
+        size = arguments.positive_int("batch_size", max(self.batch_size, least) if batch_size is None else batch_size)
         return data.batches(X, self.input_structure_, self.input_specs(), size)
 
     def input_specs(self) -> list[Spec]:
@@ -303,7 +303,7 @@ class Analyzer:
         extras = joined
         extras["sum"] = np.sum([a.sum(axis=1) for a in flat], axis=0)
         extras["finite"] = np.all([np.isfinite(a).all(axis=1) for a in flat], axis=0)
-        attribution = checks.pack_like(x, arrays, self.input_structure_)
+        attribution = inputs.pack_like(x, arrays, self.input_structure_)
         return Explanation(attribution, output, target, self.finish_extras(extras))
 
     def postprocess_array(self, attribution: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Checks of what users pass to ``analyze``; every refusal names the argument, what came and what to do."""
+"""Reads what users pass to ``analyze``: samples, the choice of a neuron, layers; packs maps like the samples."""
 
 from __future__ import annotations
 
@@ -11,65 +11,6 @@ from keras import tree
 
 from innv_ext.backend.graph import Graph, Spec
 from innv_ext.errors import InvalidInputError
-
-
-def positive_int(name: str, value: Any) -> int:
-    """``value`` if it is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InvalidInputError(f"{name} must be an integer of at least 1, got {value!r}.")
-    return int(value)
-
-
-def number(name: str, value: Any, *, positive: bool = False) -> float:
-    """``value`` if it is a finite number of at least 0 (or above 0)."""
-    plain = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not plain or not np.isfinite(value) or value < 0 or (positive and value == 0):
-        raise InvalidInputError(
-            f"{name} must be a {'positive number' if positive else 'number of at least 0'}, got {value!r}."
-        )
-    return float(value)
-
-
-def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    """``value`` if it is one of ``allowed``."""
-    if value not in allowed:
-        raise InvalidInputError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
-    return value
-
-
-def as_array(name: str, values: Any) -> np.ndarray:
-    """Anything array-like; lists of different lengths are refused."""
-    try:
-        return np.asarray(values)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{name} cannot be read as one array: {error}") from error
-
-
-def numbers(name: str, value: Any) -> np.ndarray:
-    """Finite numbers as an array, float64."""
-    try:
-        array = np.asarray(value, "float64")
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{name} must be a number or an array of numbers, got {value!r}.") from error
-    if not np.isfinite(array).all():
-        raise InvalidInputError(f"{name} must be finite, got {value!r}.")
-    return array
-
-
-def one_sample(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A number or array as one sample of ``shape``, float64."""
-    try:
-        array = np.asarray(value, "float64")
-        array = array[0] if array.ndim == len(shape) + 1 and len(array) == 1 else array
-        array = np.array(np.broadcast_to(array, shape))
-    except (TypeError, ValueError) as error:
-        got = f"has shape {np.shape(value)}" if np.ndim(value) else f"is {value!r}"
-        raise InvalidInputError(
-            f"{name} {got}; numbers are needed that broadcast to one sample {tuple(shape)}."
-        ) from error
-    if not np.isfinite(array).all():
-        raise InvalidInputError(f"{name} holds NaN or infinite values; clean the data that it was computed from.")
-    return array
 
 
 def output_position(model: keras.Model, graph: Graph, output: str | int | None) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops, tree
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.core import node_rules
 from innv_ext.analyzers.core.program import GraphAnalyzer, select
 from innv_ext.analyzers.core.tensor_map import TensorMap
@@ -87,7 +87,7 @@ class ReverseAnalyzer(GraphAnalyzer):
 
     def bind(self) -> None:
         """One rule per node."""
-        checks.choice("unsupported", self.unsupported, ("error", "gradient"))
+        arguments.choice("unsupported", self.unsupported, ("error", "gradient"))
         self.mappings()
         table = Rules(*self._mappings).before(self.table())
         self.approximated_: tuple[str, ...] = ()

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from keras import ops, tree
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
+from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.background import per_input
 from innv_ext.analyzers.core.program import GraphAnalyzer, select
 from innv_ext.analyzers.deep_lift.differences import Differences, PartedDifferences, at_reference, masks_samples
@@ -47,8 +48,8 @@ class ReferenceDifference(GraphAnalyzer):
 
     def build(self) -> None:
         """Check the parameters, then build the walk."""
-        checks.choice("rule", self.rule, ("rescale", "reveal_cancel"))
-        checks.positive_int("steps", self.steps)
+        arguments.choice("rule", self.rule, ("rescale", "reveal_cancel"))
+        arguments.positive_int("steps", self.steps)
         if self.rules is not None and not isinstance(self.rules, Rules):
             raise InvalidInputError(f"rules must be a Rules table, got {type(self.rules).__name__}.")
         super().build()
@@ -223,12 +224,12 @@ class DeepLift(ReferenceDifference):
         """x0 as one sample (1, ...) per input."""
         given, specs = self.mean_ if self.needs_fit else self.reference_inputs, self.input_specs()
         several = len(specs) > 1 and isinstance(given, (list, tuple, dict))
-        values = checks.flatten_inputs(given, self.input_structure_, specs) if several else [given] * len(specs)
+        values = inputs.flatten_inputs(given, self.input_structure_, specs) if several else [given] * len(specs)
         if self.needs_fit:
             values = given
         found = []
         for value, shape, spec in zip(values, shapes, specs, strict=True):
-            array = checks.one_sample("reference_inputs", value, shape)
+            array = arguments.one_sample("reference_inputs", value, shape)
             if not numerics.is_float(spec.dtype) and (array != np.round(array)).any():
                 raise InvalidInputError("reference_inputs must be whole numbers for token inputs, got fractions.")
             found.append(array.astype(spec.dtype)[None])

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from keras import ops, tree
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
+from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.program import select
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.analyzers.core.tensor_map import TensorMap
@@ -188,9 +189,9 @@ class SmoothGrad(AveragedGradient):
 
     def build(self) -> None:
         """Check the parameters, then build the walk."""
-        checks.positive_int("augment_by_n", self.augment_by_n)
-        checks.choice("noise", self.noise, ("relative", "absolute"))
-        checks.choice("postprocess", self.postprocess, (None, "abs", "square"))
+        arguments.positive_int("augment_by_n", self.augment_by_n)
+        arguments.choice("noise", self.noise, ("relative", "absolute"))
+        arguments.choice("postprocess", self.postprocess, (None, "abs", "square"))
         if not self.noise_scale >= 0:
             raise InvalidInputError(f"noise_scale must not be negative, got {self.noise_scale}.")
         super().build()
@@ -242,8 +243,8 @@ class IntegratedGradients(AveragedGradient):
 
     def build(self) -> None:
         """Check the parameters, then build the walk."""
-        checks.positive_int("steps", self.steps)
-        checks.choice("method", self.method, tuple(_LINE_RULES))
+        arguments.positive_int("steps", self.steps)
+        arguments.choice("method", self.method, tuple(_LINE_RULES))
         super().build()
 
     def point_weights(self) -> np.ndarray:
@@ -267,7 +268,7 @@ class IntegratedGradients(AveragedGradient):
         """The reference of each input, broadcast to one sample."""
         given, specs = self.reference_inputs, self.input_specs()
         if isinstance(given, (list, tuple, dict)) and len(specs) > 1:
-            given = checks.flatten_inputs(given, self.input_structure_, specs)
+            given = inputs.flatten_inputs(given, self.input_structure_, specs)
         else:
             given = [given] * len(specs)
         found = []

@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.core.reverse import GRADIENT_RULES, ReverseAnalyzer
 from innv_ext.backend import facts
 from innv_ext.backend.graph import Graph
@@ -42,7 +42,7 @@ class Gradient(ReverseAnalyzer):
 
     def build(self) -> None:
         """Check the parameters, then build the walk."""
-        checks.choice("postprocess", self.postprocess, (None, "abs", "square"))
+        arguments.choice("postprocess", self.postprocess, (None, "abs", "square"))
         super().build()
 
     def finish(self, attribution: Tensor, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from keras import ops, tree
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.core.background import Background, per_input
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.analyzers.gradient.averaged import AveragedGradient
@@ -43,8 +43,8 @@ class GradientShap(Background, AveragedGradient):
 
     def build(self) -> None:
         """Check the parameters, then build the walk."""
-        checks.positive_int("samples", self.samples)
-        checks.number("noise_scale", self.noise_scale)
+        arguments.positive_int("samples", self.samples)
+        arguments.number("noise_scale", self.noise_scale)
         super().build()
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:

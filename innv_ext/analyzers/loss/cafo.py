@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from keras import tree
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
+from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.base import Explanation
 from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, check_float_inputs
 from innv_ext.analyzers.core.tensor_map import TensorMap, field_map, flat_attribution, soft_threshold
@@ -88,15 +89,15 @@ class CAFO(GraphAnalyzer):
 
     def _check_parameters(self) -> None:
         if isinstance(self.lambda1, str):
-            checks.choice("lambda1", self.lambda1, ("auto",))
+            arguments.choice("lambda1", self.lambda1, ("auto",))
         else:
-            checks.number("lambda1", self.lambda1)
+            arguments.number("lambda1", self.lambda1)
         if self.lambda2 is not None:
-            checks.number("lambda2", self.lambda2, positive=True)
-        checks.number("c1", self.c1, positive=True)
-        checks.number("noise_scale", self.noise_scale)
+            arguments.number("lambda2", self.lambda2, positive=True)
+        arguments.number("c1", self.c1, positive=True)
+        arguments.number("noise_scale", self.noise_scale)
         if self.augment_by_n:
-            checks.positive_int("augment_by_n", self.augment_by_n)
+            arguments.positive_int("augment_by_n", self.augment_by_n)
 
     def bind(self) -> None:
         """One loss per shape of the inputs and way to select a neuron."""
@@ -155,7 +156,7 @@ class CAFO(GraphAnalyzer):
         loss = Loss(self.graph_, features, mode, self._binary)
 
         def held(found: Explanation) -> list[np.ndarray]:
-            arrays = checks.flatten_inputs(found.attribution, self.input_structure_, self.input_specs())
+            arrays = inputs.flatten_inputs(found.attribution, self.input_structure_, self.input_specs())
             step = flat_attribution(arrays)
             return [step, *(found.extras[name][:, None].astype(step.dtype) for name in ("lambda1", "lambda2"))]
 

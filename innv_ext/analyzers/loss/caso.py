@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from innv_ext import optim
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments, optim
+from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.loss.cafo import CAFO
 from innv_ext.analyzers.loss.curvature import Curvature, Loss, gauss_newton_product, hessian_product
 from innv_ext.analyzers.loss.objective import FirstOrder, SecondOrder, factor_eigenvectors, factored
@@ -54,10 +54,10 @@ class CASO(CAFO):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        checks.choice("hessian", self.hessian, ("auto", "hvp", "closed_form"))
-        checks.positive_int("power_iterations", self.power_iterations)
-        checks.positive_int("max_iter", self.max_iter)
-        checks.number("tol", self.tol)
+        arguments.choice("hessian", self.hessian, ("auto", "hvp", "closed_form"))
+        arguments.positive_int("power_iterations", self.power_iterations)
+        arguments.positive_int("max_iter", self.max_iter)
+        arguments.number("tol", self.tol)
 
     def prepare(self) -> None:
         """Forms of the nodes whose second derivatives are right."""
@@ -166,7 +166,7 @@ def input_hessian_eigs(
     """
     analyzer = _Eigenvectors(model, hessian=hessian, batch_size=batch_size, count=k, products=iterations)
     found = analyzer.explain(x, neuron_selection).extras
-    return found["eigenvalues"], checks.pack_like(x, found["vectors"], analyzer.input_structure_)
+    return found["eigenvalues"], inputs.pack_like(x, found["vectors"], analyzer.input_structure_)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -178,9 +178,9 @@ class _Eigenvectors(CASO):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        checks.positive_int("k", self.count)
+        arguments.positive_int("k", self.count)
         if self.products is not None:
-            checks.positive_int("iterations", self.products)
+            arguments.positive_int("iterations", self.products)
 
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
         """The largest eigenvalues of each sample's H."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from keras import tree
 
-from innv_ext import optim
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments, optim
+from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.base import Explanation
 from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, check_float_inputs, select
 from innv_ext.analyzers.core.tensor_map import TensorMap, field_map, flat_attribution, shrunk
@@ -91,11 +91,11 @@ class MoreauGrad(GraphAnalyzer):
     def check_model(self, graph: Graph) -> None:
         """Numbers at the start; parameters in range."""
         for name in ("steps", "samples"):
-            checks.positive_int(name, getattr(self, name))
+            arguments.positive_int(name, getattr(self, name))
         if self.average:
-            checks.positive_int("average", self.average)
+            arguments.positive_int("average", self.average)
         for name, value in self._numbers().items():
-            checks.number(name, value, positive=name in ("rho", "step_size"))
+            arguments.number(name, value, positive=name in ("rho", "step_size"))
         if self.average and self._accelerated():
             raise InvalidInputError("average= is of Algorithm 1, whose iterates jump: pass accelerate=False with it.")
         check_float_inputs(graph, f"{type(self).__name__} moves the input continuously")
@@ -206,7 +206,7 @@ class MoreauGrad(GraphAnalyzer):
         score = Score(self.graph_, mode, features)
 
         def held(found: Explanation) -> list[np.ndarray]:
-            arrays = checks.flatten_inputs(found.attribution, self.input_structure_, self.input_specs())
+            arrays = inputs.flatten_inputs(found.attribution, self.input_structure_, self.input_specs())
             step = flat_attribution(arrays)
             return [(-found.extras["rho"][:, None] * step).astype(step.dtype)]
 
@@ -345,4 +345,4 @@ class GroupSparseMoreauGrad(SparseMoreauGrad):
         channels_first = facts.channels_first(self.graph_)
         if self.groups is not None:
             return group(np.asarray(self.groups), shapes, channels_first).labels.reshape(-1)
-        return blocks(shapes, checks.positive_int("group_size", self.group_size), channels_first)
+        return blocks(shapes, arguments.positive_int("group_size", self.group_size), channels_first)

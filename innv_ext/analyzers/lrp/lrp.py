@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.core import node_rules
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.analyzers.lrp import rules as r
@@ -113,7 +113,7 @@ class LRP(ReverseAnalyzer):
 
     def build(self) -> None:
         """Check the parameters, then build the walk."""
-        checks.choice("batchnorm", self.batchnorm, tuple(passes.BATCHNORM_MODES))
+        arguments.choice("batchnorm", self.batchnorm, tuple(passes.BATCHNORM_MODES))
         if self.rules is not None and not isinstance(self.rules, Rules):
             raise InvalidInputError(f"rules must be a Rules table, got {type(self.rules).__name__}.")
         self.batchnorm_form = self.batchnorm
@@ -237,4 +237,4 @@ def _check_bounds(graph: Graph, rules: Sequence[Any]) -> None:
         shape = graph.specs[node.inputs[0]].shape[1:] if node.inputs else ()
         if isinstance(rule, r.Bounded) and None not in shape:
             for name in ("low", "high"):
-                checks.one_sample(name, getattr(rule, name), shape)
+                arguments.one_sample(name, getattr(rule, name), shape)

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.backend import numerics
 from innv_ext.backend.affine import Affine
 from innv_ext.backend.graph import Node
@@ -202,7 +202,7 @@ class Bounded:
     high: Any = 1.0
 
     def __post_init__(self) -> None:
-        low, high = (checks.numbers(name, getattr(self, name)) for name in ("low", "high"))
+        low, high = (arguments.numbers(name, getattr(self, name)) for name in ("low", "high"))
         try:
             crossed = bool(np.any(low > high))
         except ValueError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.parts.layout import Layout
 from innv_ext.analyzers.prediction.masking import MaskingAnalyzer, of_rows
 from innv_ext.errors import InvalidInputError
@@ -89,7 +89,7 @@ class SegmentAnalyzer(MaskingAnalyzer):
 
     def check_layouts(self, layouts: Sequence[Layout]) -> None:
         """Arrays of labels must fit; scikit-image must be there if it is needed."""
-        checks.positive_int("n_segments", self.n_segments)
+        arguments.positive_int("n_segments", self.n_segments)
         for given, layout in zip(self.per_input(self.segments), layouts, strict=True):
             kind = segmentation(given, layout)
             if isinstance(kind, str):
@@ -144,7 +144,7 @@ def segmentation(given: Any, layout: Layout) -> Any:
             return "component"
         return "slic" if len(layout.axes) == 2 else "grid"
     if isinstance(given, str):
-        checks.choice("segments", given, KINDS)
+        arguments.choice("segments", given, KINDS)
         if given == "slic" and not (layout.positions and len(layout.axes) == 2):
             raise InvalidInputError(
                 f"segments='slic' makes superpixels of images, but samples of input {layout.number} have shape "

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.parts.layout import Layout, Sizes
 from innv_ext.errors import InvalidInputError
 
@@ -50,7 +50,7 @@ def sizes(name: str, given: Any, layout: Layout, default: Sizes) -> Sizes:
         for axis, value in zip(layout.axes, values, strict=True):
             found[axis] = value
     for value, side in zip(found, layout.shape, strict=True):
-        if checks.positive_int(name, value) > side:
+        if arguments.positive_int(name, value) > side:
             raise InvalidInputError(
                 f"{name}={given!r} is larger than a side of input {layout.number} with samples of shape "
                 f"{layout.shape}: sizes must be at most {layout.shape}."

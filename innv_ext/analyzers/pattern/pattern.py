@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 from tqdm import tqdm
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.core.reverse import GRADIENT_RULES, ReverseAnalyzer
 from innv_ext.analyzers.pattern.sums import (
     TYPES,
@@ -67,7 +67,7 @@ class PatternNet(ReverseAnalyzer):
 
     def prepare(self) -> None:
         """Number the affine nodes."""
-        checks.choice("pattern_type", self.pattern_type, tuple(TYPES))
+        arguments.choice("pattern_type", self.pattern_type, tuple(TYPES))
         self._affine = affine_nodes(self.graph_)
         counts: Counter[str] = Counter()
         self._keys = []
@@ -140,7 +140,7 @@ class PatternNet(ReverseAnalyzer):
         DeadNeuronWarning
             for neurons that never fired, or whose output does not vary with any input: their pattern is 0
         """
-        checks.positive_int("save_every", save_every)
+        arguments.positive_int("save_every", save_every)
         neurons = tuple(neurons_of(node, self.graph_) for node in self._affine)
         path = None if resume_from is None else Path(resume_from)
         signature = "" if path is None else self._signature()

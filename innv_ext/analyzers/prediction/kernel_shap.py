@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.core.background import Background
 from innv_ext.analyzers.parts.segments import SegmentAnalyzer, Segments
 from innv_ext.analyzers.prediction.masking import as_maps, replaced
@@ -54,7 +54,7 @@ class KernelShap(Background, SegmentAnalyzer):
 
     def build(self) -> None:
         """Check the parameters, then build."""
-        checks.positive_int("samples", self.samples)
+        arguments.positive_int("samples", self.samples)
         self._coalitions: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         super().build()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.parts.layout import Layout
 from innv_ext.analyzers.parts.segments import SegmentAnalyzer, Segments
 from innv_ext.analyzers.parts.windows import default_sizes
@@ -58,11 +58,11 @@ class Lime(SegmentAnalyzer):
 
     def build(self) -> None:
         """Check the parameters, then build."""
-        checks.positive_int("samples", self.samples)
-        checks.number("kernel_width", self.kernel_width, positive=True)
-        checks.number("alpha", self.alpha)
+        arguments.positive_int("samples", self.samples)
+        arguments.number("kernel_width", self.kernel_width, positive=True)
+        arguments.number("alpha", self.alpha)
         if self.num_features is not None:
-            checks.positive_int("num_features", self.num_features)
+            arguments.positive_int("num_features", self.num_features)
         ridge()
         super().build()
 

@@ -11,7 +11,8 @@ from keras import tree
 from scipy import ndimage
 from tqdm import tqdm
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
+from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, select
 from innv_ext.analyzers.parts.layout import Layout, Sizes, layouts_of
 from innv_ext.backend import facts, walk
@@ -48,7 +49,7 @@ class MaskingAnalyzer(GraphAnalyzer):
         """A parameter for each input: a list or dict has one for each input of a model with several."""
         specs = self.input_specs()
         if isinstance(value, (list, dict)) and len(specs) > 1:
-            return checks.flatten_inputs(value, self.input_structure_, specs)
+            return inputs.flatten_inputs(value, self.input_structure_, specs)
         return [value] * len(specs)
 
     def at_x(self, xs: list[np.ndarray], index: np.ndarray, mode: Any) -> tuple[dict[str, np.ndarray], Any]:
@@ -148,13 +149,13 @@ def _replacement(given: Any, x: np.ndarray, layout: Layout, sigmas: Sizes) -> np
     if given is None:
         given = "mean" if layout.positions else 0
     if not isinstance(given, str):
-        value = checks.one_sample("reference", given, layout.shape)
+        value = arguments.one_sample("reference", given, layout.shape)
         if layout.tokens and not np.array_equal(value, np.round(value)):
             raise InvalidInputError(
                 f"reference={given!r} is no token number, but input {layout.number} takes tokens: pass a whole number."
             )
         return value.astype(x.dtype)[None]
-    checks.choice("reference", given, ("mean", "blur"))
+    arguments.choice("reference", given, ("mean", "blur"))
     if not layout.positions:
         what = "tokens" if layout.tokens else "the columns of a table"
         raise InvalidInputError(

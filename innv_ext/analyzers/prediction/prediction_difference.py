@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments
 from innv_ext.analyzers.core.program import check_float_inputs, select
 from innv_ext.analyzers.parts.layout import Layout, Sizes
 from innv_ext.analyzers.parts.windows import all_sizes, check_gaps, default_sizes, owned, windows
@@ -75,8 +75,8 @@ class PredictionDifference(MaskingAnalyzer):
 
     def build(self) -> None:
         """Check the parameters, then build."""
-        checks.positive_int("samples", self.samples)
-        checks.choice("evidence", self.evidence, (None, True, False))
+        arguments.positive_int("samples", self.samples)
+        arguments.choice("evidence", self.evidence, (None, True, False))
         self._explained = self.output_position_
         self.gaussians_: list[PatchGaussian] | None = None
         self.trained_, self._inner = 0, []
@@ -145,7 +145,7 @@ class PredictionDifference(MaskingAnalyzer):
         InvalidInputError
             for data that don't fit the model or the patches, hold NaN, or are empty; nothing is changed then
         """
-        checks.positive_int("stride", stride)
+        arguments.positive_int("stride", stride)
         moments: list[PatchMoments] = []
         inner, count = [], 0
         for arrays in self.training_batches(X, batch_size, 1):

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext import optim
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments, optim
 from innv_ext.analyzers.rde.distortion import Distortion
 from innv_ext.analyzers.rde.rate_distortion import RateDistortion
 from innv_ext.analyzers.rde.rates import FRANK_WOLFE, STEPS, increasing, make_solver, result_extras
@@ -58,14 +57,14 @@ class OrderingRDE(RateDistortion):
 
     def check_parameters(self) -> None:
         """Known names that fit together."""
-        checks.choice("solver", self.solver, ("mirror", "sfw", *FRANK_WOLFE))
-        checks.choice("step", self.step, tuple(STEPS))
-        checks.choice("variant", self.variant, tuple("ABCDEF"))
-        checks.choice("representation", self.representation, ("grid", "dense"))
+        arguments.choice("solver", self.solver, ("mirror", "sfw", *FRANK_WOLFE))
+        arguments.choice("step", self.step, tuple(STEPS))
+        arguments.choice("variant", self.variant, tuple("ABCDEF"))
+        arguments.choice("representation", self.representation, ("grid", "dense"))
         if self.representation == "dense" and self.solver == "mirror":
             raise InvalidInputError("solver='mirror' works on rate grids; choose another with representation='dense'.")
         if isinstance(self.rates, (int, np.integer)):
-            checks.positive_int("rates", self.rates)
+            arguments.positive_int("rates", self.rates)
 
     def check_count(self, n: int) -> None:
         """Rates between 1 and n - 1; matrices that fit into memory."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from keras import tree
 
-from innv_ext import optim
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments, optim
+from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, check_float_inputs
 from innv_ext.analyzers.moments import values as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
@@ -70,10 +70,10 @@ class RateDistortion(GraphAnalyzer):
 
     def check_model(self, graph: Graph) -> None:
         """Inputs must be numbers that can be mixed with noise."""
-        checks.choice("distortion", self.distortion, ("adf", "monte_carlo"))
-        checks.choice("start", self.start, ("deviation", "uniform"))
+        arguments.choice("distortion", self.distortion, ("adf", "monte_carlo"))
+        arguments.choice("start", self.start, ("deviation", "uniform"))
         for name in ("samples", "rank"):
-            checks.positive_int(name, getattr(self, name))
+            arguments.positive_int(name, getattr(self, name))
         for name, kinds in (("max_iter", (int, np.integer)), ("tol", (int, float, np.number))):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kinds) or not value >= 0:
@@ -82,7 +82,7 @@ class RateDistortion(GraphAnalyzer):
                 )
         if not callable(self.reference):
             known = self.reference if isinstance(self.reference, str) else type(self.reference).__name__
-            checks.choice("reference", known, KINDS)
+            arguments.choice("reference", known, KINDS)
         elif self.distortion != "monte_carlo":
             raise InvalidInputError("A reference sampler has no moments: pass distortion='monte_carlo'.")
         elif len(graph.inputs) > 1:
@@ -181,11 +181,11 @@ class RateDistortion(GraphAnalyzer):
     def _broadcast(self, name: str, value: Any, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
         several = len(shapes) > 1 and isinstance(value, (list, tuple, dict))
         values = (
-            checks.flatten_inputs(value, self.input_structure_, self.input_specs())
+            inputs.flatten_inputs(value, self.input_structure_, self.input_specs())
             if several
             else [value] * len(shapes)
         )
-        return [checks.one_sample(name, part, shape) for part, shape in zip(values, shapes, strict=True)]
+        return [arguments.one_sample(name, part, shape) for part, shape in zip(values, shapes, strict=True)]
 
     # --- running -------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext import optim
-from innv_ext.analyzers.core import inputs as checks
+from innv_ext import arguments, optim
 from innv_ext.analyzers.rde.distortion import Distortion
 from innv_ext.analyzers.rde.rate_distortion import RateDistortion
 from innv_ext.errors import InvalidInputError
@@ -55,7 +54,7 @@ class LagrangianRDE(RateDistortion):
 
     def check_parameters(self) -> None:
         """A positive price, a solver that projects."""
-        checks.choice("solver", self.solver, ("spg", "pgd"))
+        arguments.choice("solver", self.solver, ("spg", "pgd"))
         number = isinstance(self.lambda_, (int, float, np.number)) and not isinstance(self.lambda_, bool)
         if not (number and np.isfinite(self.lambda_) and self.lambda_ > 0):
             raise InvalidInputError(f"lambda_ must be a positive number, got {self.lambda_!r}.")
@@ -97,8 +96,8 @@ class MultiRateRDE(RateDistortion):
 
     def check_parameters(self) -> None:
         """Known solver and step, weights that can be averaged with."""
-        checks.choice("solver", self.solver, (*PROJECTED, *FRANK_WOLFE))
-        checks.choice("step", self.step, tuple(STEPS))
+        arguments.choice("solver", self.solver, (*PROJECTED, *FRANK_WOLFE))
+        arguments.choice("step", self.step, tuple(STEPS))
         if self.weights is not None:
             given = np.asarray(self.weights)
             numbers = given.dtype.kind in "fiu" and np.isfinite(given).all() and (given >= 0).all()
