@@ -104,20 +104,17 @@ class LRP(ReverseAnalyzer):
     """
 
     rule: Any = "z"
-    rules: Rules | None = None
+    rules: Rules | None = arguments.optional(Rules)
     input_layer_rule: Any = None
-    until_layer: int | str | None = None
+    until_layer: int | str | None = arguments.optional(int, str)
     until_layer_rule: Any = "flat"
-    batchnorm: str = "fold"
-    gate: str = "signal"
+    batchnorm: str = arguments.one_of(*passes.BATCHNORM_MODES)
+    gate: str = arguments.one_of("signal", "half")
 
-    def build(self) -> None:
-        """Check the parameters, then build the walk."""
-        arguments.choice("batchnorm", self.batchnorm, tuple(passes.BATCHNORM_MODES))
-        if self.rules is not None and not isinstance(self.rules, Rules):
-            raise InvalidInputError(f"rules must be a Rules table, got {type(self.rules).__name__}.")
-        self.batchnorm_form = self.batchnorm
-        super().build()
+    @property
+    def batchnorm_form(self) -> str:
+        """The form of batch normalisation that its rule needs."""
+        return self.batchnorm
 
     def check_model(self, graph: Graph) -> None:
         """``until_layer`` has to name a layer."""
@@ -181,11 +178,9 @@ class DeepTaylor(ReverseAnalyzer):
 
     batchnorm_form = "fold"
 
-    def build(self) -> None:
-        """Check the parameters, then build the walk."""
+    def check_parameters(self) -> None:
         if (self.low is None) != (self.high is None):
             raise InvalidInputError(f"low and high go together, got low={self.low!r}, high={self.high!r}.")
-        super().build()
 
     def check_model(self, graph: Graph) -> None:
         """Only ReLU-like activations."""

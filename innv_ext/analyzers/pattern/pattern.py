@@ -58,7 +58,7 @@ class PatternNet(ReverseAnalyzer):
     >>> signal = innv_ext.create_analyzer("pattern.net", model).fit(X_train).analyze(x)
     """
 
-    pattern_type: str = "relu"
+    pattern_type: str = arguments.one_of(*TYPES)
     patterns: dict[str, np.ndarray] | None = None
 
     batchnorm_form = "fold"
@@ -67,7 +67,6 @@ class PatternNet(ReverseAnalyzer):
 
     def prepare(self) -> None:
         """Number the affine nodes."""
-        arguments.choice("pattern_type", self.pattern_type, tuple(TYPES))
         self._affine = affine_nodes(self.graph_)
         counts: Counter[str] = Counter()
         self._keys = []
