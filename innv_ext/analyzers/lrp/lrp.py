@@ -31,28 +31,16 @@ from innv_ext.errors import InvalidInputError, UnsupportedModelError, ZeroMapWar
 
 Tensor = Any
 
-RULE_NAMES = {
-    "z": r.Epsilon(0.0),
-    "z_ib": r.Epsilon(0.0, bias=False),
-    "epsilon": r.Epsilon(),
-    "alpha_1_beta_0": r.AlphaBeta(1.0, 0.0),
-    "alpha_2_beta_1": r.AlphaBeta(2.0, 1.0),
-    "z_plus": r.ZPlus(),
-    "gamma": r.Gamma(),
-    "w_square": r.WSquare(),
-    "flat": r.Flat(),
-}
-
 
 def as_rule(value: Any, argument: str) -> Any:
     """A rule from a rule, one of the names, or (low, high) for z^B."""
     if isinstance(value, str):
         key = value.lower()
-        if key not in RULE_NAMES:
+        if key not in r.RULE_NAMES:
             raise InvalidInputError(
-                f"{argument}={value!r} is unknown; choose from {', '.join(RULE_NAMES)} or give a rule."
+                f"{argument}={value!r} is unknown; choose from {', '.join(r.RULE_NAMES)} or give a rule."
             )
-        return RULE_NAMES[key]
+        return r.RULE_NAMES[key]()
     if isinstance(value, (tuple, list)) and len(value) == 2:
         return r.Bounded(*value)
     if not callable(value):
@@ -63,8 +51,7 @@ def as_rule(value: Any, argument: str) -> Any:
 def _on_affine_nodes(table: Rules) -> list[Any]:
     """The rows; a rule for affine nodes leaves the fused activation of a layer that it was given by name alone."""
     weighted = kind_is(Kind.AFFINE, Kind.BATCHNORM)
-    affine_rules = (*r.AFFINE_RULES, r.HuiBinder)
-    return [(both(weighted, row[0]), *row[1:]) if isinstance(row[1], affine_rules) else row for row in table.rows]
+    return [(both(weighted, row[0]), *row[1:]) if isinstance(row[1], r.AffineRule) else row for row in table.rows]
 
 
 COMMON_RULES = Rules(
