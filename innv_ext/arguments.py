@@ -143,8 +143,9 @@ def optional(*classes: type) -> Any:
     return _field(None, Instance(classes))
 
 
-def check_fields(owner: Any, values: Mapping[str, Any]) -> None:
-    """Check those of ``values`` for which a field of ``owner``, a dataclass or an object of one, has a spec."""
+def check_fields(owner: Any, values: Mapping[str, Any] | None = None) -> None:
+    """Check all fields of a dataclass's object that have a spec; or ``values`` that a dataclass may be made with."""
+    values = vars(owner) if values is None else values
     for f in dataclasses.fields(owner):
         if f.name in values and "spec" in f.metadata:
             f.metadata["spec"](f.name, values[f.name])

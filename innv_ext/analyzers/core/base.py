@@ -88,7 +88,7 @@ class Analyzer:
         numerics.check_backend()
         if not isinstance(self.model, keras.Model):
             raise InvalidInputError(f"model must be a keras.Model, got {type(self.model).__name__}.")
-        arguments.check_fields(self, vars(self))
+        arguments.check_fields(self)
         self.check_parameters()
         self.input_structure_ = graphs.model_tensors(self.model)[0]
         self.graph_: Graph = graphs.trace(self.model, facts.is_leaf)

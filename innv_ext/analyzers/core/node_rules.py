@@ -137,7 +137,7 @@ class Gate:
     gate: str = arguments.one_of("signal", "half")
 
     def __post_init__(self) -> None:
-        arguments.check_fields(self, vars(self))
+        arguments.check_fields(self)
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         key = op_key(node.op)

@@ -188,7 +188,6 @@ class SmoothGrad(AveragedGradient):
     postprocess: str | None = arguments.one_of(*POSTPROCESS)
 
     def point_weights(self) -> np.ndarray:
-        """All copies count the same."""
         return np.full(self.augment_by_n, 1 / self.augment_by_n)
 
     def point_arrays(self, first: int, last: int, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
@@ -200,7 +199,6 @@ class SmoothGrad(AveragedGradient):
         return [np.stack(d) for d in draws]
 
     def place(self, x: Tensor, base: Tensor, at: Tensor) -> Tensor:
-        """x + scale * noise."""
         if self.noise == "absolute":
             return x + self.noise_scale * at
         axes = tuple(range(1, len(x.shape)))
@@ -258,7 +256,6 @@ class IntegratedGradients(AveragedGradient):
     method: str = arguments.one_of(*_LINE_RULES)
 
     def point_weights(self) -> np.ndarray:
-        """The quadrature weights."""
         return _LINE_RULES[self.method](self.steps)[1]
 
     def point_arrays(self, first: int, last: int, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:

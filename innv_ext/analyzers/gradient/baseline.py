@@ -53,6 +53,5 @@ class Random(Input):
         return super().explain(x, neuron_selection, **options)
 
     def postprocess_array(self, attribution: np.ndarray) -> np.ndarray:
-        """Replace the input by noise."""
         noise = self._draws.standard_normal(attribution.shape) * self.stddev
         return noise.astype(attribution.dtype if attribution.dtype.kind == "f" else "float32")

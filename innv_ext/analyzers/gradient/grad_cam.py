@@ -144,7 +144,6 @@ class GradCAM(GraphAnalyzer):
         return {"output": y, "target": target, "score": score, "cam": ops.relu(cam) if self.relu else cam}
 
     def summary(self) -> str:
-        """Which layer is looked at."""
         return f"{self.head()}\nlayer {self.layer_!r}, output {self.graph_.specs[self._slot].shape}"
 
 

@@ -93,7 +93,6 @@ class MoreauGrad(GraphAnalyzer):
             raise InvalidInputError("average= is of Algorithm 1, whose iterates jump: pass accelerate=False with it.")
 
     def check_model(self, graph: Graph) -> None:
-        """Numbers at the start."""
         check_float_inputs(graph, f"{type(self).__name__} moves the input continuously")
 
     def _accelerated(self) -> bool:
@@ -136,7 +135,6 @@ class MoreauGrad(GraphAnalyzer):
         self.mean_norm_fit_ = arrays.get("mean_norm")
 
     def current_rho(self) -> float:
-        """rho as a number."""
         if self.rho != "auto":
             return float(self.rho)
         return 1.0 if self.mean_norm_fit_ is None else 1 / math.sqrt(float(self.mean_norm_fit_))

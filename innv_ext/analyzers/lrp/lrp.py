@@ -113,7 +113,6 @@ class LRP(ReverseAnalyzer):
             raise InvalidInputError(f"until_layer={self.until_layer!r} is not a layer of the model; it has {known}.")
 
     def bind(self) -> None:
-        """One rule per node."""
         super().bind()
         _check_bounds(self.graph_, self.rules_)
 
@@ -136,7 +135,6 @@ class LRP(ReverseAnalyzer):
         return Rules(*rows).before(COMMON_RULES)
 
     def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
-        """The explained score itself."""
         return y * weights
 
     def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +168,6 @@ class DeepTaylor(ReverseAnalyzer):
             raise InvalidInputError(f"low and high go together, got low={self.low!r}, high={self.high!r}.")
 
     def check_model(self, graph: Graph) -> None:
-        """Only ReLU-like activations."""
         foreign = [n for n in graph.nodes if n.kind is Kind.ACTIVATION and not facts.is_relu_like(n)]
         if foreign and self.unsupported == "error":
             names = ", ".join(f"{n.name} ({facts.activation_key(n)})" for n in foreign)
@@ -180,7 +177,6 @@ class DeepTaylor(ReverseAnalyzer):
             )
 
     def bind(self) -> None:
-        """One rule per node."""
         super().bind()
         _check_bounds(self.graph_, self.rules_)
 

@@ -140,7 +140,7 @@ class AffineRule:
     """Base of the rules of affine nodes."""
 
     def __post_init__(self) -> None:
-        arguments.check_fields(self, vars(self))
+        arguments.check_fields(self)
 
 
 @rule("z", "Z rule", sums_to=ABSORBED, epsilon=0.0, bias=True)

@@ -66,7 +66,6 @@ class PatternNet(ReverseAnalyzer):
     multiplies = False  # whether patterns are multiplied by the weights
 
     def prepare(self) -> None:
-        """Number the affine nodes."""
         self._affine = affine_nodes(self.graph_)
         counts: Counter[str] = Counter()
         self._keys = []
@@ -89,7 +88,6 @@ class PatternNet(ReverseAnalyzer):
         )
 
     def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
-        """f_c at the explained neuron."""
         return weights * y
 
     def _by_pattern(self, node: Node, xs: Any, ys: Any, rs: Any) -> Any:

@@ -91,7 +91,6 @@ class OrderingRDE(RateDistortion):
         return max(super().samples_at_once(n, size), min(TOGETHER, ENTRIES // entries))
 
     def solve(self, distortion: Distortion) -> dict[str, Any]:
-        """One problem per sample."""
         features, count = distortion.context.features, len(distortion.index)
         n, dense = features.count, self.representation == "dense"
         rates = self.whole_rates(n)

@@ -107,7 +107,6 @@ class MultiRateRDE(RateDistortion):
         return increasing(self.rates, n)
 
     def problems_per_sample(self, n: int) -> int:
-        """One problem per rate."""
         return len(listed(self.rates))
 
     def solve(self, distortion: Distortion) -> dict[str, Any]:
@@ -152,11 +151,9 @@ class RateConstrainedRDE(MultiRateRDE):
         super().__post_init__()
 
     def whole_rates(self, n: int) -> list[int]:
-        """The only rate."""
         return [whole_rate(self.rate, n)]
 
     def solve(self, distortion: Distortion) -> dict[str, Any]:
-        """One problem per sample."""
         found = super().solve(distortion)
         del found["single_rate"]
         return {k: v if k == "attributions" else v[:, 0] for k, v in found.items()}
