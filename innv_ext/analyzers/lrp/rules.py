@@ -82,7 +82,7 @@ BOTH_SIGNS = "f_c up to biases, where both signs occur"
 
 @dataclass
 class RuleName:
-    """A name of a rule: ``LRP(model, rule=name)``, and ``lrp.name`` of ``create_analyzer``; see ``rule``."""
+    """A name of a rule, made by ``rule``: ``LRP(model, rule=name)``, and ``lrp.name`` of ``create_analyzer``."""
 
     name: str
     description: str
@@ -91,7 +91,7 @@ class RuleName:
     sums_to: str
     signed: bool
     fixed: dict[str, Any]
-    cls: type | None = None
+    cls: type | None = None  # the class that it stands at
 
     def open(self) -> list[Field]:
         """The parameters of the rule that the name leaves open."""
@@ -124,6 +124,7 @@ def rule(
     description, source, cost, sums_to, signed : what ``list_analyzers`` tells about ``lrp.name``
     fixed : parameters of the rule that the name decides; all others can be given with it
     """
+    # here, not in ``decorate``: names are in the order in which they are read, decorators are applied from the last
     known = RULE_NAMES[name.lower()] = RuleName(name, description, source, cost, sums_to, signed, fixed)
 
     def decorate(cls: type) -> type:
