@@ -1,14 +1,17 @@
-"""Checks of plain arguments, and what the fields of an analyzer may hold.
+"""Checks of plain arguments, and what the fields of analyzers and rules may hold.
 
-Every refusal names the argument, what was received and what is accepted. A check is a function of (name, value) that
-returns the value; ``Spec`` is one that the command line and the documentation can read, too.
+Every refusal names the argument, what is accepted and what was received. What a value may be is a ``Spec``: a function
+of (name, value) that returns the value or refuses it. A dataclass says it of a field by its default::
+
+    samples: int = count(64)
+    noise: str = one_of("relative", "absolute")
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,78 +22,133 @@ from innv_ext.errors import InvalidInputError
 _LISTED = 20  # longer lists of choices are not spelt out
 
 
-@dataclass(frozen=True)
 class Spec:
-    """What a number or a name may be.
+    """What a value may be; subclasses say it in words and in code."""
 
-    Attributes
-    ----------
-    kind : "integer", "number" or "choice"
-    least : the smallest number; ``above``: which is itself excluded
-    most : the largest number
-    allowed : the choices; for numbers, values that are accepted besides (None, "auto")
-    """
+    def expected(self) -> str:
+        """It must be ..."""
+        raise NotImplementedError
 
-    kind: str
-    least: float = 0
-    above: bool = False
-    most: float = np.inf
-    allowed: tuple[Any, ...] = ()
+    def fits(self, value: Any) -> bool:
+        raise NotImplementedError
+
+    def hint(self, value: Any) -> str:
+        """What may have been meant."""
+        return ""
 
     def __call__(self, name: str, value: Any) -> Any:
-        """``value``, if it may be ``name``."""
-        if self.kind == "choice":
-            return choice(name, value, self.allowed)
-        if any(value is a or (isinstance(a, str) and isinstance(value, str) and value == a) for a in self.allowed):
-            return value
-        plain = isinstance(value, (int, np.integer) if self.kind == "integer" else (int, float, np.number))
-        fits = plain and not isinstance(value, (bool, np.bool_)) and np.isfinite(value) and value <= self.most
-        if not fits or value < self.least or (self.above and value == self.least):
-            raise InvalidInputError(f"{name} must be {self.expected}, got {value!r}.")
+        if not self.fits(value):
+            raise InvalidInputError(f"{name} must be {self.expected()}, got {value!r}.{self.hint(value)}")
         return value
 
-    @property
+
+@dataclass(frozen=True)
+class Number(Spec):
+    """A finite number from ``least`` (or, if ``positive``, above 0) to ``most``, or one of the values in ``also``."""
+
+    whole: bool = False
+    least: float = 0
+    positive: bool = False
+    most: float = np.inf
+    also: tuple[Any, ...] = ()
+
     def expected(self) -> str:
-        """In words."""
-        if self.kind == "choice":
-            return f"one of {', '.join(map(repr, self.allowed))}"
-        if self.above:
-            text = "a positive number" if self.least == 0 else f"a number above {self.least:g}"
-        else:
-            text = f"{'an integer' if self.kind == 'integer' else 'a number'} of at least {self.least:g}"
+        kind = "an integer" if self.whole else "a number"
+        text = "a positive number" if self.positive else f"{kind} of at least {self.least:g}"
         text += "" if self.most == np.inf else f" and at most {self.most:g}"
-        return " or ".join([text, *map(repr, self.allowed)])
+        return " or ".join([text, *map(repr, self.also)])
+
+    def fits(self, value: Any) -> bool:
+        kinds = (int, np.integer) if self.whole else (int, float, np.integer, np.floating)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            return any(type(value) is type(a) and value == a for a in self.also)
+        return self.least <= value <= self.most and value < np.inf and not (self.positive and value == 0)
 
 
-def _field(default: Any, spec: Any) -> Any:
+@dataclass(frozen=True)
+class Choice(Spec):
+    """One of the values in ``allowed``, or, if ``function``, anything that can be called."""
+
+    allowed: tuple[Any, ...]
+    function: bool = False
+
+    def expected(self) -> str:
+        few = len(self.allowed) <= _LISTED
+        known = ", ".join(map(repr, self.allowed)) if few else f"the {len(self.allowed)} known names"
+        return f"one of {known}" + (" or a function" if self.function else "")
+
+    def fits(self, value: Any) -> bool:
+        plain = value.item() if isinstance(value, (np.bool_, np.str_)) else value
+        return any(type(plain) is type(a) and plain == a for a in self.allowed) or (self.function and callable(value))
+
+    def hint(self, value: Any) -> str:
+        names = [a for a in self.allowed if isinstance(a, str)]
+        close = difflib.get_close_matches(value, names) if isinstance(value, str) else []
+        return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+@dataclass(frozen=True)
+class Instance(Spec):
+    """An object of one of some classes, or None."""
+
+    classes: tuple[type, ...]
+
+    def expected(self) -> str:
+        return f"of type {' or '.join(c.__name__ for c in self.classes)} or None"
+
+    def fits(self, value: Any) -> bool:
+        return value is None or (isinstance(value, self.classes) and not isinstance(value, bool))
+
+
+# --- fields ------------------------------------------------------------------------------------------------------
+
+
+def _field(default: Any, spec: Spec) -> Any:
     return dataclasses.field(default=default, metadata={"spec": spec})
 
 
-def count(default: Any, least: int = 1, *also: Any) -> Any:
-    """A field for an integer of at least ``least``, or one of the values in ``also``."""
-    return _field(default, Spec("integer", least, allowed=also))
+def _number(default: Any, **bounds: Any) -> Any:
+    """A default that is no number (None, "auto") is accepted besides."""
+    plain = isinstance(default, (int, float))
+    return _field(default, Number(**bounds, also=() if plain else (default,)))
 
 
-def at_least(least: float, default: Any, *also: Any, most: float = np.inf) -> Any:
-    """A field for a finite number of at least ``least``, or one of the values in ``also``."""
-    return _field(default, Spec("number", least, most=most, allowed=also))
+def count(default: Any, least: int = 1) -> Any:
+    """A field for an integer of at least ``least``; a default that is none (None) is accepted, too."""
+    return _number(default, whole=True, least=least)
 
 
-def positive(default: Any, *also: Any) -> Any:
-    """A field for a finite number above 0, or one of the values in ``also``."""
-    return _field(default, Spec("number", 0, above=True, allowed=also))
+def at_least(least: float, default: Any) -> Any:
+    """A field for a finite number of at least ``least``; a default that is none ("auto") is accepted, too."""
+    return _number(default, least=least)
 
 
-def one_of(*allowed: Any, default: Any = dataclasses.MISSING) -> Any:
-    """A field for one of several values, the first by default."""
-    return _field(allowed[0] if default is dataclasses.MISSING else default, Spec("choice", allowed=allowed))
+def positive(default: Any) -> Any:
+    """A field for a finite number above 0; a default that is none (None, "auto") is accepted, too."""
+    return _number(default, positive=True)
 
 
-def check_fields(instance: Any) -> None:
-    """Check all fields of a dataclass that have a spec."""
-    for f in dataclasses.fields(instance):
-        if "spec" in f.metadata:
-            f.metadata["spec"](f.name, getattr(instance, f.name))
+def one_of(*allowed: Any, default: Any = dataclasses.MISSING, function: bool = False) -> Any:
+    """A field for one of several values, by default the first; with ``function`` also for any function."""
+    return _field(allowed[0] if default is dataclasses.MISSING else default, Choice(allowed, function))
+
+
+def flag(default: bool) -> Any:
+    """A field for True or False."""
+    return _field(default, Choice((True, False)))
+
+
+def optional(*classes: type) -> Any:
+    """A field for an object of one of some classes; None by default."""
+    return _field(None, Instance(classes))
+
+
+def check_fields(owner: Any, values: Mapping[str, Any] | None = None) -> None:
+    """Check all fields of a dataclass's object that have a spec; or ``values`` that a dataclass may be made with."""
+    values = vars(owner) if values is None else values
+    for f in dataclasses.fields(owner):
+        if f.name in values and "spec" in f.metadata:
+            f.metadata["spec"](f.name, values[f.name])
 
 
 # --- single values -----------------------------------------------------------------------------------------------
@@ -98,23 +156,17 @@ def check_fields(instance: Any) -> None:
 
 def positive_int(name: str, value: Any, least: int = 1) -> int:
     """``value`` as an int, if it is an integer of at least ``least``."""
-    return int(Spec("integer", least)(name, value))
+    return int(Number(True, least)(name, value))
 
 
 def number(name: str, value: Any, *, positive: bool = False, most: float = np.inf) -> float:
     """``value`` as a float, if it is a finite number of at least 0 (or above 0) and at most ``most``."""
-    return float(Spec("number", 0, positive, most)(name, value))
+    return float(Number(False, 0, positive, most)(name, value))
 
 
 def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
     """``value``, if it is one of ``allowed``; a misspelt name gets suggestions."""
-    if any(type(value) is type(a) and value == a for a in allowed):
-        return value
-    names = [a for a in allowed if isinstance(a, str)] if isinstance(value, str) else []
-    close = difflib.get_close_matches(value, names)
-    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    known = ", ".join(map(repr, allowed)) if len(allowed) <= _LISTED else f"the {len(allowed)} known names"
-    raise InvalidInputError(f"{name} must be one of {known}, got {value!r}.{hint}")
+    return Choice(tuple(allowed))(name, value)
 
 
 # --- arrays ------------------------------------------------------------------------------------------------------

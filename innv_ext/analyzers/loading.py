@@ -21,7 +21,7 @@ from innv_ext.analyzers.lrp import rules as r_rules
 from innv_ext.errors import SaveError, UnsupportedModelError
 
 FORMAT = 1
-_RULES = {cls.__name__: cls for cls in (*r_rules.AFFINE_RULES, r_rules.HuiBinder, node_rules.Gate)}
+_RULES = {cls.__name__: cls for cls in (*r_rules.AffineRule.__subclasses__(), node_rules.Gate)}
 
 
 def _encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:

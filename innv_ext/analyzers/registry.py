@@ -10,10 +10,10 @@ import keras
 
 from innv_ext.analyzers.catalogue import ROWS
 from innv_ext.analyzers.core.base import Analyzer
-from innv_ext.analyzers.core.info import AnalyzerInfo
+from innv_ext.analyzers.core.info import AnalyzerInfo, row
 from innv_ext.errors import InvalidInputError
 
-_TABLE: dict[str, AnalyzerInfo] = {row.name: row for row in ROWS}
+_TABLE: dict[str, AnalyzerInfo] = {info.name: info for info in ROWS}
 
 
 def list_analyzers() -> list[AnalyzerInfo]:
@@ -50,18 +50,9 @@ def register_analyzer(
     old = _TABLE.get(name)
     if old is not None and old.family != "user":
         raise InvalidInputError(f"The name {name!r} belongs to {old.cls.__name__}; choose another.")
-    _TABLE[name] = AnalyzerInfo(
-        name,
-        cls,
-        family,
-        description or (inspect.getdoc(cls) or "").split("\n")[0],
-        signed,
-        needs_relu,
-        cls.needs_fit,
-        cost,
-        sums_to,
-        reference,
-    )
+    description = description or (inspect.getdoc(cls) or "").split("\n")[0]
+    facts = {"signed": signed, "relu": needs_relu, "cost": cost, "sums_to": sums_to}
+    _TABLE[name] = row(name, cls, family, description, reference, **facts)
 
 
 def find(name: str) -> AnalyzerInfo:
@@ -94,29 +85,15 @@ def create_analyzer(name: str, model: keras.Model, **params: Any) -> Analyzer:
     >>> analyzer = innv_ext.create_analyzer("lrp.epsilon", model, epsilon=1e-3)
     >>> relevance = analyzer.analyze(x)
     """
-    row = find(name)
-    known = row.parameters()
-    unknown = [k for k in params if k not in known]
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise InvalidInputError(f"{name!r} has no parameter {unknown[0]!r}.{hint} It takes {', '.join(known)}.")
-    arguments = dict(params)
-    if row.build is not None:
-        own = inspect.signature(row.build).parameters
-        missing = [k for k in row.required() if k not in params]
-        if missing:
-            raise InvalidInputError(f"{name!r} needs the parameter {', '.join(missing)}.")
-        built = row.build(**{k: arguments.pop(k) for k in own if k in arguments})
-        arguments = {**built, **arguments}
-    analyzer = row.cls(model, **arguments)
+    info = find(name)
+    analyzer = info.cls(model, **info.constructor_arguments(params))
     analyzer.registered_name_, analyzer.registered_params_ = name, dict(params)
     return analyzer
 
 
 def class_named(name: str) -> type[Analyzer]:
     """An analyzer class by its name, for loading."""
-    for row in _TABLE.values():
-        if row.cls.__name__ == name:
-            return row.cls
+    for info in _TABLE.values():
+        if info.cls.__name__ == name:
+            return info.cls
     raise InvalidInputError(f"There is no analyzer class {name!r}; register it with innv_ext.register_analyzer.")

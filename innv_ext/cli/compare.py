@@ -25,7 +25,7 @@ def compare(options: Namespace) -> int:
     params = _params(options)
     for name in options.analyzers:
         models.check_fit(find(name), options)
-        models.check_types(find(name), params[name])
+        find(name).constructor_arguments(params[name])
     for path in options.images:
         existing(path, "IMAGE")
     labels = models.read_labels(options.labels)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization import imshow_grid, plot_signals, plot_tables, plot_tokens, plot_volumes
-from innv_ext.visualization.checks import choice
 from innv_ext.visualization.columns import MODES
 from innv_ext.visualization.layout import DPI, shorten
 
@@ -35,7 +35,7 @@ class Caption:
 
 def check_mode(mode: str, rank: int, image: bool) -> None:
     """Refuse unknown modes, and all but heatmaps for what is no image."""
-    choice("--mode", mode, MODES)
+    arguments.choice("--mode", mode, MODES)
     if rank > 4 or rank < 1:
         raise InvalidInputError(f"Samples with {rank} axes cannot be drawn.")
     if mode != "heatmap" and not image and rank != 3:

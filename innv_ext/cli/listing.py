@@ -7,10 +7,10 @@ import sys
 from argparse import Namespace
 from typing import Any
 
+from innv_ext import arguments
 from innv_ext.analyzers import AnalyzerInfo, list_analyzers
 from innv_ext.analyzers.registry import find
 from innv_ext.cli import models
-from innv_ext.visualization.checks import choice
 
 
 def list_names(options: Namespace) -> int:
@@ -18,7 +18,7 @@ def list_names(options: Namespace) -> int:
     models.definitions(options)
     rows = list_analyzers()
     if options.family is not None:
-        choice("--family", options.family, sorted({row.family for row in rows}))
+        arguments.choice("--family", options.family, sorted({row.family for row in rows}))
         rows = [row for row in rows if row.family == options.family]
     if options.json:
         sys.stdout.write(json.dumps([_as_data(row) for row in rows], indent=1, default=repr) + "\n")

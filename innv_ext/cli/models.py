@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import inspect
 import json
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,6 @@ from innv_ext.analyzers.core.inputs import output_position
 from innv_ext.backend.graph import Graph
 from innv_ext.cli.files import existing, run_module
 from innv_ext.errors import InnvError, InvalidInputError, UnsupportedModelError
-
-_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str, "None": type(None)}
 
 
 class AnalyzerFailed(InnvError):
@@ -81,7 +77,6 @@ def build(row: AnalyzerInfo, model: keras.Model, params: Mapping[str, Any], prog
     AnalyzerFailed
         if it cannot explain the model
     """
-    check_types(row, params)
     with failures(row.name):
         try:
             return create_analyzer(row.name, model, **{"progress": progress, **params})
@@ -92,23 +87,6 @@ def build(row: AnalyzerInfo, model: keras.Model, params: Mapping[str, Any], prog
                 raise
             given = ", ".join(f"{k}={v!r}" for k, v in params.items())
             raise InvalidInputError(f"{row.name} refuses its parameters ({given}): {error}") from error
-
-
-def check_types(row: AnalyzerInfo, params: Mapping[str, Any]) -> None:
-    """Refuse texts for numbers and the like, which would fail in the middle of the work."""
-    annotations = {f.name: f.type for f in fields(row.cls)}
-    if row.build is not None:
-        annotations |= {k: p.annotation for k, p in inspect.signature(row.build).parameters.items()}
-    for name, value in params.items():
-        kinds = [_TYPES.get(part) for part in str(annotations.get(name, "Any")).split(" | ")]
-        if not any(_fits(value, kind) for kind in kinds):
-            raise InvalidInputError(f"--param {name}={value}: {row.name} takes {annotations[name]} here.")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if kind is None:  # no plain type
-        return True
-    return kind is bool if isinstance(value, bool) else isinstance(value, kind)
 
 
 def check_fit(row: AnalyzerInfo, options: Namespace) -> None:

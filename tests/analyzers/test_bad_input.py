@@ -3,6 +3,7 @@
 A message names the argument, what was received, and the way out.
 """
 
+import dataclasses
 import re
 
 import keras
@@ -13,8 +14,10 @@ import zoo
 from keras import layers
 
 import innv_ext
+from innv_ext import arguments
 from innv_ext.analyzers import LRP, IntegratedGradients, ReverseAnalyzer
 from innv_ext.analyzers.lrp.rules import Epsilon
+from innv_ext.backend import tracing
 from innv_ext.backend.rules import Rules, named
 from innv_ext.errors import (
     ApproximationWarning,
@@ -197,27 +200,79 @@ def test_unknown_and_missing_parameters():
         ("gradient", {"on": "softmax"}, ["on", "'softmax'", "logits"]),
         ("gradient", {"unsupported": "ignore"}, ["unsupported", "'ignore'", "'gradient'"]),
         ("smoothgrad", {"augment_by_n": 0}, ["augment_by_n", "at least 1", "0"]),
-        ("smoothgrad", {"noise_scale": -1.0}, ["noise_scale", "negative", "-1"]),
+        ("smoothgrad", {"noise_scale": -1.0}, ["noise_scale", "at least 0", "-1"]),
         ("smoothgrad", {"noise_scale": float("nan")}, ["noise_scale", "nan"]),
         ("smoothgrad", {"noise": "pink"}, ["noise", "'pink'", "'relative'"]),
         ("integrated_gradients", {"steps": 2.0}, ["steps", "integer", "2.0"]),
         ("integrated_gradients", {"method": "simpson"}, ["method", "'simpson'", "'gausslegendre'"]),
         ("lrp", {"rule": "delta"}, ["rule", "'delta'", "epsilon"]),
         ("lrp", {"rule": 3}, ["rule", "3"]),
-        ("lrp", {"rules": [("conv", Epsilon())]}, ["rules", "Rules", "list"]),
+        ("lrp", {"rules": [("conv", Epsilon())]}, ["rules", "Rules", r"\[\('conv'"]),
         ("lrp", {"input_layer_rule": "square"}, ["input_layer_rule", "'square'", "w_square"]),
         ("lrp", {"batchnorm": "merge"}, ["batchnorm", "'merge'", "'fold'"]),
         ("lrp", {"gate": "both"}, ["gate", "'both'", "signal"]),
         ("lrp", {"until_layer": 99}, ["until_layer=99", "out of range"]),
         ("lrp", {"until_layer": "no_such"}, ["until_layer='no_such'", "it has"]),
         ("lrp.alpha_beta", {"alpha": 2.0, "beta": 2.0}, ["alpha - beta = 1", "alpha=2.0", "beta=2.0"]),
-        ("lrp.alpha_beta", {"alpha": 0.5, "beta": -0.5}, ["beta >= 0"]),
+        ("lrp.epsilon", {"epsilon": "abc"}, ["epsilon", "at least 0", "'abc'"]),
+        ("lrp.epsilon_plus", {"epsilon": -1}, ["epsilon", "at least 0", "-1"]),
+        ("lrp.gamma", {"bias": 1}, ["bias", "True, False", "1"]),
+        ("lrp.alpha_beta", {"alpha": 0.5, "beta": -0.5}, ["beta", "at least 0", "-0.5"]),
         ("deep_taylor", {"low": 0.0}, ["low and high"]),
         ("deep_taylor.bounded", {"low": 1.0, "high": 0.0}, ["low", "exceed", "high"]),
     ],
 )
 def test_bad_parameters(name, params, words):
     refused(words, create, name, zoo.make("mlp").model, **params)
+
+
+FREE = {  # read together with the model or the data, or of many kinds: they have checks of their own
+    *"output patterns references reference_inputs rule input_layer_rule until_layer_rule low high".split(),
+    *"mean variance features rate rates weights groups segments reference patch stride inner outer".split(),
+}
+CLASSES = sorted({row.cls for row in innv_ext.list_analyzers() if row.family != "user"}, key=lambda c: c.__name__)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_parameter_says_what_it_may_be(cls, monkeypatch):
+    """Defaults fit; anything else is refused by name before the model is looked at."""
+    monkeypatch.setattr(tracing, "trace", lambda *args: pytest.fail("traced"))
+    net = zoo.make("mlp").model
+    for f in dataclasses.fields(cls):
+        if not f.init or f.name == "model":
+            continue
+        spec = f.metadata.get("spec")
+        assert spec is not None or f.name in FREE, f.name
+        if spec is not None:
+            assert spec(f.name, f.default) is f.default
+            refused([f"^{f.name} must be ", "got <object object"], cls, net, **{f.name: object()})
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad", "expected"),
+    [
+        (arguments.count(3), [1, np.int64(5), 10**400], [0, -1, 1.0, True, None, "3", np.array(3)], "an integer of at"),
+        (arguments.count(None), [None, 1], [0, "None"], "an integer of at least 1 or None, got"),
+        (arguments.count(0, least=0), [0, 4], [-1, False], "an integer of at least 0, got"),
+        (arguments.at_least(0, 0.5), [0, 0.0, np.float32(2)], [-1e-9, np.nan, np.inf, 1j, True], "a number of at le"),
+        (arguments.at_least(0, "auto"), ["auto", 0], ["Auto", None], "a number of at least 0 or 'auto', got"),
+        (arguments.positive(None), [None, 1e-300], [0, 0.0, -1, np.inf, "1"], "a positive number or None, got"),
+        (arguments.flag(True), [True, False, np.True_], [0, 1, "yes", None], "one of True, False, got"),
+        (arguments.one_of(None, "abs"), [None, "abs", np.str_("abs")], ["None", 0, ["abs"]], "one of None, 'abs', got"),
+        (arguments.one_of("a", "b", function=True), ["b", len], ["c", 1], "one of 'a', 'b' or a function, got"),
+        (arguments.optional(int, str), [None, 1, "a"], [True, 1.5], "of type int or str or None, got"),
+    ],
+)
+def test_specs(field, good, bad, expected):
+    spec = field.metadata["spec"]
+    for value in good:
+        assert spec("name", value) is value
+    for value in bad:
+        refused(["^name must be " + re.escape(expected), re.escape(repr(value))], spec, "name", value)
+
+
+def test_a_misspelt_choice_gets_suggestions():
+    refused("Did you mean 'relative'", create, "smoothgrad", zoo.make("mlp").model, noise="relativ")
 
 
 def test_reference_of_the_wrong_shape():

@@ -686,7 +686,7 @@ def test_save_and_load(names, tmp_path):
 
 BAD = {
     "rule": ({"rule": "linear"}, "rule must be one of 'rescale', 'reveal_cancel'"),
-    "rules": ({"rules": [1]}, "Rules table"),
+    "rules": ({"rules": [1]}, "rules must be of type Rules or None, got"),
     "steps": ({"steps": 0}, "steps must be an integer"),
     "shape": ({"reference_inputs": np.zeros(5)}, "does not|broadcast to one sample"),
     "nan": ({"reference_inputs": np.nan}, "NaN"),

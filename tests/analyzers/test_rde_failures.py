@@ -91,7 +91,7 @@ BAD = {
     "step": ("mr_rde", {"rates": (1, 3), "step": "short"}, ["step", "'short'", "'adaptive'"]),
     "start": ("rc_rde", {"start": "zero"}, ["start", "'zero'", "'uniform'"]),
     "reference": ("rc_rde", {"reference": "normal"}, ["reference", "'normal'", "'low_rank'"]),
-    "reference array": ("rc_rde", {"reference": np.zeros(N)}, ["reference", "ndarray", "'constant'"]),
+    "reference array": ("rc_rde", {"reference": np.zeros(N)}, ["reference", "array([0.", "'constant'"]),
     "distortion": ("l_rde", {"distortion": "exact"}, ["distortion", "'exact'", "'monte_carlo'"]),
     "samples": ("l_rde", {"distortion": "monte_carlo", "samples": 0}, ["samples", "at least 1", "0"]),
     "rank": ("l_rde", {"reference": "low_rank", "rank": 2.5}, ["rank", "2.5"]),

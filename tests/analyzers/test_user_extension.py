@@ -1,6 +1,7 @@
 """What users add themselves: mappings, analyzers, linear layers, rules for some layers. Each takes a few lines."""
 
 import inspect
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -9,7 +10,9 @@ import zoo
 from keras import layers, ops
 
 import innv_ext
+from innv_ext import arguments
 from innv_ext.analyzers import LRP, Analyzer, ReverseAnalyzer, registry
+from innv_ext.analyzers.lrp import rules
 from innv_ext.analyzers.lrp.rules import Epsilon, Flat, Gamma, WSquare, ZPlus
 from innv_ext.backend import linear as kernels
 from innv_ext.backend.rules import Rules, anything, at_index, both, first_linear, is_a, named, op_is, up_to
@@ -126,7 +129,6 @@ def test_a_new_analyzer_in_under_15_lines(registered, tmp_path):
 
 def test_parameters_of_a_users_analyzer(registered):
     """A dataclass field is a parameter; the description is the first line of the docstring."""
-    from dataclasses import dataclass
 
     @dataclass(kw_only=True, eq=False, repr=False)
     class Power(ReverseAnalyzer):
@@ -135,7 +137,7 @@ def test_parameters_of_a_users_analyzer(registered):
         More text.
         """
 
-        exponent: int = 2
+        exponent: int = arguments.count(2)
 
         def finish(self, attribution, x):
             return attribution**self.exponent
@@ -147,6 +149,8 @@ def test_parameters_of_a_users_analyzer(registered):
     analyzer = create("power", sample.model, exponent=3)
     np.testing.assert_allclose(analyzer.analyze(x), create("gradient", sample.model).analyze(x) ** 3)
     assert "exponent=3" in repr(analyzer) and analyzer.get_params()["exponent"] == 3
+    with pytest.raises(InvalidInputError, match="exponent must be an integer of at least 1, got 0"):
+        create("power", sample.model, exponent=0)
     registered("power", Power)  # a notebook cell may be run again
 
 
@@ -368,6 +372,41 @@ def test_order_of_precedence(net):
         )
     )
     assert [found[name] for name in AFFINE] == [WSquare(), ZPlus(), Flat(), Gamma()]
+
+
+def test_a_rule_is_known_by_what_stands_at_its_class(net, monkeypatch):
+    """One decorator gives a name; parameters that the name decides, and a check of all."""
+    monkeypatch.setattr(rules, "RULE_NAMES", dict(rules.RULE_NAMES))
+
+    @rules.rule("twice_Z", "the z rule, twice", factor=2.0)
+    @rules.rule("times", "the z rule, times a factor")
+    @dataclass(frozen=True)
+    class Times(rules.AffineRule):
+        factor: float = arguments.positive(1.0)
+
+        def __call__(self, node, xs, ys, rs):
+            (share,) = Epsilon(0.0)(node, xs, ys, rs)
+            return [self.factor * share]
+
+    assert list(rules.RULE_NAMES)[-2:] == ["twice_z", "times"]
+    assert rules.RULE_NAMES["twice_z"].open() == [] and [f.name for f in rules.RULE_NAMES["times"].open()] == ["factor"]
+    found = rows(create("lrp", net, rule="times", input_layer_rule="twice_z"))
+    assert [found[name] for name in AFFINE] == [Times(2.0), Times(1.0), Times(1.0), Times(1.0)]
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 6, 6, 2))
+    twice = create("lrp", net, input_layer_rule="twice_z", rule="z").analyze(x)
+    np.testing.assert_allclose(twice, 2 * create("lrp.z", net).analyze(x), rtol=1e-12)
+    with pytest.raises(InvalidInputError, match=r"factor must be a positive number, got -1\.$"):
+        Times(-1)
+
+
+def test_names_of_rules_are_names_of_analyzers(net):
+    for key, known in rules.RULE_NAMES.items():
+        assert key == known.name.lower()
+        named_rule = rows(create("lrp", net, rule=key))["top"]
+        assert named_rule == rows(create(f"lrp.{known.name}", net))["top"] and type(named_rule) is known.cls
+        open_fields = {f.name: f.default for f in known.open()}
+        parameters = registry.find(f"lrp.{known.name}").parameters()
+        assert {k: parameters[k] for k in open_fields} == open_fields and not set(known.fixed) & set(parameters)
 
 
 def test_a_function_is_a_rule(net):

@@ -33,13 +33,12 @@ class Background(GraphAnalyzer):
     """
 
     references: Any = None
-    background: int = 32
+    background: int = arguments.count(32)
 
     needs_fit = True
 
     def build(self) -> None:
-        """Check the references, then build the walk."""
-        arguments.positive_int("background", self.background)
+        """Read the references once it is known what samples look like."""
         self.references_: list[np.ndarray] | None = None
         super().build()
         if self.references is not None:

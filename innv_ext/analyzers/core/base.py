@@ -22,7 +22,6 @@ from innv_ext.backend.graph import Graph, Spec
 from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelError
 
 Selection = Any  # None, int, sequence of ints, or tuple indices for outputs of rank > 2
-MODES = ("max_activation", "index", "all")
 
 
 @dataclass(frozen=True)
@@ -73,15 +72,15 @@ class Analyzer:
     """
 
     model: keras.Model = field(kw_only=False)
-    neuron_selection_mode: Any = "max_activation"
+    neuron_selection_mode: Any = arguments.one_of("max_activation", "index", "all", function=True)
     output: str | int | None = None
-    on: str = "logits"
-    batch_size: int = 32
-    progress: bool = True
-    seed: int = 0
-    check_input: bool = True
-    check_forward: bool = True
-    jit_compile: bool = False
+    on: str = arguments.one_of("logits", "output")
+    batch_size: int = arguments.count(32)
+    progress: bool = arguments.flag(True)
+    seed: int = arguments.count(0, least=0)
+    check_input: bool = arguments.flag(True)
+    check_forward: bool = arguments.flag(True)
+    jit_compile: bool = arguments.flag(False)
 
     needs_fit = False
 
@@ -89,13 +88,8 @@ class Analyzer:
         numerics.check_backend()
         if not isinstance(self.model, keras.Model):
             raise InvalidInputError(f"model must be a keras.Model, got {type(self.model).__name__}.")
-        if self.neuron_selection_mode not in MODES and not callable(self.neuron_selection_mode):
-            raise InvalidInputError(
-                f"neuron_selection_mode must be one of {MODES} or a function, got {self.neuron_selection_mode!r}."
-            )
-        if self.on not in ("logits", "output"):
-            raise InvalidInputError(f"on must be 'logits' or 'output', got {self.on!r}.")
-        arguments.positive_int("batch_size", self.batch_size)
+        arguments.check_fields(self)
+        self.check_parameters()
         self.input_structure_ = graphs.model_tensors(self.model)[0]
         self.graph_: Graph = graphs.trace(self.model, facts.is_leaf)
         self._traced = self.graph_
@@ -104,6 +98,9 @@ class Analyzer:
         self.registered_name_: str | None = None
         self.registered_params_: dict[str, Any] = {}
         self.build()
+
+    def check_parameters(self) -> None:
+        """Refuse parameters that don't go together; each of them is what its field says, nothing is traced yet."""
 
     def build(self) -> None:
         """Prepare what does not depend on data; the graph is in ``graph_``."""

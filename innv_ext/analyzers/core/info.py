@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from innv_ext import arguments
 from innv_ext.analyzers.core.base import Analyzer
+from innv_ext.errors import InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,30 @@ class AnalyzerInfo:
         """The parameters without a default."""
         return tuple(k for k, default in self.parameters().items() if default is inspect.Parameter.empty)
 
+    def constructor_arguments(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``cls`` is called with, besides the model, for these parameters of the name.
+
+        Raises
+        ------
+        InvalidInputError
+            for unknown, missing and impossible parameters, as far as this can be told without the model
+        """
+        known = self.parameters()
+        unknown = [k for k in params if k not in known]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            takes = ", ".join(known)
+            raise InvalidInputError(f"{self.name!r} has no parameter {unknown[0]!r}.{hint} It takes {takes}.")
+        missing = [k for k in self.required() if k not in params]
+        if missing:
+            raise InvalidInputError(f"{self.name!r} needs the parameter {', '.join(missing)}.")
+        own = inspect.signature(self.build).parameters if self.build else {}
+        found = self.build(**{k: v for k, v in params.items() if k in own}) if self.build else {}
+        found |= {k: v for k, v in params.items() if k not in own}
+        arguments.check_fields(self.cls, found)
+        return found
+
 
 def row(
     name: str,
@@ -66,10 +93,9 @@ def row(
     *,
     signed: bool = True,
     relu: bool = False,
-    fit: bool = False,
     cost: str = "1",
     sums_to: str = "",
     build: Callable[..., dict[str, Any]] | None = None,
 ) -> AnalyzerInfo:
     """An ``AnalyzerInfo`` with the usual values left out."""
-    return AnalyzerInfo(name, cls, family, description, signed, relu, fit, cost, sums_to, reference, build)
+    return AnalyzerInfo(name, cls, family, description, signed, relu, cls.needs_fit, cost, sums_to, reference, build)

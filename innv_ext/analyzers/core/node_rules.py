@@ -8,10 +8,10 @@ from typing import Any
 
 from keras import ops
 
+from innv_ext import arguments
 from innv_ext.backend import facts, numerics
 from innv_ext.backend.graph import op_key
 from innv_ext.backend.numerics import safe_divide, widen
-from innv_ext.errors import InvalidInputError
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]
@@ -134,11 +134,10 @@ class Gate:
     equally. Of a quotient the numerator is the signal, of attention the values.
     """
 
-    gate: str = "signal"
+    gate: str = arguments.one_of("signal", "half")
 
     def __post_init__(self) -> None:
-        if self.gate not in ("signal", "half"):
-            raise InvalidInputError(f"gate must be 'signal' or 'half', got {self.gate!r}.")
+        arguments.check_fields(self)
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         key = op_key(node.op)

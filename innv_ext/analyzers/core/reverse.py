@@ -49,7 +49,7 @@ class ReverseAnalyzer(GraphAnalyzer):
     ...         )
     """
 
-    unsupported: str = "error"
+    unsupported: str = arguments.one_of("error", "gradient")
     _mappings: list[tuple[Any, ...]] = field(default_factory=list, init=False)
 
     hint = (
@@ -87,7 +87,6 @@ class ReverseAnalyzer(GraphAnalyzer):
 
     def bind(self) -> None:
         """One rule per node."""
-        arguments.choice("unsupported", self.unsupported, ("error", "gradient"))
         self.mappings()
         table = Rules(*self._mappings).before(self.table())
         self.approximated_: tuple[str, ...] = ()

@@ -38,21 +38,13 @@ class ReferenceDifference(GraphAnalyzer):
     rules : ``Rules`` that go before the built-in ones; see ``deep_lift_rules`` for what a rule is called with
     """
 
-    rule: str = "rescale"
-    steps: int = 16
-    rules: Rules | None = None
+    rule: str = arguments.one_of("rescale", "reveal_cancel")
+    steps: int = arguments.count(16)
+    rules: Rules | None = arguments.optional(Rules)
 
     batchnorm_form = "fold"
 
     # --- building ------------------------------------------------------------------------------------------------
-
-    def build(self) -> None:
-        """Check the parameters, then build the walk."""
-        arguments.choice("rule", self.rule, ("rescale", "reveal_cancel"))
-        arguments.positive_int("steps", self.steps)
-        if self.rules is not None and not isinstance(self.rules, Rules):
-            raise InvalidInputError(f"rules must be a Rules table, got {type(self.rules).__name__}.")
-        super().build()
 
     def prepare(self) -> None:
         """Start the walk behind the embeddings of token inputs."""

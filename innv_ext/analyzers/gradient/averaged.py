@@ -14,7 +14,7 @@ from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.program import select
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.analyzers.core.tensor_map import TensorMap
-from innv_ext.analyzers.gradient.gradient import postprocessed
+from innv_ext.analyzers.gradient.gradient import POSTPROCESS
 from innv_ext.backend import passes, walk
 from innv_ext.backend.graph import Spec
 from innv_ext.backend.numerics import widen
@@ -182,22 +182,12 @@ class SmoothGrad(AveragedGradient):
     postprocess : None, "abs" or "square", applied to each gradient before the mean
     """
 
-    augment_by_n: int = 64
-    noise_scale: float = 0.1
-    noise: str = "relative"
-    postprocess: str | None = None
-
-    def build(self) -> None:
-        """Check the parameters, then build the walk."""
-        arguments.positive_int("augment_by_n", self.augment_by_n)
-        arguments.choice("noise", self.noise, ("relative", "absolute"))
-        arguments.choice("postprocess", self.postprocess, (None, "abs", "square"))
-        if not self.noise_scale >= 0:
-            raise InvalidInputError(f"noise_scale must not be negative, got {self.noise_scale}.")
-        super().build()
+    augment_by_n: int = arguments.count(64)
+    noise_scale: float = arguments.at_least(0, 0.1)
+    noise: str = arguments.one_of("relative", "absolute")
+    postprocess: str | None = arguments.one_of(*POSTPROCESS)
 
     def point_weights(self) -> np.ndarray:
-        """All copies count the same."""
         return np.full(self.augment_by_n, 1 / self.augment_by_n)
 
     def point_arrays(self, first: int, last: int, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
@@ -209,7 +199,6 @@ class SmoothGrad(AveragedGradient):
         return [np.stack(d) for d in draws]
 
     def place(self, x: Tensor, base: Tensor, at: Tensor) -> Tensor:
-        """x + scale * noise."""
         if self.noise == "absolute":
             return x + self.noise_scale * at
         axes = tuple(range(1, len(x.shape)))
@@ -217,12 +206,37 @@ class SmoothGrad(AveragedGradient):
         return x + self.noise_scale * spread * at
 
     def per_point(self, g: Tensor) -> Tensor:
-        """abs or square, where asked for."""
-        return postprocessed(g, self.postprocess)
+        return POSTPROCESS[self.postprocess](g)
 
     def token_share(self, a: Tensor, node: Any, xs: list[Tensor], features: list[Tensor]) -> Tensor:
         """Vector times averaged gradient: the derivative along the token's one-hot coordinate."""
         return a * widen(features[self.graph_.inputs.index(node.outputs[0])])
+
+
+def _gauss_legendre(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    return (nodes + 1) / 2, weights / 2
+
+
+def _riemann(offset: float) -> Any:
+    return lambda steps: ((np.arange(steps) + offset) / steps, np.full(steps, 1 / steps))
+
+
+def _trapezoid(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    if steps == 1:
+        return np.array([0.5]), np.ones(1)
+    weights = np.ones(steps)
+    weights[[0, -1]] = 0.5
+    return np.linspace(0, 1, steps), weights / weights.sum()
+
+
+_LINE_RULES = {
+    "gausslegendre": _gauss_legendre,
+    "riemann_left": _riemann(0.0),
+    "riemann_middle": _riemann(0.5),
+    "riemann_right": _riemann(1.0),
+    "riemann_trapezoid": _trapezoid,
+}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -237,18 +251,11 @@ class IntegratedGradients(AveragedGradient):
     method : "gausslegendre", "riemann_left" (the thesis' sum), "riemann_middle", "riemann_right", "riemann_trapezoid"
     """
 
-    steps: int = 64
+    steps: int = arguments.count(64)
     reference_inputs: Any = 0
-    method: str = "gausslegendre"
-
-    def build(self) -> None:
-        """Check the parameters, then build the walk."""
-        arguments.positive_int("steps", self.steps)
-        arguments.choice("method", self.method, tuple(_LINE_RULES))
-        super().build()
+    method: str = arguments.one_of(*_LINE_RULES)
 
     def point_weights(self) -> np.ndarray:
-        """The quadrature weights."""
         return _LINE_RULES[self.method](self.steps)[1]
 
     def point_arrays(self, first: int, last: int, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
@@ -282,29 +289,3 @@ class IntegratedGradients(AveragedGradient):
                     f"reference_inputs has shape {np.shape(value)}, which does not broadcast to one sample {shape}."
                 ) from error
         return found
-
-
-def _gauss_legendre(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    nodes, weights = np.polynomial.legendre.leggauss(steps)
-    return (nodes + 1) / 2, weights / 2
-
-
-def _riemann(offset: float) -> Any:
-    return lambda steps: ((np.arange(steps) + offset) / steps, np.full(steps, 1 / steps))
-
-
-def _trapezoid(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    if steps == 1:
-        return np.array([0.5]), np.ones(1)
-    weights = np.ones(steps)
-    weights[[0, -1]] = 0.5
-    return np.linspace(0, 1, steps), weights / weights.sum()
-
-
-_LINE_RULES = {
-    "gausslegendre": _gauss_legendre,
-    "riemann_left": _riemann(0.0),
-    "riemann_middle": _riemann(0.5),
-    "riemann_right": _riemann(1.0),
-    "riemann_trapezoid": _trapezoid,
-}

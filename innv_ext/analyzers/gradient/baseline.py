@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from innv_ext import arguments
 from innv_ext.analyzers.core.base import Explanation
 from innv_ext.analyzers.core.program import select
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
@@ -44,7 +45,7 @@ class Input(ReverseAnalyzer):
 class Random(Input):
     """Normal random values with standard deviation ``stddev``, the same for the same ``seed`` and shape of x."""
 
-    stddev: float = 1.0
+    stddev: float = arguments.at_least(0, 1.0)
 
     def explain(self, x: Any, neuron_selection: Any = None, **options: Any) -> Explanation:
         """Draw for all samples at once, so that the batch size doesn't matter."""
@@ -52,6 +53,5 @@ class Random(Input):
         return super().explain(x, neuron_selection, **options)
 
     def postprocess_array(self, attribution: np.ndarray) -> np.ndarray:
-        """Replace the input by noise."""
         noise = self._draws.standard_normal(attribution.shape) * self.stddev
         return noise.astype(attribution.dtype if attribution.dtype.kind == "f" else "float32")

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from innv_ext import arguments
 from innv_ext.analyzers.core.program import GraphAnalyzer, select
 from innv_ext.analyzers.parts.layout import Layout, layouts_of
 from innv_ext.analyzers.prediction.masking import as_maps
@@ -50,8 +51,8 @@ class GradCAM(GraphAnalyzer):
     >>> a = innv_ext.create_analyzer("grad_cam", model, layer="block5_conv3").analyze(x)
     """
 
-    layer: str | None = None
-    relu: bool = True
+    layer: str | None = arguments.optional(str)
+    relu: bool = arguments.flag(True)
 
     def prepare(self) -> None:
         """Find the layer, the nodes before and after it, and the inputs that get its map."""
@@ -143,7 +144,6 @@ class GradCAM(GraphAnalyzer):
         return {"output": y, "target": target, "score": score, "cam": ops.relu(cam) if self.relu else cam}
 
     def summary(self) -> str:
-        """Which layer is looked at."""
         return f"{self.head()}\nlayer {self.layer_!r}, output {self.graph_.specs[self._slot].shape}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,7 @@ from innv_ext.backend.rules import Rules, relu_like
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
-
-
-def postprocessed(g: Tensor, how: str | None) -> Tensor:
-    """abs or square, where asked for."""
-    return {None: lambda t: t, "abs": ops.abs, "square": ops.square}[how](g)
+POSTPROCESS: dict[str | None, Callable[[Tensor], Tensor]] = {None: lambda g: g, "abs": ops.abs, "square": ops.square}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -38,16 +35,10 @@ class Gradient(ReverseAnalyzer):
     >>> a = innv_ext.create_analyzer("gradient", model, postprocess="abs").analyze(x)
     """
 
-    postprocess: str | None = None
-
-    def build(self) -> None:
-        """Check the parameters, then build the walk."""
-        arguments.choice("postprocess", self.postprocess, (None, "abs", "square"))
-        super().build()
+    postprocess: str | None = arguments.one_of(*POSTPROCESS)
 
     def finish(self, attribution: Tensor, x: Tensor) -> Tensor:
-        """The postprocessed gradient."""
-        return postprocessed(attribution, self.postprocess)
+        return POSTPROCESS[self.postprocess](attribution)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -38,14 +38,8 @@ class GradientShap(Background, AveragedGradient):
     >>> relevance = analyzer.analyze(x)
     """
 
-    samples: int = 64
-    noise_scale: float = 0.0
-
-    def build(self) -> None:
-        """Check the parameters, then build the walk."""
-        arguments.positive_int("samples", self.samples)
-        arguments.number("noise_scale", self.noise_scale)
-        super().build()
+    samples: int = arguments.count(64)
+    noise_scale: float = arguments.at_least(0, 0.0)
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
         """(x - ref) * gradient, summed over the draws, and their mean."""

@@ -49,23 +49,24 @@ class CAFO(GraphAnalyzer):
     >>> d = innv_ext.create_analyzer("cafo", model, lambda1=0.01).analyze(x)
     """
 
-    lambda1: Any = "auto"
-    lambda2: float | None = None
-    c1: float = 10.0
-    augment_by_n: int = 0
-    noise_scale: float = 0.15
+    lambda1: Any = arguments.at_least(0, "auto")
+    lambda2: float | None = arguments.positive(None)
+    c1: float = arguments.positive(10.0)
+    augment_by_n: int = arguments.count(0, least=0)
+    noise_scale: float = arguments.at_least(0, 0.15)
 
     batchnorm_form = "fold"
 
     # --- building ------------------------------------------------------------------------------------------------
 
-    def check_model(self, graph: Graph) -> None:
-        """Class scores at the end, numbers at the start; parameters in range."""
-        self._check_parameters()
-        name = type(self).__name__
+    def check_parameters(self) -> None:
         if self.on != "logits":
+            name = type(self).__name__
             raise InvalidInputError(f"{name} differentiates the cross-entropy of the logits: use on='logits'.")
-        check_float_inputs(graph, f"{name} moves the input continuously")
+
+    def check_model(self, graph: Graph) -> None:
+        """Class scores at the end, numbers at the start."""
+        check_float_inputs(graph, f"{type(self).__name__} moves the input continuously")
         self._squashed = [n for n in self._whole.nodes if n.name in self.cut_]
         self._binary = any(facts.activation_key(n) in ("sigmoid", "log_sigmoid") for n in self._squashed)
         if self.neuron_selection_mode in ("max_activation", "index"):
@@ -86,18 +87,6 @@ class CAFO(GraphAnalyzer):
                 f"{last.name!r} ({op_key(last.op)}) gives shape {shape}. Pass a score to explain instead: "
                 f"neuron_selection_mode=lambda y: y[:, 0]."
             )
-
-    def _check_parameters(self) -> None:
-        if isinstance(self.lambda1, str):
-            arguments.choice("lambda1", self.lambda1, ("auto",))
-        else:
-            arguments.number("lambda1", self.lambda1)
-        if self.lambda2 is not None:
-            arguments.number("lambda2", self.lambda2, positive=True)
-        arguments.number("c1", self.c1, positive=True)
-        arguments.number("noise_scale", self.noise_scale)
-        if self.augment_by_n:
-            arguments.positive_int("augment_by_n", self.augment_by_n)
 
     def bind(self) -> None:
         """One loss per shape of the inputs and way to select a neuron."""

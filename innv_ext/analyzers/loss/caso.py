@@ -47,17 +47,10 @@ class CASO(CAFO):
     >>> found.attribution, found.extras["lambda1"], found.extras["sparsity"]
     """
 
-    hessian: str = "auto"
-    power_iterations: int = 10
-    max_iter: int = 100
-    tol: float = 1e-4
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        arguments.choice("hessian", self.hessian, ("auto", "hvp", "closed_form"))
-        arguments.positive_int("power_iterations", self.power_iterations)
-        arguments.positive_int("max_iter", self.max_iter)
-        arguments.number("tol", self.tol)
+    hessian: str = arguments.one_of("auto", "hvp", "closed_form")
+    power_iterations: int = arguments.count(10)
+    max_iter: int = arguments.count(100)
+    tol: float = arguments.at_least(0, 1e-4)
 
     def prepare(self) -> None:
         """Forms of the nodes whose second derivatives are right."""
@@ -164,7 +157,7 @@ def input_hessian_eigs(
     --------
     >>> values, vectors = innv_ext.input_hessian_eigs(model, x, k=3)
     """
-    analyzer = _Eigenvectors(model, hessian=hessian, batch_size=batch_size, count=k, products=iterations)
+    analyzer = _Eigenvectors(model, hessian=hessian, batch_size=batch_size, k=k, iterations=iterations)
     found = analyzer.explain(x, neuron_selection).extras
     return found["eigenvalues"], inputs.pack_like(x, found["vectors"], analyzer.input_structure_)
 
@@ -173,26 +166,20 @@ def input_hessian_eigs(
 class _Eigenvectors(CASO):
     """Eigenvalues and eigenvectors of H instead of D."""
 
-    count: int = 1
-    products: int | None = None
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        arguments.positive_int("k", self.count)
-        if self.products is not None:
-            arguments.positive_int("iterations", self.products)
+    k: int = arguments.count(1)
+    iterations: int | None = arguments.count(None)
 
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
         """The largest eigenvalues of each sample's H."""
         curvature, start = self.curvature(xs, index, size, options["mode"])
         features = curvature.loss.features
-        if self.count > features.count:
-            raise InvalidInputError(f"k={self.count} exceeds the number of input components, {features.count}.")
+        if self.k > features.count:
+            raise InvalidInputError(f"k={self.k} exceeds the number of input components, {features.count}.")
         if self._factored(curvature):
-            values, vectors = factor_eigenvectors(np.nan_to_num(curvature.factor()), self.count)
+            values, vectors = factor_eigenvectors(np.nan_to_num(curvature.factor()), self.k)
         else:
             g, product = curvature.gradient(), self._products(curvature)
-            found = optim.largest_eigenvalues(product, g, self.count, iterations=self.products)
+            found = optim.largest_eigenvalues(product, g, self.k, iterations=self.iterations)
             values, vectors = found.values, found.vectors
         maps = features.maps(vectors.astype(curvature.dtype))
         return {**start, "attributions": [m[:, 0] for m in maps], "eigenvalues": values, "vectors": maps}

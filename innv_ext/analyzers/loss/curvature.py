@@ -40,11 +40,9 @@ class Loss:
         return self.mode == "index"
 
     def outputs(self, xs: Sequence[Tensor]) -> Tensor:
-        """What the graph computes."""
         return widen(walk.evaluate(self.graph, xs)[0])
 
     def score(self, y: Tensor) -> Tensor:
-        """The score of outputs y."""
         return self.mode(y) if callable(self.mode) else ops.sum(ops.reshape(y, (ops.shape(y)[0], -1)), axis=1)
 
     def logits(self, y: Tensor, target: Tensor) -> Tensor:

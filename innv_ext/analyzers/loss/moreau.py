@@ -75,38 +75,25 @@ class MoreauGrad(GraphAnalyzer):
     >>> maps = innv_ext.create_analyzer("moreau_grad", model).fit(X_train).analyze(x)
     """
 
-    rho: Any = "auto"
-    steps: int = 100
-    tol: float = 1e-3
-    step_size: float | None = None
-    accelerate: bool = True
-    average: int = 0
-    smoothing: float = 0.0
-    samples: int = 16
+    rho: Any = arguments.positive("auto")
+    steps: int = arguments.count(100)
+    tol: float = arguments.at_least(0, 1e-3)
+    step_size: float | None = arguments.positive(None)
+    accelerate: bool = arguments.flag(True)
+    average: int = arguments.count(0, least=0)
+    smoothing: float = arguments.at_least(0, 0.0)
+    samples: int = arguments.count(16)
 
     batchnorm_form = "fold"
 
     # --- building ------------------------------------------------------------------------------------------------
 
-    def check_model(self, graph: Graph) -> None:
-        """Numbers at the start; parameters in range."""
-        for name in ("steps", "samples"):
-            arguments.positive_int(name, getattr(self, name))
-        if self.average:
-            arguments.positive_int("average", self.average)
-        for name, value in self._numbers().items():
-            arguments.number(name, value, positive=name in ("rho", "step_size"))
+    def check_parameters(self) -> None:
         if self.average and self._accelerated():
             raise InvalidInputError("average= is of Algorithm 1, whose iterates jump: pass accelerate=False with it.")
-        check_float_inputs(graph, f"{type(self).__name__} moves the input continuously")
 
-    def _numbers(self) -> dict[str, Any]:
-        given = {"tol": self.tol, "smoothing": self.smoothing}
-        if not (isinstance(self.rho, str) and self.rho == "auto"):
-            given["rho"] = self.rho
-        if self.step_size is not None:
-            given["step_size"] = self.step_size
-        return given
+    def check_model(self, graph: Graph) -> None:
+        check_float_inputs(graph, f"{type(self).__name__} moves the input continuously")
 
     def _accelerated(self) -> bool:
         return self.accelerate and not self.smoothing
@@ -148,7 +135,6 @@ class MoreauGrad(GraphAnalyzer):
         self.mean_norm_fit_ = arrays.get("mean_norm")
 
     def current_rho(self) -> float:
-        """rho as a number."""
         if self.rho != "auto":
             return float(self.rho)
         return 1.0 if self.mean_norm_fit_ is None else 1 / math.sqrt(float(self.mean_norm_fit_))
@@ -300,10 +286,7 @@ class SparseMoreauGrad(MoreauGrad):
     eta : weight of the l1 norm, in units of the gradient; 0: MoreauGrad
     """
 
-    eta: float = 0.05
-
-    def _numbers(self) -> dict[str, Any]:
-        return {**super()._numbers(), "eta": self.eta}
+    eta: float = arguments.at_least(0, 0.05)
 
     def _eta(self) -> float:
         return self.eta
@@ -327,7 +310,7 @@ class GroupSparseMoreauGrad(SparseMoreauGrad):
     groups : an integer array of labels 0, 1, ... instead, shaped like a sample, or like it without its channels
     """
 
-    group_size: int = 4
+    group_size: int = arguments.count(4)
     groups: Any = None
 
     def check_model(self, graph: Graph) -> None:
@@ -345,4 +328,4 @@ class GroupSparseMoreauGrad(SparseMoreauGrad):
         channels_first = facts.channels_first(self.graph_)
         if self.groups is not None:
             return group(np.asarray(self.groups), shapes, channels_first).labels.reshape(-1)
-        return blocks(shapes, arguments.positive_int("group_size", self.group_size), channels_first)
+        return blocks(shapes, self.group_size, channels_first)

@@ -37,11 +37,9 @@ class Solutions:
         return np.mean(self.step == 0, axis=1)
 
     def take(self, chosen: np.ndarray) -> Solutions:
-        """Those with the given indices."""
         return Solutions(*(getattr(self, f.name)[chosen] for f in fields(self)))
 
     def put(self, places: np.ndarray, others: Solutions) -> None:
-        """Replace those at ``places``."""
         for f in fields(self):
             getattr(self, f.name)[places] = getattr(others, f.name)
 

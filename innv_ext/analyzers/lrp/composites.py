@@ -1,142 +1,89 @@
-"""The named LRP composites as tables: what ``create_analyzer("lrp.…")`` passes to ``LRP``."""
+"""The names of LRP as data: single rules, and composites, which have a rule for each kind of layer."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
+from innv_ext.analyzers.core.info import AnalyzerInfo, row
 from innv_ext.analyzers.core.node_rules import ScaleShift
-from innv_ext.analyzers.lrp.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, WSquare, ZPlus
+from innv_ext.analyzers.lrp.lrp import LRP
+from innv_ext.analyzers.lrp.rules import (
+    ABSORBED,
+    BACH,
+    BOTH_SIGNS,
+    EXACT,
+    LAPUSCHKIN,
+    RULE_NAMES,
+    AlphaBeta,
+    Bounded,
+    Epsilon,
+    Flat,
+    Gamma,
+    RuleName,
+    ZPlus,
+)
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.rules import Rules, convolution, dense, kind_is
 
 Params = dict[str, Any]
+ZENNIT = "Anders et al. 2021"
+ALPHA_1, ALPHA_2 = AlphaBeta(1.0, 0.0), AlphaBeta(2.0, 1.0)
 
 
-def composite(conv: Any, epsilon: float) -> Rules:
-    """Dense nodes (and unfolded batch normalisation) by epsilon, convolutions by ``conv``."""
-    return Rules((convolution, conv), (dense, Epsilon(epsilon)), (kind_is(Kind.BATCHNORM), ScaleShift(epsilon)))
+def composite(conv: Any, epsilon: float, **more: Any) -> Params:
+    """Dense nodes (and unfolded batch normalisation) by epsilon, convolutions by ``conv``; and other parameters."""
+    table = Rules((convolution, conv), (dense, Epsilon(epsilon)), (kind_is(Kind.BATCHNORM), ScaleShift(epsilon)))
+    return {"rule": table, **more}
 
 
-def lrp_z() -> Params:
-    """Z rule."""
-    return {"rule": Epsilon(0.0)}
+def _single(known: RuleName) -> AnalyzerInfo:
+    """The row of a rule, which takes the parameters that its name leaves open."""
+
+    def build(**given: Any) -> Params:
+        return {"rule": known(**given)}
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    build.__signature__ = inspect.Signature([inspect.Parameter(f.name, kind, default=f.default) for f in known.open()])
+    facts = {"cost": known.cost, "sums_to": known.sums_to, "signed": known.signed}
+    return row(f"lrp.{known.name}", LRP, "lrp", known.description, known.source, build=build, **facts)
 
 
-def lrp_z_ib() -> Params:
-    """Z rule, bias left out of the denominators."""
-    return {"rule": Epsilon(0.0, bias=False)}
+def _preset(
+    name: str, description: str, source: str, cost: str, sums_to: str, build: Callable[..., Params], **facts: Any
+) -> AnalyzerInfo:
+    return row(f"lrp.{name}", LRP, "lrp", description, source, cost=cost, sums_to=sums_to, build=build, **facts)
 
 
-def lrp_epsilon(epsilon: float = 1e-7, bias: bool = True) -> Params:
-    """Epsilon rule."""
-    return {"rule": Epsilon(epsilon, bias)}
-
-
-def lrp_epsilon_ib(epsilon: float = 1e-7) -> Params:
-    """Epsilon rule without bias."""
-    return {"rule": Epsilon(epsilon, bias=False)}
-
-
-def lrp_alpha_beta(alpha: float = 2.0, beta: float = 1.0, bias: bool = True) -> Params:
-    """alpha-beta rule."""
-    return {"rule": AlphaBeta(alpha, beta, bias)}
-
-
-def lrp_alpha_2_beta_1() -> Params:
-    """alpha 2, beta 1."""
-    return {"rule": AlphaBeta(2.0, 1.0)}
-
-
-def lrp_alpha_2_beta_1_ib() -> Params:
-    """alpha 2, beta 1, without bias."""
-    return {"rule": AlphaBeta(2.0, 1.0, bias=False)}
-
-
-def lrp_alpha_1_beta_0() -> Params:
-    """alpha 1, beta 0."""
-    return {"rule": AlphaBeta(1.0, 0.0)}
-
-
-def lrp_alpha_1_beta_0_ib() -> Params:
-    """alpha 1, beta 0, without bias."""
-    return {"rule": AlphaBeta(1.0, 0.0, bias=False)}
-
-
-def lrp_gamma(gamma: float = 0.25, bias: bool = True) -> Params:
-    """gamma rule."""
-    return {"rule": Gamma(gamma, bias)}
-
-
-def lrp_z_plus() -> Params:
-    """z+ rule."""
-    return {"rule": ZPlus()}
-
-
-def lrp_z_plus_fast() -> Params:
-    """z+ rule that takes inputs as non-negative."""
-    return {"rule": ZPlus(general=False)}
-
-
-def lrp_w_square() -> Params:
-    """w^2 rule."""
-    return {"rule": WSquare()}
-
-
-def lrp_flat() -> Params:
-    """Flat rule."""
-    return {"rule": Flat()}
-
-
-def preset_a(epsilon: float = 0.1) -> Params:
-    """Dense: epsilon; convolutions: alpha 1, beta 0 (Lapuschkin et al. 2017)."""
-    return {"rule": composite(AlphaBeta(1.0, 0.0), epsilon)}
-
-
-def preset_b(epsilon: float = 0.1) -> Params:
-    """Dense: epsilon; convolutions: alpha 2, beta 1."""
-    return {"rule": composite(AlphaBeta(2.0, 1.0), epsilon)}
-
-
-def preset_a_flat(epsilon: float = 0.1) -> Params:
-    """preset a, flat at the input layer ("LRP-*" of the thesis)."""
-    return {**preset_a(epsilon), "input_layer_rule": Flat()}
-
-
-def preset_b_flat(epsilon: float = 0.1) -> Params:
-    """preset b, flat at the input layer."""
-    return {**preset_b(epsilon), "input_layer_rule": Flat()}
-
-
-def preset_b_flat_until_idx(until_layer: int | str, epsilon: float = 0.1) -> Params:
-    """preset b, flat up to and including until_layer=."""
-    return {**preset_b(epsilon), "until_layer": until_layer, "until_layer_rule": Flat()}
-
-
-def epsilon_plus(epsilon: float = 1e-7) -> Params:
-    """Dense: epsilon; convolutions: z+."""
-    return {"rule": composite(ZPlus(), epsilon)}
-
-
-def epsilon_plus_flat(epsilon: float = 1e-7) -> Params:
-    """epsilon_plus, flat at the input layer."""
-    return {**epsilon_plus(epsilon), "input_layer_rule": Flat()}
-
-
-def epsilon_gamma_box(low: Any, high: Any, epsilon: float = 1e-7, gamma: float = 0.25) -> Params:
-    """Dense: epsilon; convolutions: gamma; z^B with [low, high] at the input layer."""
-    return {"rule": composite(Gamma(gamma), epsilon), "input_layer_rule": Bounded(low, high)}
-
-
-def epsilon_alpha2_beta1(epsilon: float = 1e-7) -> Params:
-    """Dense: epsilon; convolutions: alpha 2, beta 1."""
-    return {"rule": composite(AlphaBeta(2.0, 1.0), epsilon)}
-
-
-def epsilon_alpha2_beta1_flat(epsilon: float = 1e-7) -> Params:
-    """epsilon_alpha2_beta1, flat at the input layer."""
-    return {**epsilon_alpha2_beta1(epsilon), "input_layer_rule": Flat()}
-
-
-def excitation_backprop() -> Params:
-    """z+ at every affine node (Zhang et al. 2018)."""
-    return {"rule": ZPlus()}
+# fmt: off
+ROWS = (
+    row("lrp", LRP, "lrp", "any rule or table of rules (rule=, rules=)", BACH, sums_to=ABSORBED),
+    *map(_single, RULE_NAMES.values()),
+    row("lrp.rule_until_idx", LRP, "lrp", "one rule, another up to a layer (rule=, until_layer=, until_layer_rule=)",
+        LAPUSCHKIN, sums_to=ABSORBED),
+    _preset("sequential_preset_a", "Dense: epsilon; convolutions: alpha 1, beta 0", LAPUSCHKIN, "1.5", ABSORBED,
+            lambda epsilon=0.1: composite(ALPHA_1, epsilon)),
+    _preset("sequential_preset_b", "Dense: epsilon; convolutions: alpha 2, beta 1", LAPUSCHKIN, "2.5", BOTH_SIGNS,
+            lambda epsilon=0.1: composite(ALPHA_2, epsilon)),
+    _preset("sequential_preset_a_flat", "preset a, flat at the input layer", LAPUSCHKIN, "1.5", ABSORBED,
+            lambda epsilon=0.1: composite(ALPHA_1, epsilon, input_layer_rule=Flat())),  # "LRP-*" of the thesis
+    _preset("sequential_preset_b_flat", "preset b, flat at the input layer", LAPUSCHKIN, "2.5", BOTH_SIGNS,
+            lambda epsilon=0.1: composite(ALPHA_2, epsilon, input_layer_rule=Flat())),
+    _preset("sequential_preset_b_flat_until_idx", "preset b, flat up to and including until_layer=", LAPUSCHKIN, "2.5",
+            BOTH_SIGNS, lambda until_layer, epsilon=0.1: composite(
+                ALPHA_2, epsilon, until_layer=until_layer, until_layer_rule=Flat())),
+    _preset("epsilon_plus", "Dense: epsilon; convolutions: z+", ZENNIT, "1.5", ABSORBED,
+            lambda epsilon=1e-7: composite(ZPlus(), epsilon)),
+    _preset("epsilon_plus_flat", "epsilon_plus, flat at the input layer", ZENNIT, "1.5", ABSORBED,
+            lambda epsilon=1e-7: composite(ZPlus(), epsilon, input_layer_rule=Flat())),
+    _preset("epsilon_gamma_box", "Dense: epsilon; convolutions: gamma; z^B with [low, high] at the input layer", ZENNIT,
+            "2.5", ABSORBED, lambda low, high, epsilon=1e-7, gamma=0.25: composite(
+                Gamma(gamma), epsilon, input_layer_rule=Bounded(low, high))),
+    _preset("epsilon_alpha2_beta1", "Dense: epsilon; convolutions: alpha 2, beta 1", ZENNIT, "2.5", BOTH_SIGNS,
+            lambda epsilon=1e-7: composite(ALPHA_2, epsilon)),
+    _preset("epsilon_alpha2_beta1_flat", "epsilon_alpha2_beta1, flat at the input layer", ZENNIT, "2.5", BOTH_SIGNS,
+            lambda epsilon=1e-7: composite(ALPHA_2, epsilon, input_layer_rule=Flat())),
+    _preset("excitation_backprop", "z+ at every affine node", "Zhang et al. 2018", "1.5", EXACT,
+            lambda: {"rule": ZPlus()}, signed=False),
+)

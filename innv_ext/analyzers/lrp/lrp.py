@@ -31,28 +31,16 @@ from innv_ext.errors import InvalidInputError, UnsupportedModelError, ZeroMapWar
 
 Tensor = Any
 
-RULE_NAMES = {
-    "z": r.Epsilon(0.0),
-    "z_ib": r.Epsilon(0.0, bias=False),
-    "epsilon": r.Epsilon(),
-    "alpha_1_beta_0": r.AlphaBeta(1.0, 0.0),
-    "alpha_2_beta_1": r.AlphaBeta(2.0, 1.0),
-    "z_plus": r.ZPlus(),
-    "gamma": r.Gamma(),
-    "w_square": r.WSquare(),
-    "flat": r.Flat(),
-}
-
 
 def as_rule(value: Any, argument: str) -> Any:
     """A rule from a rule, one of the names, or (low, high) for z^B."""
     if isinstance(value, str):
         key = value.lower()
-        if key not in RULE_NAMES:
+        if key not in r.RULE_NAMES:
             raise InvalidInputError(
-                f"{argument}={value!r} is unknown; choose from {', '.join(RULE_NAMES)} or give a rule."
+                f"{argument}={value!r} is unknown; choose from {', '.join(r.RULE_NAMES)} or give a rule."
             )
-        return RULE_NAMES[key]
+        return r.RULE_NAMES[key]()
     if isinstance(value, (tuple, list)) and len(value) == 2:
         return r.Bounded(*value)
     if not callable(value):
@@ -63,8 +51,7 @@ def as_rule(value: Any, argument: str) -> Any:
 def _on_affine_nodes(table: Rules) -> list[Any]:
     """The rows; a rule for affine nodes leaves the fused activation of a layer that it was given by name alone."""
     weighted = kind_is(Kind.AFFINE, Kind.BATCHNORM)
-    affine_rules = (*r.AFFINE_RULES, r.HuiBinder)
-    return [(both(weighted, row[0]), *row[1:]) if isinstance(row[1], affine_rules) else row for row in table.rows]
+    return [(both(weighted, row[0]), *row[1:]) if isinstance(row[1], r.AffineRule) else row for row in table.rows]
 
 
 COMMON_RULES = Rules(
@@ -104,20 +91,17 @@ class LRP(ReverseAnalyzer):
     """
 
     rule: Any = "z"
-    rules: Rules | None = None
+    rules: Rules | None = arguments.optional(Rules)
     input_layer_rule: Any = None
-    until_layer: int | str | None = None
+    until_layer: int | str | None = arguments.optional(int, str)
     until_layer_rule: Any = "flat"
-    batchnorm: str = "fold"
-    gate: str = "signal"
+    batchnorm: str = arguments.one_of(*passes.BATCHNORM_MODES)
+    gate: str = arguments.one_of("signal", "half")
 
-    def build(self) -> None:
-        """Check the parameters, then build the walk."""
-        arguments.choice("batchnorm", self.batchnorm, tuple(passes.BATCHNORM_MODES))
-        if self.rules is not None and not isinstance(self.rules, Rules):
-            raise InvalidInputError(f"rules must be a Rules table, got {type(self.rules).__name__}.")
-        self.batchnorm_form = self.batchnorm
-        super().build()
+    @property
+    def batchnorm_form(self) -> str:
+        """The form of batch normalisation that its rule needs."""
+        return self.batchnorm
 
     def check_model(self, graph: Graph) -> None:
         """``until_layer`` has to name a layer."""
@@ -129,7 +113,6 @@ class LRP(ReverseAnalyzer):
             raise InvalidInputError(f"until_layer={self.until_layer!r} is not a layer of the model; it has {known}.")
 
     def bind(self) -> None:
-        """One rule per node."""
         super().bind()
         _check_bounds(self.graph_, self.rules_)
 
@@ -152,7 +135,6 @@ class LRP(ReverseAnalyzer):
         return Rules(*rows).before(COMMON_RULES)
 
     def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
-        """The explained score itself."""
         return y * weights
 
     def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
@@ -181,14 +163,11 @@ class DeepTaylor(ReverseAnalyzer):
 
     batchnorm_form = "fold"
 
-    def build(self) -> None:
-        """Check the parameters, then build the walk."""
+    def check_parameters(self) -> None:
         if (self.low is None) != (self.high is None):
             raise InvalidInputError(f"low and high go together, got low={self.low!r}, high={self.high!r}.")
-        super().build()
 
     def check_model(self, graph: Graph) -> None:
-        """Only ReLU-like activations."""
         foreign = [n for n in graph.nodes if n.kind is Kind.ACTIVATION and not facts.is_relu_like(n)]
         if foreign and self.unsupported == "error":
             names = ", ".join(f"{n.name} ({facts.activation_key(n)})" for n in foreign)
@@ -198,7 +177,6 @@ class DeepTaylor(ReverseAnalyzer):
             )
 
     def bind(self) -> None:
-        """One rule per node."""
         super().bind()
         _check_bounds(self.graph_, self.rules_)
 

@@ -10,8 +10,8 @@ with other inputs x_k, kernels w_k and bias b' (Bach et al. 2015; Montavon et al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import Field, dataclass, fields
 from typing import Any
 
 import keras
@@ -69,18 +69,94 @@ def _bias(affine: Affine, x: Tensor, use: bool) -> Tensor | None:
     return affine.bias(x) if use else None
 
 
+# --- names -------------------------------------------------------------------------------------------------------
+
+BACH = "Bach et al. 2015"
+MONTAVON = "Montavon et al. 2017"
+LAPUSCHKIN = "Lapuschkin et al. 2017"
+
+ABSORBED = "f_c up to biases and epsilon"  # what the relevance of all inputs sums to
+EXACT = "f_c"
+BOTH_SIGNS = "f_c up to biases, where both signs occur"
+
+
+@dataclass
+class RuleName:
+    """A name of a rule, made by ``rule``: ``LRP(model, rule=name)``, and ``lrp.name`` of ``create_analyzer``."""
+
+    name: str
+    description: str
+    source: str
+    cost: str
+    sums_to: str
+    signed: bool
+    fixed: dict[str, Any]
+    cls: type | None = None  # the class that it stands at
+
+    def open(self) -> list[Field]:
+        """The parameters of the rule that the name leaves open."""
+        return [f for f in fields(self.cls) if f.name not in self.fixed]
+
+    def __call__(self, **given: Any) -> AffineRule:
+        """The rule, with these of the open parameters."""
+        return self.cls(**self.fixed, **given)
+
+
+RULE_NAMES: dict[str, RuleName] = {}  # by names in small letters
+
+
+def rule(
+    name: str,
+    description: str,
+    source: str = BACH,
+    *,
+    cost: str = "1",
+    sums_to: str = EXACT,
+    signed: bool = True,
+    **fixed: Any,
+) -> Callable[[type], type]:
+    """Give a class of rules a name; a class may have several.
+
+    Names that are given when the package is imported already are known to ``LRP(rule=...)`` only.
+
+    Parameters
+    ----------
+    description, source, cost, sums_to, signed : what ``list_analyzers`` tells about ``lrp.name``
+    fixed : parameters of the rule that the name decides; all others can be given with it
+    """
+    # here, not in ``decorate``: names are in the order in which they are read, decorators are applied from the last
+    known = RULE_NAMES[name.lower()] = RuleName(name, description, source, cost, sums_to, signed, fixed)
+
+    def decorate(cls: type) -> type:
+        known.cls = cls
+        return cls
+
+    return decorate
+
+
 # --- affine nodes ------------------------------------------------------------------------------------------------
 
 
+class AffineRule:
+    """Base of the rules of affine nodes."""
+
+    def __post_init__(self) -> None:
+        arguments.check_fields(self)
+
+
+@rule("z", "Z rule", sums_to=ABSORBED, epsilon=0.0, bias=True)
+@rule("z_IB", "Z rule, bias left out of the denominators", cost="1.5", epsilon=0.0, bias=False)
+@rule("epsilon", "Epsilon rule", sums_to=ABSORBED)
+@rule("epsilon_IB", "Epsilon rule without bias", cost="1.5", sums_to="f_c up to epsilon", bias=False)
 @dataclass(frozen=True)
-class Epsilon:
+class Epsilon(AffineRule):
     """Contributions x w in z = w x + b, stabilised by ``epsilon * sign(z)``; ``bias=False`` leaves b out of z.
 
     ``Epsilon(epsilon=0)`` is the Z rule: only z = 0 is stabilised. Source: Bach et al. 2015, equation 58.
     """
 
-    epsilon: float = 1e-7
-    bias: bool = True
+    epsilon: float = arguments.at_least(0, 1e-7)
+    bias: bool = arguments.flag(True)
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         if not self.bias:
@@ -90,23 +166,37 @@ class Epsilon:
         return [widen(xs[0]) * node.pullback(s)[0]]
 
 
+@rule("alpha_beta", "alpha-beta rule", cost="2.5", sums_to=BOTH_SIGNS)
+@rule("alpha_2_beta_1", "alpha 2, beta 1", cost="2.5", sums_to=BOTH_SIGNS, alpha=2.0, beta=1.0, bias=True)
+@rule(
+    "alpha_2_beta_1_IB",
+    "alpha 2, beta 1, without bias",
+    cost="2.5",
+    sums_to="f_c where contributions of both signs exist",
+    alpha=2.0,
+    beta=1.0,
+    bias=False,
+)
+@rule(
+    "alpha_1_beta_0", "alpha 1, beta 0", cost="1.5", sums_to=ABSORBED, signed=False, alpha=1.0, beta=0.0, bias=True
+)
+@rule("alpha_1_beta_0_IB", "alpha 1, beta 0, without bias", cost="1.5", signed=False, alpha=1.0, beta=0.0, bias=False)
 @dataclass(frozen=True)
-class AlphaBeta:
+class AlphaBeta(AffineRule):
     """alpha times the positive contributions minus beta times the negative ones, alpha - beta = 1.
 
     Positive denominators carry b+, negative ones b-; ``bias=False`` leaves both out. Source: Bach et al. 2015,
     equation 60. An input that the graph proves non-negative needs half of the convolutions.
     """
 
-    alpha: float = 2.0
-    beta: float = 1.0
-    bias: bool = True
+    alpha: float = arguments.at_least(0, 2.0)
+    beta: float = arguments.at_least(0, 1.0)
+    bias: bool = arguments.flag(True)
 
     def __post_init__(self) -> None:
-        if abs(self.alpha - self.beta - 1) > 1e-6 or self.beta < 0:
-            raise InvalidInputError(
-                f"AlphaBeta needs alpha - beta = 1 and beta >= 0, got alpha={self.alpha}, beta={self.beta}."
-            )
+        super().__post_init__()
+        if abs(self.alpha - self.beta - 1) > 1e-6:
+            raise InvalidInputError(f"AlphaBeta needs alpha - beta = 1, got alpha={self.alpha}, beta={self.beta}.")
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         affine, x, w, nonnegative = _parts(node, xs)
@@ -125,32 +215,17 @@ def signed_terms(x: Tensor, w: Tensor, nonnegative: bool, sign: int) -> list[tup
     return [(x, same)] if nonnegative else [(positive(x), same), (negative(x), other)]
 
 
+@rule("gamma", "gamma rule", "Montavon et al. 2019", cost="2.5", sums_to=ABSORBED)
 @dataclass(frozen=True)
-class ZPlus:
-    """Contributions x w+ of a non-negative x; x+ w+ + x- w- in general. No bias. Source: Montavon et al. 2017.
-
-    ``general=False`` skips the general case: x w+ whatever the sign of x (``lrp.z_plus_fast``).
-    """
-
-    general: bool = True
-
-    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine, x, w, nonnegative = _parts(node, xs)
-        terms = signed_terms(x, w, nonnegative or not self.general, +1)
-        exact = self.general or nonnegative
-        return [sum(proportional(affine, terms, rs[0], sign=+1 if exact else 0))]
-
-
-@dataclass(frozen=True)
-class Gamma:
+class Gamma(AffineRule):
     """Contributions c + gamma c+ where z > 0 and c + gamma c- elsewhere (c = x w, the bias likewise).
 
     On non-negative inputs and z > 0 this is w + gamma w+ (Montavon et al. 2019); the other cases follow the
     generalised rule (Andeol et al. 2021).
     """
 
-    gamma: float = 0.25
-    bias: bool = True
+    gamma: float = arguments.at_least(0, 0.25)
+    bias: bool = arguments.flag(True)
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         affine, x, w, nonnegative = _parts(node, xs)
@@ -166,8 +241,27 @@ class Gamma:
         return [total]
 
 
+@rule("z_plus", "z+ rule", MONTAVON, cost="1.5", signed=False, general=True)
+@rule("z_plus_fast", "z+ rule that takes inputs as non-negative", MONTAVON, cost="1.5", signed=False, general=False)
 @dataclass(frozen=True)
-class WSquare:
+class ZPlus(AffineRule):
+    """Contributions x w+ of a non-negative x; x+ w+ + x- w- in general. No bias. Source: Montavon et al. 2017.
+
+    ``general=False`` skips the general case: x w+ whatever the sign of x (``lrp.z_plus_fast``).
+    """
+
+    general: bool = arguments.flag(True)
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        affine, x, w, nonnegative = _parts(node, xs)
+        terms = signed_terms(x, w, nonnegative or not self.general, +1)
+        exact = self.general or nonnegative
+        return [sum(proportional(affine, terms, rs[0], sign=+1 if exact else 0))]
+
+
+@rule("w_square", "w^2 rule", MONTAVON, signed=False)
+@dataclass(frozen=True)
+class WSquare(AffineRule):
     """Contributions w^2, whatever the input. Source: Montavon et al. 2017, table 1."""
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
@@ -175,8 +269,9 @@ class WSquare:
         return [_unit_share(affine, x, ops.square(w), rs[0])]
 
 
+@rule("flat", "Flat rule", LAPUSCHKIN, signed=False)
 @dataclass(frozen=True)
-class Flat:
+class Flat(AffineRule):
     """Equal contributions of all inputs of a neuron; zero padding does not count. Source: Lapuschkin et al. 2017."""
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
@@ -192,7 +287,7 @@ def _unit_share(affine: Affine, x: Tensor, w: Tensor, r: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Bounded:
+class Bounded(AffineRule):
     """z^B: contributions x w - low w+ - high w- for inputs in [low, high]. Source: Montavon et al. 2017, table 1.
 
     ``low`` and ``high`` are numbers or (nested) lists that broadcast against one sample.
@@ -221,7 +316,7 @@ class Bounded:
 
 
 @dataclass(frozen=True)
-class HuiBinder:
+class HuiBinder(AffineRule):
     """BatchNormalization with weights 2, -1, 0, 0 for x+w+, x+w-, x-w+, x-w-. Source: thesis A.3 (Hui, Binder 2018)."""
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
@@ -231,5 +326,3 @@ class HuiBinder:
         down = proportional(affine, [(positive(x), negative(w))], rs[0], negative(b))[0]
         return [2 * up - down]
 
-
-AFFINE_RULES: tuple[type, ...] = (Epsilon, AlphaBeta, ZPlus, Gamma, WSquare, Flat, Bounded)

@@ -85,11 +85,10 @@ class SegmentAnalyzer(MaskingAnalyzer):
     """
 
     segments: Any = None
-    n_segments: int = 50
+    n_segments: int = arguments.count(50)
 
     def check_layouts(self, layouts: Sequence[Layout]) -> None:
         """Arrays of labels must fit; scikit-image must be there if it is needed."""
-        arguments.positive_int("n_segments", self.n_segments)
         for given, layout in zip(self.per_input(self.segments), layouts, strict=True):
             kind = segmentation(given, layout)
             if isinstance(kind, str):

@@ -58,7 +58,7 @@ class PatternNet(ReverseAnalyzer):
     >>> signal = innv_ext.create_analyzer("pattern.net", model).fit(X_train).analyze(x)
     """
 
-    pattern_type: str = "relu"
+    pattern_type: str = arguments.one_of(*TYPES)
     patterns: dict[str, np.ndarray] | None = None
 
     batchnorm_form = "fold"
@@ -66,8 +66,6 @@ class PatternNet(ReverseAnalyzer):
     multiplies = False  # whether patterns are multiplied by the weights
 
     def prepare(self) -> None:
-        """Number the affine nodes."""
-        arguments.choice("pattern_type", self.pattern_type, tuple(TYPES))
         self._affine = affine_nodes(self.graph_)
         counts: Counter[str] = Counter()
         self._keys = []
@@ -90,7 +88,6 @@ class PatternNet(ReverseAnalyzer):
         )
 
     def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
-        """f_c at the explained neuron."""
         return weights * y
 
     def _by_pattern(self, node: Node, xs: Any, ys: Any, rs: Any) -> Any:

@@ -52,7 +52,6 @@ class Moments:
         return cls(np.zeros(kernel_shape), np.zeros(kernel_shape), zeros, zeros.copy(), 0.0, shift)
 
     def add(self, xu: Any, x: Any, masked: Any, u: Any, count: Any) -> None:
-        """Sums of one more batch."""
         for total, part in ((self.xu, xu), (self.x, x), (self.masked, masked), (self.u, u)):
             np.add(total, np.asarray(part), out=total)
         self.count += float(count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
 from math import comb
@@ -49,14 +49,9 @@ class KernelShap(Background, SegmentAnalyzer):
     >>> a = innv_ext.create_analyzer("kernel_shap", model).fit(X_train).analyze(x)
     """
 
-    samples: int = 512
-    background: int = 16
-
-    def build(self) -> None:
-        """Check the parameters, then build."""
-        arguments.positive_int("samples", self.samples)
-        self._coalitions: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        super().build()
+    samples: int = arguments.count(512)
+    background: int = arguments.count(16)
+    _coalitions: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False)
 
     def coalitions(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Coalitions of n segments, (count, n), and their weights; the same for the same seed and n."""

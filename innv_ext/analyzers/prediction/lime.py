@@ -50,21 +50,14 @@ class Lime(SegmentAnalyzer):
     >>> a = innv_ext.create_analyzer("lime", model, segments="grid", samples=512).analyze(x)
     """
 
-    samples: int = 256
+    samples: int = arguments.count(256)
     reference: Any = None
-    kernel_width: float = 0.25
-    alpha: float = 1.0
-    num_features: int | None = None
+    kernel_width: float = arguments.positive(0.25)
+    alpha: float = arguments.at_least(0, 1.0)
+    num_features: int | None = arguments.count(None)
 
-    def build(self) -> None:
-        """Check the parameters, then build."""
-        arguments.positive_int("samples", self.samples)
-        arguments.number("kernel_width", self.kernel_width, positive=True)
-        arguments.number("alpha", self.alpha)
-        if self.num_features is not None:
-            arguments.positive_int("num_features", self.num_features)
-        ridge()
-        super().build()
+    def check_parameters(self) -> None:
+        ridge()  # scikit-learn must be there
 
     def check_layouts(self, layouts: Sequence[Layout]) -> None:
         """Segments and references must fit."""

@@ -66,17 +66,15 @@ class PredictionDifference(MaskingAnalyzer):
     inner: Any = None
     outer: Any = None
     stride: Any = None
-    samples: int = 10
-    evidence: bool | None = None
+    samples: int = arguments.count(10)
+    evidence: bool | None = arguments.one_of(None, True, False)
 
     needs_fit = True
 
     # --- building ------------------------------------------------------------------------------------------------
 
     def build(self) -> None:
-        """Check the parameters, then build."""
-        arguments.positive_int("samples", self.samples)
-        arguments.choice("evidence", self.evidence, (None, True, False))
+        """Remember which output of the whole model is explained."""
         self._explained = self.output_position_
         self.gaussians_: list[PatchGaussian] | None = None
         self.trained_, self._inner = 0, []

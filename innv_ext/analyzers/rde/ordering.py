@@ -49,18 +49,14 @@ class OrderingRDE(RateDistortion):
     """
 
     rates: int | Sequence[float] = 20
-    start: str = "uniform"
-    solver: str = "mirror"
-    step: str = "monotone"
-    variant: str = "A"
-    representation: str = "grid"
+    start: str = arguments.one_of("uniform", "deviation")
+    solver: str = arguments.one_of("mirror", "sfw", *FRANK_WOLFE)
+    step: str = arguments.one_of(*STEPS)
+    variant: str = arguments.one_of(*"ABCDEF")
+    representation: str = arguments.one_of("grid", "dense")
 
     def check_parameters(self) -> None:
-        """Known names that fit together."""
-        arguments.choice("solver", self.solver, ("mirror", "sfw", *FRANK_WOLFE))
-        arguments.choice("step", self.step, tuple(STEPS))
-        arguments.choice("variant", self.variant, tuple("ABCDEF"))
-        arguments.choice("representation", self.representation, ("grid", "dense"))
+        super().check_parameters()
         if self.representation == "dense" and self.solver == "mirror":
             raise InvalidInputError("solver='mirror' works on rate grids; choose another with representation='dense'.")
         if isinstance(self.rates, (int, np.integer)):
@@ -95,7 +91,6 @@ class OrderingRDE(RateDistortion):
         return max(super().samples_at_once(n, size), min(TOGETHER, ENTRIES // entries))
 
     def solve(self, distortion: Distortion) -> dict[str, Any]:
-        """One problem per sample."""
         features, count = distortion.context.features, len(distortion.index)
         n, dense = features.count, self.representation == "dense"
         rates = self.whole_rates(n)

@@ -51,48 +51,37 @@ class RateDistortion(GraphAnalyzer):
         gradient per problem and stops where the dual gap is at most ``tol``
     """
 
-    reference: Any = "gaussian"
+    reference: Any = arguments.one_of(*KINDS, function=True)
     mean: Any = None
     variance: Any = None
-    rank: int = 16
-    distortion: str = "adf"
-    samples: int = 16
+    rank: int = arguments.count(16)
+    distortion: str = arguments.one_of("adf", "monte_carlo")
+    samples: int = arguments.count(16)
     features: Any = "component"
-    moment_rules: Rules | None = None
-    start: str = "deviation"
-    max_iter: int = 50
-    tol: float = 1e-7
+    moment_rules: Rules | None = arguments.optional(Rules)
+    start: str = arguments.one_of("deviation", "uniform")
+    max_iter: int = arguments.count(50, least=0)
+    tol: float = arguments.at_least(0, 1e-7)
 
     batchnorm_form = "fold"
     needs_fit = True
 
     # --- building ------------------------------------------------------------------------------------------------
 
-    def check_model(self, graph: Graph) -> None:
-        """Inputs must be numbers that can be mixed with noise."""
-        arguments.choice("distortion", self.distortion, ("adf", "monte_carlo"))
-        arguments.choice("start", self.start, ("deviation", "uniform"))
-        for name in ("samples", "rank"):
-            arguments.positive_int(name, getattr(self, name))
-        for name, kinds in (("max_iter", (int, np.integer)), ("tol", (int, float, np.number))):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not value >= 0:
-                raise InvalidInputError(
-                    f"{name} must be {'an integer' if name != 'tol' else 'a number'} of at least 0, got {value!r}."
-                )
-        if not callable(self.reference):
-            known = self.reference if isinstance(self.reference, str) else type(self.reference).__name__
-            arguments.choice("reference", known, KINDS)
-        elif self.distortion != "monte_carlo":
+    def check_parameters(self) -> None:
+        if callable(self.reference) and self.distortion != "monte_carlo":
             raise InvalidInputError("A reference sampler has no moments: pass distortion='monte_carlo'.")
-        elif len(graph.inputs) > 1:
-            raise InvalidInputError("A reference sampler needs a model with one input.")
         if self.reference != "gaussian" and self.variance is not None:
             raise InvalidInputError(f"variance= belongs to reference='gaussian', not to {self.reference!r}.")
         if self.reference not in ("gaussian", "constant") and self.mean is not None:
             raise InvalidInputError(f"mean= belongs to reference='gaussian' or 'constant', not to {self.reference!r}.")
         if self.reference == "gaussian" and (self.mean is None) != (self.variance is None):
             raise InvalidInputError("Give mean= and variance= together, or neither and call fit(X).")
+
+    def check_model(self, graph: Graph) -> None:
+        """Inputs must be numbers that can be mixed with noise."""
+        if callable(self.reference) and len(graph.inputs) > 1:
+            raise InvalidInputError("A reference sampler needs a model with one input.")
         check_float_inputs(graph, f"{type(self).__name__} mixes inputs with noise")
 
     def bind(self) -> None:
@@ -102,14 +91,10 @@ class RateDistortion(GraphAnalyzer):
         self.bound_ = moments.bind(self.graph_, self.moment_table_) if self.distortion == "adf" else ()
         self._features: dict[Any, Features] = {}
         self._contexts: dict[Any, Context] = {}
-        self.check_parameters()
         shapes = [spec.shape[1:] for spec in self.input_specs()]
         if all(None not in s for s in shapes):
             self.check_count(self.features_of(shapes).count)
             self.given_reference()
-
-    def check_parameters(self) -> None:
-        """Refuse impossible parameters of the method."""
 
     def check_count(self, n: int) -> None:
         """Refuse parameters that don't fit the number of features."""

@@ -1,7 +1,7 @@
 """Rate-Distortion Explanations: which components keep the score when all others are replaced by noise?
 
 Sources: Macdonald et al. 2019 (L-RDE); Macdonald, Besancon and Pokutta 2022, "Interpretable Neural Networks with
-Frank-Wolfe" (RC-RDE, MR-RDE). Relevance orderings (Ord-RDE) are in ``ord_rde.py``.
+Frank-Wolfe" (RC-RDE, MR-RDE). Relevance orderings (Ord-RDE) are in ``ordering.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from innv_ext.analyzers.rde.rate_distortion import RateDistortion
 from innv_ext.errors import InvalidInputError
 
 SHARES = tuple(k / 784 for k in range(50, 401, 50))  # the paper's rates, for MNIST's 784 pixels
-STEPS: dict[str, Callable[[], Any]] = {"open": optim.Open, "monotone": optim.Monotone, "adaptive": optim.Adaptive}
+STEPS: dict[str, Callable[[], Any]] = {"monotone": optim.Monotone, "adaptive": optim.Adaptive, "open": optim.Open}
 WARM = 5  # evaluations with Frank-Wolfe steps at the start of "spg_fw"
 FRANK_WOLFE: dict[str, Callable[[optim.Region, Any], optim.Solver]] = {
     "fw": optim.FrankWolfe,
@@ -49,15 +49,8 @@ class LagrangianRDE(RateDistortion):
     solver : "spg" (spectral projected gradient) or "pgd"; both project on the box
     """
 
-    lambda_: float = 0.01
-    solver: str = "spg"
-
-    def check_parameters(self) -> None:
-        """A positive price, a solver that projects."""
-        arguments.choice("solver", self.solver, ("spg", "pgd"))
-        number = isinstance(self.lambda_, (int, float, np.number)) and not isinstance(self.lambda_, bool)
-        if not (number and np.isfinite(self.lambda_) and self.lambda_ > 0):
-            raise InvalidInputError(f"lambda_ must be a positive number, got {self.lambda_!r}.")
+    lambda_: float = arguments.positive(0.01)
+    solver: str = arguments.one_of("spg", "pgd")
 
     def solve(self, distortion: Distortion) -> dict[str, Any]:
         """One problem per sample, from a quarter of all features."""
@@ -91,13 +84,11 @@ class MultiRateRDE(RateDistortion):
 
     rates: Sequence[float] = SHARES
     weights: Sequence[float] | None = None
-    solver: str = "spg_fw"
-    step: str = "monotone"
+    solver: str = arguments.one_of(*PROJECTED, *FRANK_WOLFE)
+    step: str = arguments.one_of(*STEPS)
 
     def check_parameters(self) -> None:
-        """Known solver and step, weights that can be averaged with."""
-        arguments.choice("solver", self.solver, (*PROJECTED, *FRANK_WOLFE))
-        arguments.choice("step", self.step, tuple(STEPS))
+        super().check_parameters()
         if self.weights is not None:
             given = np.asarray(self.weights)
             numbers = given.dtype.kind in "fiu" and np.isfinite(given).all() and (given >= 0).all()
@@ -116,7 +107,6 @@ class MultiRateRDE(RateDistortion):
         return increasing(self.rates, n)
 
     def problems_per_sample(self, n: int) -> int:
-        """One problem per rate."""
         return len(listed(self.rates))
 
     def solve(self, distortion: Distortion) -> dict[str, Any]:
@@ -161,11 +151,9 @@ class RateConstrainedRDE(MultiRateRDE):
         super().__post_init__()
 
     def whole_rates(self, n: int) -> list[int]:
-        """The only rate."""
         return [whole_rate(self.rate, n)]
 
     def solve(self, distortion: Distortion) -> dict[str, Any]:
-        """One problem per sample."""
         found = super().solve(distortion)
         del found["single_rate"]
         return {k: v if k == "attributions" else v[:, 0] for k, v in found.items()}
