@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tempfile
 import zipfile
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import keras
 import numpy as np
 
+from innv_ext import files
 from innv_ext.analyzers import registry
 from innv_ext.analyzers.core import node_rules
 from innv_ext.analyzers.core.base import Analyzer
@@ -83,18 +83,17 @@ def save_analyzer(analyzer: Analyzer, path: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model_file = Path(folder) / "model.keras"
         analyzer.model.save(model_file)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with zipfile.ZipFile(temporary, "w") as archive:
+
+        def write(file: BinaryIO) -> None:
+            with zipfile.ZipFile(file, "w") as archive:
                 archive.writestr("analyzer.json", json.dumps(content, indent=1))
                 archive.write(model_file, "model.keras")
                 for name, stored in (("params.npz", arrays), ("state.npz", state)):
                     buffer = io.BytesIO()
                     np.savez(buffer, **stored)
                     archive.writestr(name, buffer.getvalue())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+        files.write(path, write)
 
 
 def load_analyzer(path: Any, *, safe_mode: bool = True, custom_objects: dict[str, Any] | None = None) -> Analyzer:

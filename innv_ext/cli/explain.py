@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import sys
 from argparse import Namespace
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from innv_ext.analyzers import Analyzer, Explanation
 from innv_ext.analyzers.registry import find
@@ -20,7 +18,7 @@ from innv_ext.cli import models
 from innv_ext.cli.drawing import Caption, check_mode, draw
 from innv_ext.cli.files import existing, folder
 from innv_ext.cli.reading import Reader, Sample, batches, make_reader, training_data
-from innv_ext.comparison.files import write
+from innv_ext.files import Progress, write
 from innv_ext.visualization.scaling import relay
 
 
@@ -44,11 +42,10 @@ class _Output:
         write(path, relay(path.name, lambda: draw(*own)))
         if self.options.npz:
             arrays = {"x": sample.x, "relevance": relevance, "output": found.output[i], "target": found.target[i]}
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **arrays, score=found.score[i])
-            write(self.folder / f"{name}.npz", buffer.getvalue())
+            arrays["score"] = found.score[i]
+            write(self.folder / f"{name}.npz", lambda file: np.savez_compressed(file, **arrays))
         if not self.options.quiet:
-            tqdm.write(f"{path}: {caption}", file=sys.stdout)
+            sys.stdout.write(f"{path}: {caption}\n")
 
     def caption(self, found: Explanation, i: int) -> Caption:
         """Predicted and chosen output by name; numbers alone for outputs of several axes."""
@@ -85,7 +82,7 @@ def explain(options: Namespace) -> int:
         models.check_labels(labels, model, reader.graph, params.get("output"))
         _fit(analyzer, options, reader)
         output = _Output(out, options, labels, reader.channels_first)
-        with tqdm(total=sum(counts), unit="sample", leave=False, disable=not shows_progress) as bar:
+        with Progress(sum(counts), "explain", shows_progress, "sample") as bar:
             _explain_all(analyzer, neuron, reader, _names(options.images, counts, row.name), output, bar)
     return 0
 
@@ -121,13 +118,14 @@ def _names(paths: Sequence[Path], counts: Sequence[int], analyzer: str) -> list[
 
 
 def _explain_all(
-    analyzer: Analyzer, neuron: Any, reader: Reader, names: Sequence[str], output: _Output, bar: tqdm
+    analyzer: Analyzer, neuron: Any, reader: Reader, names: Sequence[str], output: _Output, bar: Progress
 ) -> None:
     samples = (sample for path in output.options.images for sample in reader.samples(path))
     done = 0
     for batch in batches(samples, analyzer.batch_size):
         with models.failures(output.options.analyzer):
             found = analyzer.explain(np.stack([sample.x for sample in batch]), neuron)
+        bar.clear()  # for the lines that follow
         for i, sample in enumerate(batch):
             output.save(names[done + i], sample, found, i)
         done += len(batch)

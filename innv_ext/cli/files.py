@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from innv_ext.comparison.files import writable_folder
 from innv_ext.errors import InvalidInputError
+from innv_ext.files import writable_folder
 
 
 def existing(path: Path, what: str) -> Path:

@@ -11,11 +11,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
+from innv_ext import files
 from innv_ext.comparison.context import Context, Setting
 from innv_ext.comparison.explaining import Outcome, Plan, attempt, explain, read_analyzers
-from innv_ext.comparison.files import writable_file, writable_folder
 from innv_ext.comparison.functions import Together
 from innv_ext.comparison.metrics import Chosen, possible, read_metrics, usual_metrics
 from innv_ext.comparison.result import Comparison, Curves
@@ -113,8 +112,8 @@ def compare(
         class_names=class_names,
     )
     chosen = usual_metrics(setting) if chosen is None else possible(chosen, setting)
-    file = None if report is None else writable_file("report", report)
-    folder = None if out is None else writable_folder("out", out)
+    file = None if report is None else files.writable_file("report", report)
+    folder = None if out is None else files.writable_folder("out", out)
     rows, curves = _Run(setting, plans, chosen).run(progress)
     criteria = tuple(_criterion(c) for c in chosen)
     found = Comparison(tuple(rows), criteria, samples, curves, _settings(setting, neuron_selection), _versions())
@@ -136,26 +135,23 @@ class _Run:
     def run(self, progress: bool) -> tuple[list[Row], dict[str, Curves]]:
         """The rows, and the curves of the metrics that have such."""
         total = len(self.plans) * (1 + len(self.metrics))
-        with tqdm(total=total, desc="compare", unit="step", delay=3, leave=False, disable=not progress) as bar:
+        with files.Progress(total, "compare", progress, "step") as bar:
             rows = [self._row(plan, bar) for plan in self.plans]
             curves = {}
             for metric in self.metrics:
                 if metric.metric.together:
-                    bar.set_postfix_str(metric.title, refresh=False)
                     curves |= self._together(metric, rows)
-                    bar.update(len(rows))
+                    bar.update(len(rows), metric.title)
         return rows, curves
 
-    def _row(self, plan: Plan, bar: tqdm) -> Row:
+    def _row(self, plan: Plan, bar: files.Progress) -> Row:
         """One analyzer, with the metrics that look at it alone; it is let go of afterwards."""
-        bar.set_postfix_str(plan.title, refresh=False)
         row, context = self._explain(plan)
-        bar.update()
+        bar.update(note=plan.title)
         alone = [m for m in self.metrics if not m.metric.together]
         for metric in alone:
-            bar.set_postfix_str(f"{plan.title}, {metric.title}", refresh=False)
             row.cells[metric.title] = self._alone(metric, row, context)
-            bar.update()
+            bar.update(note=f"{plan.title}, {metric.title}")
         return row
 
     def _explain(self, plan: Plan) -> tuple[Row, Context | None]:

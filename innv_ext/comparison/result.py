@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from innv_ext import arguments
-from innv_ext.comparison import files, pictures, stored_form
+from innv_ext import arguments, files
+from innv_ext.comparison import pictures, stored_form
 from innv_ext.comparison.report import page
 from innv_ext.comparison.rows import Cell, Criterion, Row, Samples, place
 from innv_ext.errors import InvalidInputError

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from keras import ops
-from tqdm import tqdm
 
-from innv_ext import arguments
+from innv_ext import arguments, files
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.backend import numerics
 from innv_ext.backend.numerics import safe_divide
@@ -177,7 +176,7 @@ class _Attack:
         starts = range(0, len(self.x), size)
         total = len(starts) * self.settings.steps
         with (
-            tqdm(total=total, desc="attack", unit="step", delay=3, leave=False, disable=not progress) as bar,
+            files.Progress(total, "attack", progress, "step") as bar,
             warnings.catch_warnings(),
         ):
             for category in (ConvergenceWarning, NonFiniteWarning, ZeroMapWarning):  # told of x and x', not in between
@@ -209,7 +208,7 @@ class _Attack:
             channel_axis=axis,
         )
 
-    def _search(self, rows: slice, bar: tqdm) -> np.ndarray:
+    def _search(self, rows: slice, bar: files.Progress) -> np.ndarray:
         x, top, settings = self.x[rows], self.top[rows], self.settings
         point, best, lengths = x.copy(), x.copy(), np.full(len(x), settings.step_size)
         found = self._explain(x, rows)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from innv_ext.errors import InvalidInputError
+from innv_ext import files
 from innv_ext.evaluation.statistics import Named
 
 if TYPE_CHECKING:
@@ -22,13 +22,7 @@ def frame(columns: Mapping[str, Any]) -> DataFrame:
     InvalidInputError
         without pandas
     """
-    try:
-        from pandas import DataFrame
-    except ImportError as error:
-        raise InvalidInputError(
-            "to_frame() needs pandas, which is not installed: pip install 'innv_ext[pandas]', or take to_dict()."
-        ) from error
-    return DataFrame(dict(columns))
+    return files.need("pandas", "to_frame()", ", or take to_dict()").DataFrame(dict(columns))
 
 
 def curve_frame(names: Sequence[str], axis: str, positions: np.ndarray, curves: Mapping[str, Named]) -> DataFrame:

@@ -8,9 +8,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
-from innv_ext import arguments
+from innv_ext import arguments, files
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.common import at_x, generator, named, read_labels, read_neurons, read_seed
@@ -152,9 +151,7 @@ class _Test:
         copies = self.noise.copies(self.samples)
         tally = _Tally(self, len(maps), score, target, labels)
         total = len(self.x) * len(self.rates)
-        with tqdm(
-            total=total, desc="relevance_ordering", unit="rate", delay=3, leave=False, disable=not progress
-        ) as bar:
+        with files.Progress(total, "relevance_ordering", progress, "rate") as bar:
             for i in range(len(self.x)):
                 ranks = [self.features.ranks(values, i, generator(self.seed, _TIES, i)) for values in maps]
                 for r, kept in enumerate(self._kept(i)):

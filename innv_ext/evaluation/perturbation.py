@@ -8,9 +8,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
-from innv_ext import arguments
+from innv_ext import arguments, files
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.common import at_x, generator, named, read_neurons, read_seed
@@ -174,15 +173,7 @@ class _Run:
         found = np.zeros((2, len(orders), len(self.x), self.steps + 1))
         found[:, :, :, 0] = np.stack([score, np.ones_like(score)])[:, None]
         total, size = int(np.prod(self.grid)), self.batch_size
-        bar = tqdm(
-            range(0, total, size),
-            desc="perturbation_analysis",
-            unit="batch",
-            delay=3,
-            leave=False,
-            disable=not progress,
-        )
-        for first in bar:
+        for first in files.Progress(range(0, total, size), "perturbation_analysis", progress):
             i, j, copy, step = np.unravel_index(np.arange(first, min(first + size, total)), self.grid)
             scores, _, classes = self.scores(self._perturbed(i, j, copy, step), target[i])
             row = np.minimum(j, len(self.maps))

@@ -10,9 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 from keras import tree
-from tqdm import tqdm
 
-from innv_ext import arguments
+from innv_ext import arguments, files
 from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer
@@ -103,9 +102,7 @@ def randomization_check(
     original, selection = np.asarray(first.attribution), same_neurons(first, neuron_selection)
     check_finite(original)
     kept, found = {name: _values(layer) for name, layer in units}, []
-    for name, layer in tqdm(
-        units[::-1], desc="randomization_check", unit="stage", delay=3, leave=False, disable=not progress
-    ):
+    for name, layer in files.Progress(units[::-1], "randomization_check", progress, "stage"):
         layer.set_weights(fresh[name])
         maps = np.asarray(explain(clone).analyze(array, selection, batch_size=size))
         check_finite(maps)

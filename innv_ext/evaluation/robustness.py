@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
+from innv_ext import files
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
 from innv_ext.evaluation.frames import frame
@@ -176,12 +177,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def similarity(a: np.ndarray, b: np.ndarray, channel_axis: int | None) -> np.ndarray:
     """SSIM of each pair of maps (batch, ...), each divided by its largest magnitude; the mean over channels."""
-    try:
-        from skimage.metrics import structural_similarity
-    except ImportError as error:
-        raise InvalidInputError(
-            "The SSIM needs scikit-image, which is not installed: pip install 'innv_ext[segments]'."
-        ) from error
+    structural_similarity = files.need("skimage.metrics", "The SSIM").structural_similarity
     axis = None if channel_axis is None else channel_axis - 1
     found = np.empty(len(a))
     for i, pair in enumerate(zip(a, b, strict=True)):

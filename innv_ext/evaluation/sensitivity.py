@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 from keras import tree
-from tqdm import tqdm
 
-from innv_ext import arguments
+from innv_ext import arguments, files
 from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.errors import InvalidInputError
@@ -86,9 +85,7 @@ def sensitivity(
     neurons = same_neurons(at_x, neuron_selection)
     total = len(start) * samples
     changes = np.zeros(total)
-    for first in tqdm(
-        range(0, total, size), desc="sensitivity", unit="batch", delay=3, leave=False, disable=not progress
-    ):
+    for first in files.Progress(range(0, total, size), "sensitivity", progress):
         number = np.arange(first, min(first + size, total))
         i = number // samples
         moved = _moved(xs, i, [generator(seed, *divmod(int(n), samples)) for n in number], radius, norm)

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
-from innv_ext import arguments
+from innv_ext import arguments, files
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer
 from innv_ext.backend import facts
@@ -79,8 +78,7 @@ def systematic_inside_ratio(
     built = _build(model, analyzers)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*built, "size", "predicted", "labels")}
     batches = _batches(data, masks, labels, size)
-    bar = tqdm(batches, desc="systematic_inside_ratio", unit="batch", delay=3, leave=False, disable=not progress)
-    for number, batch in enumerate(bar):
+    for number, batch in enumerate(files.Progress(batches, "systematic_inside_ratio", progress)):
         try:
             found = _measure(batch, built, explain, size)
         except InvalidInputError as error:

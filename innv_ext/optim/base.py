@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from innv_ext import files
 from innv_ext.errors import InvalidInputError
 
 Objective = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -219,15 +219,14 @@ def run(
     x0 = _checked_start(x0, max_iter, tol)
     state = solver.init(x0)
     history: list[np.ndarray] = []
-    with tqdm(total=max_iter + 1, desc=description or None, delay=3, disable=not progress) as bar:
+    with files.Progress(max_iter + 1, description, progress, "round") as bar:
         for _ in range(max_iter + 1):
             problems = state.running
             if not len(problems):
                 break
             _one_round(solver, objective, state, problems, tol)
             history.append(np.where(np.isinf(state.best_value), np.nan, state.best_value))
-            bar.set_postfix_str(_summary(solver, state), refresh=False)
-            bar.update()
+            bar.update(note=_summary(solver, state))
             if callback is not None and callback(state):
                 break
         else:

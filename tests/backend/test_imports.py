@@ -34,12 +34,12 @@ THIRD_PARTY = {
     "files": {"rich"},
     "rules": set(),
     "backend": {"keras", "numpy", "tensorflow"},
-    "optim": {"keras", "numpy", "scipy", "tqdm", "ot"},
+    "optim": {"keras", "numpy", "scipy", "ot"},
     "visualization": {"numpy", "matplotlib", "scipy"},
-    "analyzers": {"keras", "numpy", "scipy", "tqdm", "sklearn", "skimage"},
-    "evaluation": {"keras", "numpy", "scipy", "tqdm", "sklearn", "skimage", "matplotlib", "pandas"},
-    "comparison": {"keras", "numpy", "tqdm", "matplotlib", "pandas"},
-    "cli": {"keras", "numpy", "tqdm", "matplotlib", "PIL"},
+    "analyzers": {"keras", "numpy", "scipy", "sklearn", "skimage"},
+    "evaluation": {"keras", "numpy", "scipy", "skimage", "matplotlib", "pandas"},
+    "comparison": {"keras", "numpy", "matplotlib", "pandas"},
+    "cli": {"keras", "numpy", "matplotlib", "PIL"},
     "__main__": set(),
     "__init__": set(),
 }
@@ -70,6 +70,8 @@ def imports(path):
             module = ".".join(p for p in (base, node.module or "") if p)
             # "from innv_ext import errors" imports a module, "from innv_ext.errors import InnvError" a name of one
             found += [f"{module}.{a.name}" if module == "innv_ext" else module for a in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "files.need":
+            found.append(ast.literal_eval(node.args[0]))
     return found
 
 

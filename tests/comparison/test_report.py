@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
+from innv_ext import files as written
 from innv_ext.comparison import Comparison, compare
-from innv_ext.comparison import files as written
 from innv_ext.comparison.markup import Markup, join, tag
 from innv_ext.comparison.style import SCRIPT, STYLE
 from innv_ext.errors import InvalidInputError

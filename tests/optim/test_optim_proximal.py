@@ -1,8 +1,6 @@
 """Penalties and proximal gradient methods against their definitions, coordinate descent and plain loops."""
 
-import io
 import math
-import sys
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -685,14 +683,9 @@ def test_counts_and_max_iter():
     assert result.iterations[0] == 2 + 18 // 2 and not result.state.rejections.any()
 
 
-def test_the_bar_names_the_residual(monkeypatch):
-    import tqdm.std
-
-    text, clock = io.StringIO(), iter(range(0, 10**6, 5))
-    monkeypatch.setattr(sys, "stderr", text)
-    monkeypatch.setattr(tqdm.std, "time", lambda: float(next(clock)))
+def test_the_bar_names_the_residual(terminal):
     run(Fista(Zero()), bowl(0), np.zeros((3, 7)), max_iter=3, progress=True)
-    assert "largest KKT residual" in text.getvalue() and "gap" not in text.getvalue()
+    assert "largest KKT residual" in terminal.getvalue() and "gap" not in terminal.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -241,16 +241,11 @@ def test_an_interrupt_passes_through(progress, monkeypatch):
     assert text.getvalue() == ""  # shorter than the delay of the bar
 
 
-def test_the_bar_shows_objective_and_gap(monkeypatch):
-    """A clock that jumps makes the run long enough for the bar."""
-    import tqdm.std
-
+def test_the_bar_shows_objective_and_gap(terminal):
     objective, x0 = problem("fw")
-    text, clock = io.StringIO(), iter(range(0, 10**6, 5))
-    monkeypatch.setattr(sys, "stderr", text)
-    monkeypatch.setattr(tqdm.std, "time", lambda: float(next(clock)))
     run(SOLVERS["fw"], objective, x0, max_iter=3, progress=True, description="solving")
-    assert "solving" in text.getvalue() and "mean objective" in text.getvalue() and "largest gap" in text.getvalue()
+    for words in ("solving", "4/4 round", "mean objective", "largest gap"):
+        assert words in terminal.getvalue()
 
 
 def test_no_problem_at_all():

@@ -11,9 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 from keras import tree
-from tqdm import tqdm
 
-from innv_ext import arguments
+from innv_ext import arguments, files
 from innv_ext.analyzers.core import data, inputs
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.backend import facts, numerics, walk
@@ -280,16 +279,8 @@ class Analyzer:
 
     def _batches(self, count: int, size: int) -> Iterator[slice]:
         """Slices of at most ``size`` samples."""
-        starts = range(0, count, size)
-        bar = tqdm(
-            starts,
-            desc=self.registered_name_ or type(self).__name__,
-            unit="batch",
-            delay=3,
-            leave=False,
-            disable=not self.progress or count <= size,
-        )
-        for start in bar:
+        name = self.registered_name_ or type(self).__name__
+        for start in files.Progress(range(0, count, size), name, self.progress):
             yield slice(start, min(start + size, count))
 
     def _collect(self, parts: list[dict[str, Any]], x: Any, count: int) -> Explanation:

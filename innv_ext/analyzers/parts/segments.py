@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext import arguments
+from innv_ext import arguments, files
 from innv_ext.analyzers.parts.layout import Layout
 from innv_ext.analyzers.prediction.masking import MaskingAnalyzer, of_rows
 from innv_ext.errors import InvalidInputError
@@ -195,14 +195,8 @@ def grid(kind: str, layout: Layout, count: int) -> np.ndarray:
 
 def superpixels() -> Callable[..., np.ndarray]:
     """``slic`` of scikit-image, an extra."""
-    try:
-        from skimage.segmentation import slic
-    except ImportError as error:
-        raise InvalidInputError(
-            "segments='slic', the default for images, needs scikit-image: pip install scikit-image, or pass "
-            "segments='grid'."
-        ) from error
-    return slic
+    what = "segments='slic', the default for images,"
+    return files.need("skimage.segmentation", what, ", or pass segments='grid'").slic
 
 
 def _slic(x: np.ndarray, layout: Layout, count: int) -> np.ndarray:

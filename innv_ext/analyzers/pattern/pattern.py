@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 from keras import ops
-from tqdm import tqdm
 
-from innv_ext import arguments
+from innv_ext import arguments, files
 from innv_ext.analyzers.core.reverse import GRADIENT_RULES, ReverseAnalyzer
 from innv_ext.analyzers.pattern.sums import (
     TYPES,
@@ -145,7 +144,7 @@ class PatternNet(ReverseAnalyzer):
         number = 0
         found = self.training_batches(X, batch_size, 1)
         name = self.registered_name_ or type(self).__name__
-        for number, xs in enumerate(tqdm(found, desc=f"{name}.fit", unit="batch", delay=3, disable=not self.progress)):
+        for number, xs in enumerate(files.Progress(found, f"{name}.fit", self.progress)):
             if number < done:
                 continue
             moments = moments or self._start(xs, neurons)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from innv_ext import files
 from innv_ext.backend import numerics
 from innv_ext.backend.graph import Graph, run
 from innv_ext.backend.kinds import Kind
@@ -143,13 +143,7 @@ def save_moments(path: Path, moments: Iterable[Moments], batches: int, signature
     arrays: dict[str, np.ndarray] = {"batches": np.array(batches), "signature": np.array(signature)}
     for i, m in enumerate(moments):
         arrays |= {f"{name}{i}": np.asarray(getattr(m, name)) for name in ("xu", "x", "masked", "u", "count", "shift")}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write(path, lambda file: np.savez(file, **arrays))
 
 
 def load_moments(path: Path, signature: str) -> tuple[list[Moments], int]:

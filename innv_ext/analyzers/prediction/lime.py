@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext import arguments
+from innv_ext import arguments, files
 from innv_ext.analyzers.parts.layout import Layout
 from innv_ext.analyzers.parts.segments import SegmentAnalyzer, Segments
 from innv_ext.analyzers.parts.windows import default_sizes
@@ -125,8 +125,4 @@ def _masked(
 
 def ridge() -> Any:
     """``Ridge`` of scikit-learn, an extra."""
-    try:
-        from sklearn.linear_model import Ridge
-    except ImportError as error:
-        raise InvalidInputError("LIME fits its local model with scikit-learn: pip install scikit-learn.") from error
-    return Ridge
+    return files.need("sklearn.linear_model", "The local model of LIME").Ridge

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from keras import tree
 from scipy import ndimage
-from tqdm import tqdm
 
-from innv_ext import arguments
+from innv_ext import arguments, files
 from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, select
 from innv_ext.analyzers.parts.layout import Layout, Sizes, layouts_of
@@ -82,15 +81,8 @@ class MaskingAnalyzer(GraphAnalyzer):
         """
         each = count * draws
         total, found = len(target) * each, np.zeros(len(target) * count)
-        bar = tqdm(
-            range(0, total, size),
-            desc=f"{self.registered_name_ or type(self).__name__}: forward passes",
-            unit="batch",
-            delay=3,
-            leave=False,
-            disable=not self.progress or total <= size,
-        )
-        for first in bar:
+        name = f"{self.registered_name_ or type(self).__name__}: forward passes"
+        for first in files.Progress(range(0, total, size), name, self.progress):
             numbers = np.arange(first, min(first + size, total))
             rows, which = np.divmod(numbers, each)
             scores, place = np.asarray(run(*versions(rows, which), target[rows])), numbers // draws

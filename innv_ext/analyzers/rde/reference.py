@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import linalg
 
+from innv_ext import files
 from innv_ext.errors import InvalidInputError
 
 Arrays = list[np.ndarray]
@@ -177,15 +178,9 @@ class _Incremental:
     """Incremental PCA (Ross et al. 2008; scikit-learn) on rows that come in batches of any size."""
 
     def __init__(self, rank: int):
-        try:
-            from sklearn.decomposition import IncrementalPCA  # an extra: needed for large inputs only
-        except ImportError as error:
-            raise InvalidInputError(
-                f"reference='low_rank' on more than {FULL_LIMIT} components needs the package scikit-learn."
-            ) from error
-
+        what = f"reference='low_rank' on more than {FULL_LIMIT} components"
         self.rank, self.rest, self.steps = rank, None, 0
-        self.model = IncrementalPCA(rank)
+        self.model = files.need("sklearn.decomposition", what).IncrementalPCA(rank)
 
     def add(self, rows: np.ndarray) -> None:
         """Collect at least ``rank`` rows before each step."""
