@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,11 @@ PRIVATE_BUT_PUBLIC = {"_replace", "_asdict", "_fields", "_make"}
 KERAS_MASK = "_keras_mask"
 
 
+# the methods, side by side: none of them needs another; what they share lies below (core, parts, moments)
+FAMILIES = {"gradient", "lrp", "deep_lift", "pattern", "prediction", "rde", "loss"}
+LONGEST, LARGEST = 349, 20  # lines of a file, files of a folder
+
+
 def relative(path):
     return path.relative_to(ROOT).as_posix()
 
@@ -58,20 +64,54 @@ def part(path):
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imports(path):
-    """All modules that a file imports, absolute, wherever the statement stands."""
-    found = []
-    package = ["innv_ext", *path.relative_to(ROOT).parts[:-1]]
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+def module_name(path):
+    """innv_ext.backend.walk; a package is named like its folder."""
+    parts = ["innv_ext", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {path: path.read_text("utf-8") for path in FILES}
+TREES = {path: ast.parse(source) for path, source in SOURCES.items()}
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imported(tree, package):
+    """(module, names taken from it) of every import, absolute, wherever the statement stands: also in a function."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            yield from ((alias.name, ()) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
-            module = ".".join(p for p in (base, node.module or "") if p)
-            # "from innv_ext import errors" imports a module, "from innv_ext.errors import InnvError" a name of one
-            found += [f"{module}.{a.name}" if module == "innv_ext" else module for a in node.names]
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            yield module, tuple(alias.name for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "files.need":
-            found.append(ast.literal_eval(node.args[0]))
+            yield ast.literal_eval(node.args[0]), ()
+
+
+def package_of(path):
+    """What relative imports of a file start from."""
+    return ".".join(["innv_ext", *path.relative_to(ROOT).parts[:-1]])
+
+
+def targets(tree, package, modules):
+    """The ``modules`` that a file needs to be understood: a submodule that is taken by name, not its package too.
+
+    ``from package import name`` needs the package's ``__init__`` unless all names are submodules.
+    """
+    found = set()
+    for module, names in imported(tree, package):
+        submodules = {f"{module}.{name}" for name in names} & set(modules)
+        found |= submodules
+        if module in modules and (not names or len(submodules) < len(set(names))):
+            found.add(module)
+    return found
+
+
+def imports(path):
+    """All modules that a file imports, absolute; of ``from innv_ext import errors`` the module innv_ext.errors."""
+    found = []
+    for module, names in imported(TREES[path], package_of(path)):
+        found += [f"{module}.{name}" for name in names] if module == "innv_ext" else [module]
     return found
 
 
@@ -81,9 +121,33 @@ def own(path):
     return parts - {part(path)}
 
 
-@pytest.fixture(params=FILES, ids=relative)
-def file(request):
-    return request.param
+def refuse(rule, files=FILES):
+    """Fails with every file in which ``rule(path)`` finds something, one a line."""
+    found = {relative(path): sorted(map(str, rule(path))) for path in files}
+    lines = [f"{name}: {', '.join(what)}" for name, what in found.items() if what]
+    assert not lines, "\n".join(lines)
+
+
+def circles(edges):
+    """One circle for every edge that closes one, as "a -> b -> a"."""
+    found, done, active = [], set(), []
+
+    def visit(name):
+        if name in active:
+            found.append(" -> ".join([*active[active.index(name) :], name]))
+        if name in done or name in active:
+            return
+        active.append(name)
+        for other in sorted(edges[name]):
+            visit(other)
+        done.add(active.pop())
+
+    for name in sorted(edges):
+        visit(name)
+    return found
+
+
+# --- the tests see what they are about ---------------------------------------------------------------------------
 
 
 def test_the_tests_see_the_package():
@@ -91,63 +155,94 @@ def test_the_tests_see_the_package():
     assert {part(p) for p in FILES} <= set(ALLOWED)
     tracing = ROOT / "backend" / "tracing.py"
     assert "errors" in own(tracing) and any(m.startswith("keras.src") for m in imports(tracing))
+    assert keras_private(tracing)
+    assert {p.name for p in (ROOT / "analyzers").iterdir() if p.is_dir()} >= FAMILIES
 
 
-def test_imports_point_one_way(file):
-    assert own(file) <= ALLOWED[part(file)], f"{relative(file)} imports {sorted(own(file) - ALLOWED[part(file)])}"
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import p.a", {"p.a"}),
+        ("import p.sub.b as b", {"p.sub.b"}),
+        ("import p", {"p"}),
+        ("from p.a import f", {"p.a"}),
+        ("from p import a", {"p.a"}),
+        ("from p import VALUE", {"p"}),
+        ("from p import a, VALUE", {"p.a", "p"}),
+        ("from p.sub.b import f", {"p.sub.b"}),
+        ("from p.sub import f", {"p.sub"}),
+        ("from . import c", {"p.sub.c"}),
+        ("from .c import f", {"p.sub.c"}),
+        ("from .. import a", {"p.a"}),
+        ("from ..a import f", {"p.a"}),
+        ("def f():\n    from p import a", {"p.a"}),
+        ("class A:\n    def f(self):\n        import p.a", {"p.a"}),
+        ("if TYPE_CHECKING:\n    from p.a import A", {"p.a"}),
+        ("try:\n    import p.a\nexcept ImportError:\n    a = None", {"p.a"}),
+        ("import numpy\nfrom os import path", set()),
+    ],
+)
+def test_every_form_of_an_import_is_seen(source, expected):
+    modules = {"p", "p.a", "p.sub", "p.sub.b", "p.sub.c"}
+    assert targets(ast.parse(source), "p.sub", modules) == expected
 
 
-def test_there_are_no_cycles_between_modules():
-    """Also inside a folder, and also where an import hides in a function: then a module is not understood alone."""
-    names = {".".join(["innv_ext", *p.relative_to(ROOT).with_suffix("").parts]): p for p in FILES}
-    edges = {}
-    for name, path in names.items():
-        edges[name] = {m for m in top_level_imports(path, names) if m != name}
-    done, active = set(), []
-
-    def visit(name):
-        assert name not in active, " -> ".join([*active[active.index(name):], name])
-        if name in done:
-            return
-        active.append(name)
-        for other in sorted(edges[name]):
-            visit(other)
-        done.add(active.pop())
-
-    for name in names:
-        visit(name)
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b -> c -> b"]
+    assert circles({"a": {"b", "c"}, "b": {"a"}, "c": {"a"}}) == ["a -> b -> a", "a -> c -> a"]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a -> b -> c -> a"]
 
 
-def top_level_imports(path, names):
-    """Modules of innv_ext that are imported when the file is loaded."""
-    found = set()
-    for node in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("innv_ext"):
-            candidates = [f"{node.module}.{a.name}" for a in node.names] + [node.module]
-            hits = [c for c in candidates if c in names]
-            found.update(hits)
-    return found
+# --- who imports whom --------------------------------------------------------------------------------------------
 
 
-def test_backend_and_optim_do_not_know_each_other(file):
-    if part(file) in ("backend", "optim"):
-        assert not own(file) & {"backend", "optim"}
+def test_imports_point_one_way():
+    refuse(lambda path: own(path) - ALLOWED[part(path)])
 
 
-def test_foreign_packages_are_the_declared_ones(file):
-    foreign = {m.split(".")[0] for m in imports(file)} - {"innv_ext", "__future__"} - set(sys.stdlib_module_names)
-    assert foreign <= THIRD_PARTY[part(file)], f"{relative(file)} imports {sorted(foreign - THIRD_PARTY[part(file)])}"
+def test_there_are_no_circles_of_modules():
+    """Nor where an import hides in a function or is for type checkers only: then no module is understood alone."""
+    edges = {name: targets(TREES[p], package_of(p), MODULES) - {name} for name, p in MODULES.items()}
+    edges["innv_ext"] = set()  # the face of the package, which loads what is asked for
+    found = circles(edges)
+    assert not found, "\n".join(found)
 
 
-def test_only_numerics_imports_tensorflow(file):
-    if relative(file) != "backend/numerics.py":
-        assert not [m for m in imports(file) if m.split(".")[0] in ("tensorflow", "tf_keras", "jax", "torch")]
+def test_methods_do_not_know_each_other():
+    def others(path):
+        mine = path.relative_to(ROOT).parts
+        if mine[0] != "analyzers" or len(mine) < 3:
+            return set()
+        known = {m.split(".")[2] for m in imports(path) if m.startswith("innv_ext.analyzers.")}
+        above = {"catalogue", "registry", "loading"}
+        return known & ((FAMILIES | above) - {mine[1]})
+
+    refuse(others)
+
+
+def test_backend_and_optim_do_not_know_each_other():
+    refuse(lambda path: own(path) & {"backend", "optim"} if part(path) in ("backend", "optim") else ())
+
+
+def test_foreign_packages_are_the_declared_ones():
+    def undeclared(path):
+        known = {"innv_ext", "__future__"} | set(sys.stdlib_module_names) | THIRD_PARTY[part(path)]
+        return {m.split(".")[0] for m in imports(path)} - known
+
+    refuse(undeclared)
+
+
+def test_only_numerics_imports_tensorflow():
+    frameworks = {"tensorflow", "tf_keras", "jax", "torch"}
+    using = {relative(path) for path in FILES if {m.split(".")[0] for m in imports(path)} & frameworks}
+    assert using == {"backend/numerics.py"}
 
 
 def keras_private(path):
     """Attributes of other objects that start with one underscore, and imports from keras.src."""
     found = [m for m in imports(path) if m.startswith("keras.src") or any(p.startswith("_") for p in m.split(".")[1:])]
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = TREES[path]
     defined = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
                and n.value.id in ("self", "cls") and isinstance(n.ctx, ast.Store)}
     defined |= {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
@@ -161,36 +256,57 @@ def keras_private(path):
     return found
 
 
-def test_only_graph_reads_private_attributes_of_keras(file):
-    if relative(file) == "backend/tracing.py":
-        assert keras_private(file)
-    elif part(file) != "visualization":
-        assert not keras_private(file)
+def test_only_tracing_reads_private_attributes_of_keras():
+    free = {"backend/tracing.py"}
+    refuse(lambda p: keras_private(p) if relative(p) not in free and part(p) != "visualization" else ())
 
 
-def test_the_mask_attribute_of_keras_is_only_touched_in_the_backend(file):
-    if KERAS_MASK in file.read_text("utf-8"):
-        assert relative(file) == "backend/tracing.py"
+def test_the_mask_attribute_of_keras_is_only_touched_in_the_backend():
+    assert {relative(path) for path in FILES if KERAS_MASK in SOURCES[path]} == {"backend/tracing.py"}
 
 
-def test_modules_stay_short(file):
-    assert len(file.read_text("utf-8").splitlines()) < 350
+def test_nothing_pickles():
+    pickling = {"pickle", "dill", "joblib", "cloudpickle", "shelve"}
+    refuse(lambda path: {m.split(".")[0] for m in imports(path)} & pickling)
 
 
-def test_there_are_no_prints_globals_or_patches(file):
+# --- what is in a file -------------------------------------------------------------------------------------------
+
+
+def test_modules_stay_short_and_folders_small():
+    lengths = {relative(path): len(source.splitlines()) for path, source in SOURCES.items()}
+    sizes = Counter(relative(path.parent) for path in FILES)
+    large = [f"{name}: {n} lines" for name, n in lengths.items() if n > LONGEST]
+    large += [f"{name}: {n} files" for name, n in sizes.items() if n > LARGEST]
+    assert not large, "\n".join(large)
+
+
+def test_a_class_name_means_one_thing():
+    homes = {}
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(f"{relative(path)}:{node.lineno}")
+    twice = [f"{name}: {', '.join(places)}" for name, places in homes.items() if len(places) > 1]
+    assert not twice, "\n".join(twice)
+
+
+def unwanted(path):
     """House rules: no print, no global statement, no setattr on imported modules."""
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        assert not isinstance(node, ast.Global), f"line {node.lineno}: global"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id not in ("print", "breakpoint", "eval", "exec"), f"line {node.lineno}: {node.func.id}"
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        for target in targets:
-            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
-                assert target.value.id not in ("keras", "tf", "np", "ops", "tree"), f"line {node.lineno}: patches"
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Global):
+            yield f"line {node.lineno}: global"
+        called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
+        if called in ("print", "breakpoint", "eval", "exec"):
+            yield f"line {node.lineno}: {called}"
+        for target in node.targets if isinstance(node, ast.Assign) else []:
+            owner = getattr(target, "value", None) if isinstance(target, ast.Attribute) else None
+            if getattr(owner, "id", None) in ("keras", "tf", "np", "ops", "tree"):
+                yield f"line {node.lineno}: patches {owner.id}"
 
 
-def test_nothing_pickles(file):
-    assert not {m.split(".")[0] for m in imports(file)} & {"pickle", "dill", "joblib", "cloudpickle", "shelve"}
+def test_there_are_no_prints_globals_or_patches():
+    refuse(unwanted)
 
 
 def test_public_names_exist():

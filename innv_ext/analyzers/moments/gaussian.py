@@ -26,18 +26,19 @@ _DENSITY_AT_0 = 1 / math.sqrt(math.pi)  # of N(0, 1/2)
 def _excess(tail: Tensor, density: Tensor, t: Tensor) -> Tensor:
     """exp(-t^2) / sqrt(pi) - t erfc(t) for t >= 0, without cancellation in the far tail where float64 can tell.
 
-    For t > 3 Laplace's continued fraction of Mills' ratio, here sqrt(pi) exp(t^2) erfc(t) = 1/(t + K) with
-    K = (1/2)/(t + 1/(t + (3/2)/(t + ...))), gives density * K / (t + K).
+    For t > 5 Laplace's continued fraction of Mills' ratio, here sqrt(pi) exp(t^2) erfc(t) = 1/(t + K) with
+    K = (1/2)/(t + 1/(t + (3/2)/(t + ...))), gives density * K / (t + K): 16 steps are right to 2e-15 there, and up
+    to there the plain formula is right to 1e-13 (relative to a result below 1e-13).
     """
     plain = density - t * tail
     if keras.backend.standardize_dtype(t.dtype) != "float64":
         return plain
-    far = ops.maximum(t, 3.0)
+    far = ops.maximum(t, 5.0)
     fraction = far
-    for j in range(60, 1, -1):
+    for j in range(16, 1, -1):
         fraction = far + 0.5 * j / fraction
     inner = 0.5 / fraction
-    return ops.where(t > 3.0, density * inner / (far + inner), plain)
+    return ops.where(t > 5.0, density * inner / (far + inner), plain)
 
 
 def relu_moments(m: Tensor, v: Tensor, gain: bool = True) -> Triple:
