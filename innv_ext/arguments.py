@@ -106,15 +106,15 @@ def number(name: str, value: Any, *, positive: bool = False, most: float = np.in
     return float(Spec("number", 0, positive, most)(name, value))
 
 
-def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
-    """``value``, if it is one of ``allowed``; a misspelt name gets suggestions."""
+def choice(name: str, value: Any, allowed: Collection[Any], also: str = "") -> Any:
+    """``value``, if it is one of ``allowed``; a misspelt name gets suggestions. ``also``: what else is told to be."""
     if any(type(value) is type(a) and value == a for a in allowed):
         return value
     names = [a for a in allowed if isinstance(a, str)] if isinstance(value, str) else []
     close = difflib.get_close_matches(value, names)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     known = ", ".join(map(repr, allowed)) if len(allowed) <= _LISTED else f"the {len(allowed)} known names"
-    raise InvalidInputError(f"{name} must be one of {known}, got {value!r}.{hint}")
+    raise InvalidInputError(f"{name} must be one of {known}{also}, got {value!r}.{hint}")
 
 
 # --- arrays ------------------------------------------------------------------------------------------------------
