@@ -67,15 +67,16 @@ class Number(Spec):
 
 @dataclass(frozen=True)
 class Choice(Spec):
-    """One of the values in ``allowed``, or, if ``function``, anything that can be called."""
+    """One of the values in ``allowed``, or, if ``function``, what can be called; ``also`` says what else is."""
 
     allowed: tuple[Any, ...]
     function: bool = False
+    also: str = ""
 
     def expected(self) -> str:
         few = len(self.allowed) <= _LISTED
         known = ", ".join(map(repr, self.allowed)) if few else f"the {len(self.allowed)} known names"
-        return f"one of {known}" + (" or a function" if self.function else "")
+        return f"one of {known}" + (" or a function" if self.function else self.also)
 
     def fits(self, value: Any) -> bool:
         plain = value.item() if isinstance(value, (np.bool_, np.str_)) else value
@@ -164,9 +165,9 @@ def number(name: str, value: Any, *, positive: bool = False, most: float = np.in
     return float(Number(False, 0, positive, most)(name, value))
 
 
-def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
-    """``value``, if it is one of ``allowed``; a misspelt name gets suggestions."""
-    return Choice(tuple(allowed))(name, value)
+def choice(name: str, value: Any, allowed: Collection[Any], also: str = "") -> Any:
+    """``value``, if it is one of ``allowed``; a misspelt name gets suggestions. ``also``: what else is told to be."""
+    return Choice(tuple(allowed), also=also)(name, value)
 
 
 # --- arrays ------------------------------------------------------------------------------------------------------

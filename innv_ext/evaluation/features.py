@@ -1,95 +1,102 @@
-"""What is kept or randomised as one: single values, pixels or superpixels; their relevance and their order."""
+"""What is kept or replaced as one in a test: values, pixels, blocks or superpixels; their relevance and their order."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from innv_ext import arguments
+from innv_ext.analyzers.parts.partition import Partition, blocks, labels_of, numbered, of_rows
+from innv_ext.analyzers.parts.windows import all_sizes, default_sizes
+from innv_ext.backend.arrangement import Arrangement, Sizes
 from innv_ext.errors import InvalidInputError
 
 RANDOM = "random"
+AGGREGATES = ("mean", "sum")
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Which feature each value of a sample belongs to.
+def read_features(features: Any, batch: int, one: Arrangement, argument: str = "features") -> Partition:
+    """The features of ``batch`` samples.
 
-    Attributes
+    Parameters
     ----------
-    ids : int array (batch, ...) of x's shape, the feature of each value, counted from 0 in every sample
-    counts : int array (batch,), the number of features of each sample
-    channel_axis : of a sample, where a feature holds for all channels of a pixel; None where it may not
+    features : "component", "pixel", or an int array of labels for one sample or per sample, with or without channels
+    argument : what they are called in messages
     """
+    if isinstance(features, str) and features == "pixel" and one.channel_axis is None:
+        raise InvalidInputError(
+            f"{argument}='pixel' needs x with channels, (batch, ..., channels), but it is {(batch, *one.shape)}. Use "
+            f"'component'."
+        )
+    return numbered([one], [labels_of(features, one, argument, batch)], batch)
 
-    ids: np.ndarray
-    counts: np.ndarray
-    channel_axis: int | None
 
-    def relevance(self, name: str, values: Any) -> np.ndarray:
-        """The relevance of each feature, (batch, most features), from a map of x's shape or given per feature.
+def read_regions(regions: Any, batch: int, one: Arrangement) -> Partition:
+    """The regions of ``batch`` samples; blocks that the sides cut off are regions too.
 
-        A map may lack the channels where features are pixels or made of pixels. ``"random"`` makes all features equal,
-        so that the order of ties decides.
-        """
-        batch, width = len(self.ids), int(self.counts.max())
-        if isinstance(values, str):
-            if values != RANDOM:
-                raise InvalidInputError(
-                    f"relevance {name!r} is {values!r}; the only text allowed is 'random' (a random order). Otherwise "
-                    f"pass an array of shape {self.ids.shape}."
-                )
-            return np.broadcast_to(0.0, (batch, width))
-        array = _as_float64(name, values)
-        pixels = self._pixel_ids()
-        if array.shape == self.ids.shape:
-            found = _sums(self.ids, array, width)
-        elif pixels is not None and array.size == pixels.size and array.shape in self._pixel_shapes():
-            found = _sums(pixels, array, width)
-        elif array.shape == (batch, width) and (self.counts == width).all():
-            found = array
-        else:
+    Parameters
+    ----------
+    regions : None (an eighth of each side; single columns of tables, single tokens), an integer or a tuple of sizes, or
+        whatever ``read_features`` takes
+    """
+    if regions is not None and (isinstance(regions, bool) or not isinstance(regions, (tuple, int, np.integer))):
+        return read_features(regions, batch, one, "regions")
+    (sides,) = all_sizes("regions", [regions], [one], _default)
+    return numbered([one], [blocks(one.shape, sides)], batch)
+
+
+def _default(one: Arrangement) -> Sizes:
+    return (1,) * len(one.shape) if one.tokens else default_sizes(one)
+
+
+def is_map(parts: Partition, shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape is a map of x: like x, or without channels where these belong together."""
+    (one,), (labels,) = parts.inputs, parts.labels
+    together = one.channel_axis is not None and labels.shape[one.channel_axis + 1] == 1
+    forms = (one.shape, one.merged, one.bare) if together else (one.shape,)
+    return shape in [(len(parts.counts), *form) for form in forms]
+
+
+def relevance_of(parts: Partition, name: str, values: Any, aggregate: str = "sum") -> np.ndarray:
+    """The relevance of each part, (batch, most parts).
+
+    Parameters
+    ----------
+    name : of the map, for messages
+    values : a map of x, see ``is_map``; or given per part; or "random", which makes all parts equal, so that the order
+        of ties decides
+    aggregate : "sum" or "mean" of a map over each part
+    """
+    arguments.choice("aggregate", aggregate, AGGREGATES)
+    shape = (len(parts.counts), parts.count)
+    one, x_shape = parts.inputs[0], (shape[0], *parts.inputs[0].shape)
+    if isinstance(values, str):
+        if values != RANDOM:
             raise InvalidInputError(
-                f"relevance {name!r} has shape {array.shape}, but x has {self.ids.shape}. Pass a map of that shape, or "
-                f"one value per feature: ({batch}, {self._described_count()})."
+                f"relevance {name!r} is {values!r}; the only text allowed is 'random' (a random order). Otherwise "
+                f"pass an array of shape {x_shape}."
             )
-        wrong = np.flatnonzero(np.isnan(found).any(axis=1))
-        if wrong.size:
-            raise InvalidInputError(
-                f"relevance {name!r} is NaN in {wrong.size} samples (first: {wrong[0]}), so it gives no order. Find "
-                f"out why (explain(x).extras['finite']), or leave these samples out."
-            )
-        return found
-
-    def is_map(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of this shape is read as a map of x, and not as one value per feature."""
-        return shape == self.ids.shape or (self.channel_axis is not None and shape in self._pixel_shapes())
-
-    def ranks(self, relevance: np.ndarray, i: int, rng: np.random.Generator) -> np.ndarray:
-        """For each value of sample i, the place of its feature in the order (0: most relevant); random among equals."""
-        count = self.counts[i]
-        order = np.lexsort((rng.permutation(count), -relevance[i, :count]))
-        places = np.empty(count, "int64")
-        places[order] = np.arange(count)
-        return places[self.ids[i]]
-
-    def _pixel_ids(self) -> np.ndarray | None:
-        return None if self.channel_axis is None else self.ids.take(0, axis=self.channel_axis + 1)
-
-    def _pixel_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of a map without channels: the axis is missing, or has one entry."""
-        shape, axis = self.ids.shape, self.channel_axis + 1
-        return [shape[:axis] + kept + shape[axis + 1 :] for kept in ((), (1,))]
-
-    def _described_count(self) -> str:
-        low, high = int(self.counts.min()), int(self.counts.max())
-        return str(high) if low == high else f"{low} to {high}, which differ, so only a map will do"
-
-
-def _sums(ids: np.ndarray, values: np.ndarray, width: int) -> np.ndarray:
-    return np.stack([np.bincount(i.ravel(), v.ravel(), width) for i, v in zip(ids, values, strict=True)])
+        return np.broadcast_to(0.0, shape)
+    found = _as_float64(name, values)
+    if is_map(parts, found.shape):
+        found = parts.sums([found if found.shape == x_shape else found.reshape(shape[0], *one.merged)])
+        if aggregate == "mean":
+            found = found / np.maximum(parts.sizes(), 1)  # a sample with fewer parts has empty ones behind its own
+    elif found.shape != shape or (parts.counts != parts.count).any():
+        low = int(parts.counts.min())
+        counts = parts.count if low == parts.count else f"{low} to {parts.count}, which differ, so only a map will do"
+        raise InvalidInputError(
+            f"relevance {name!r} has shape {found.shape}, but x has {x_shape}. Pass a map of that shape, or one value "
+            f"per feature: ({shape[0]}, {counts})."
+        )
+    wrong = np.flatnonzero(np.isnan(found).any(axis=1))
+    if wrong.size:
+        raise InvalidInputError(
+            f"relevance {name!r} is NaN in {wrong.size} samples (first: {wrong[0]}), so it gives no order. Find "
+            f"out why (explain(x).extras['finite']), or leave these samples out."
+        )
+    return found
 
 
 def _as_float64(name: str, values: Any) -> np.ndarray:
@@ -102,53 +109,13 @@ def _as_float64(name: str, values: Any) -> np.ndarray:
         raise InvalidInputError(f"relevance {name!r} must be an array of real numbers, got {error}.") from error
 
 
-def read_features(features: Any, shape: tuple[int, ...], channels_first: bool, argument: str = "features") -> Features:
-    """The features of x.
+def ranks(parts: Partition, relevance: np.ndarray, i: int, rng: np.random.Generator) -> np.ndarray:
+    """For the values of sample i the place of their part in the order (0: most relevant); random among equals.
 
-    Parameters
-    ----------
-    features : "component", "pixel", or an int array of labels
-    shape : of x, (batch, ...)
-    channels_first : where a pixel has its channels
-    argument : what the features are called in messages
+    Shaped like the labels: axes along which all values belong together may have length 1.
     """
-    sample = shape[1:]
-    axis = (0 if channels_first else len(sample) - 1) if len(sample) > 1 else None
-    if isinstance(features, str):
-        if features not in ("component", "pixel"):
-            raise InvalidInputError(
-                f"{argument} must be 'component', 'pixel' or an int array of labels, got {features!r}."
-            )
-        if features == "pixel" and axis is None:
-            raise InvalidInputError(
-                f"{argument}='pixel' needs x with channels, (batch, ..., channels), but it is {shape}. Use 'component'."
-            )
-        axis = axis if features == "pixel" else None
-        whole = tuple(1 if a == axis else d for a, d in enumerate(sample))
-        labels = np.arange(int(np.prod(whole))).reshape(1, *whole)
-    else:
-        labels, axis = _read_labels(arguments.as_array(argument, features), shape, axis, argument)
-    rows = [np.unique(row, return_inverse=True)[1].reshape(row.shape) for row in labels]
-    ids = np.broadcast_to(np.stack(rows), shape)
-    counts = np.array([row.max() + 1 for row in rows])
-    return Features(ids, np.broadcast_to(counts, shape[:1]), axis)
-
-
-def _read_labels(
-    labels: np.ndarray, shape: tuple[int, ...], axis: int | None, argument: str
-) -> tuple[np.ndarray, int | None]:
-    """Labels that broadcast to ``shape``, and the channel axis if they were given without; one sample's go first."""
-    if labels.dtype.kind not in "iu":
-        raise InvalidInputError(
-            f"{argument} must be 'component', 'pixel' or an array of integer labels, got dtype {labels.dtype}."
-        )
-    sample = shape[1:]
-    pixels = sample if axis is None else sample[:axis] + sample[axis + 1 :]
-    for form, channel in ((sample, None), (pixels, axis)):
-        if labels.shape in (form, (shape[0], *form)):
-            rows = labels[None] if labels.shape == form else labels
-            return rows if channel is None else np.expand_dims(rows, channel + 1), channel
-    raise InvalidInputError(
-        f"{argument} has shape {labels.shape}; labels need the shape of one sample {sample}, or {pixels} where a label "
-        f"holds for all channels, each with or without a batch axis of {shape[0]}."
-    )
+    count = parts.counts[i]
+    order = np.lexsort((rng.permutation(count), -relevance[i, :count]))
+    places = np.empty(count, "int64")
+    places[order] = np.arange(count)
+    return places[of_rows(parts.labels[0], [i])[0]]

@@ -10,15 +10,18 @@ import keras
 import numpy as np
 
 from innv_ext import arguments, files
+from innv_ext.analyzers.parts.partition import Partition
+from innv_ext.analyzers.parts.replacement import Replacement, Sampler, replacement
+from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.common import at_x, generator, named, read_labels, read_neurons, read_seed
-from innv_ext.evaluation.features import Features, read_features
-from innv_ext.evaluation.noise import Noise, Sampler, read_noise
+from innv_ext.evaluation.features import ranks, read_features, relevance_of
 from innv_ext.evaluation.result import OrderingResult
 from innv_ext.evaluation.scores import Scores
 
 _NOISE, _TIES = 0, 1  # streams of random numbers
+_TAKES = {"uniform": (), "gaussian": ("mean", "std"), "constant": ("mean",)}  # what each kind of noise needs
 
 
 def relevance_ordering(
@@ -113,9 +116,10 @@ def relevance_ordering(
         shape = scores.output_shape(array)
         index = read_neurons(neuron_selection, shape, len(array))
         right = read_labels(labels, shape, len(array))
-        kind = read_noise(noise, mean, std, array.shape[1:])
-        grouping = read_features(features, array.shape, scores.channels_first)
-        maps = {name: grouping.relevance(name, values) for name, values in named(relevance).items()}
+        (one,) = arrangements(scores.graph, [array.shape[1:]], pictures=True)
+        kind = replacement("noise", noise, one, _TAKES, {"mean": mean, "std": std}, tuple(_TAKES), functions=True)
+        grouping = read_features(features, len(array), one)
+        maps = {name: relevance_of(grouping, name, values) for name, values in named(relevance).items()}
         test = _Test(scores, array, index, right, shares, kind, samples, grouping, size, seed)
         distortion, accuracy = test.run(list(maps.values()), progress)
     return OrderingResult(
@@ -138,9 +142,9 @@ class _Test:
     index: np.ndarray
     labels: np.ndarray | None
     rates: np.ndarray
-    noise: Noise
+    noise: Replacement
     samples: int
-    features: Features
+    features: Partition
     batch_size: int
     seed: int
 
@@ -153,12 +157,12 @@ class _Test:
         total = len(self.x) * len(self.rates)
         with files.Progress(total, "relevance_ordering", progress, "rate") as bar:
             for i in range(len(self.x)):
-                ranks = [self.features.ranks(values, i, generator(self.seed, _TIES, i)) for values in maps]
+                places = [ranks(self.features, values, i, generator(self.seed, _TIES, i)) for values in maps]
                 for r, kept in enumerate(self._kept(i)):
                     if kept == self.features.counts[i]:  # nothing is perturbed
                         tally.sums[1, :, i, r] = copies * (predicted[i] == labels[i])
                     else:
-                        self._perturb(tally, ranks if kept else ranks[:1], i, r, kept)
+                        self._perturb(tally, places if kept else places[:1], i, r, kept)
                     bar.update()
             tally.flush()
         none = [(i, r) for i in range(len(self.x)) for r in np.flatnonzero(self._kept(i) == 0)]
@@ -170,12 +174,12 @@ class _Test:
         """How many features of sample i keep their values, per rate."""
         return np.rint(self.rates * self.features.counts[i]).astype("int64")
 
-    def _perturb(self, tally: _Tally, ranks: Sequence[np.ndarray], i: int, r: int, kept: int) -> None:
+    def _perturb(self, tally: _Tally, places: Sequence[np.ndarray], i: int, r: int, kept: int) -> None:
         """Queue all noisy copies of sample i at rate r, for each order."""
         rng, copies = generator(self.seed, _NOISE, i, r), self.noise.copies(self.samples)
         for piece in self.noise.pieces(self.x[i], copies, rng, self.batch_size):
-            for j, places in enumerate(ranks):
-                tally.add(np.where(places < kept, self.x[i], piece), (j, i, r))
+            for j, place in enumerate(places):
+                tally.add(np.where(place < kept, self.x[i], piece), (j, i, r))
 
 
 class _Tally:

@@ -10,19 +10,27 @@ import keras
 import numpy as np
 
 from innv_ext import arguments, files
+from innv_ext.analyzers.parts.partition import Partition
+from innv_ext.analyzers.parts.replacement import Replacement, fitted, replacement
+from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.common import at_x, generator, named, read_neurons, read_seed
-from innv_ext.evaluation.features import RANDOM, Features
-from innv_ext.evaluation.noise import Noise, fitted
-from innv_ext.evaluation.perturb import read_perturbation
+from innv_ext.evaluation.features import RANDOM, ranks, read_regions, relevance_of
 from innv_ext.evaluation.perturbation_result import PerturbationResult
-from innv_ext.evaluation.regions import arrangement, read_regions, region_relevance
 from innv_ext.evaluation.scores import Scores
 
 ORDERS = {"morf": 1, "lerf": -1}  # the sign of the relevance whose largest values come first
 RANDOM_ORDERS = 5  # the baseline is their mean
 _NOISE, _TIES, _BASELINE = 0, 1, 2  # streams of random numbers
+_TAKES = {  # what each perturbation may be told
+    "mean": ("mean",),
+    "constant": ("value",),
+    "uniform": (),
+    "gaussian": ("mean", "std"),
+    "inversion": (),
+    "blur": ("sigma",),
+}
 
 
 def perturbation_analysis(
@@ -122,11 +130,12 @@ def perturbation_analysis(
         scores = Scores(model, on, output, "perturbation_analysis")
         array = scores.samples(x)
         index = read_neurons(neuron_selection, scores.output_shape(array), len(array))
-        layout = arrangement(array.shape[1:], scores.spec, scores.channels_first)
-        parts = read_regions(regions, array.shape, layout, scores.channels_first)
-        noise = read_perturbation(perturbation, layout, value=value, mean=mean, std=std, sigma=sigma)
+        (one,) = arrangements(scores.graph, [array.shape[1:]], pictures=True)
+        parts = read_regions(regions, len(array), one)
+        given = {"value": value, "mean": mean, "std": std, "sigma": sigma}
+        noise = replacement("perturbation", perturbation, one, _TAKES, given)
         count = _read_steps(steps, int(parts.counts.max()))
-        found = {name: region_relevance(parts, name, values, aggregate) for name, values in maps.items()}
+        found = {name: relevance_of(parts, name, values, aggregate) for name, values in maps.items()}
         ranked = [ORDERS[o] * values for o in orders for values in found.values()]
         baseline = RANDOM_ORDERS if random_baseline else 0
         run = _Run(scores, array, index, parts, ranked, baseline, noise, noise.copies(samples), count, size, seed)
@@ -152,10 +161,10 @@ class _Run:
     scores: Scores
     x: np.ndarray
     index: np.ndarray
-    regions: Features
+    regions: Partition
     maps: Sequence[np.ndarray]
     random_orders: int
-    noise: Noise
+    noise: Replacement
     copies: int
     steps: int
     batch_size: int
@@ -194,9 +203,9 @@ class _Run:
     def _places(self, i: int, j: int) -> np.ndarray:
         """For each value of sample i the number of the step that perturbs it."""
         if j < len(self.maps):
-            return self.regions.ranks(self.maps[j], i, generator(self.seed, _TIES, i))
+            return ranks(self.regions, self.maps[j], i, generator(self.seed, _TIES, i))
         number = j - len(self.maps)  # so that the baseline does not depend on the maps
-        return self.regions.ranks(np.zeros_like(self.maps[0]), i, generator(self.seed, _BASELINE, i, number))
+        return ranks(self.regions, np.zeros_like(self.maps[0]), i, generator(self.seed, _BASELINE, i, number))
 
     def _other(self, i: int, copy: int) -> np.ndarray:
         """What perturbed regions of sample i hold."""

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from keras import layers
 from skimage.segmentation import slic
 
-from innv_ext.analyzers.parts.layout import Layout
-from innv_ext.analyzers.parts.segments import Segments, _slic, checked_labels, grid
+from innv_ext.analyzers.parts import partition
+from innv_ext.analyzers.parts.partition import Partition, grid, labels_of
 from innv_ext.analyzers.prediction.lime import Lime
+from innv_ext.backend.arrangement import Arrangement
 from innv_ext.errors import InvalidInputError
 
-IMAGE = Layout(0, (6, 6, 2), (0, 1), False)
+IMAGE = Arrangement(0, (6, 6, 2), (0, 1), False)
 
 
 def close(a, b, rtol=1e-9):
@@ -174,9 +175,10 @@ def test_superpixels_are_those_of_scikit_image(channels):
 
 
 def test_superpixels_of_channels_first():
-    first, last = Layout(0, (2, 6, 6), (1, 2), False), IMAGE
+    first, last = Arrangement(0, (2, 6, 6), (1, 2), False), IMAGE
     x = np.random.default_rng(0).normal(size=(6, 6, 2)).cumsum(axis=0)
-    np.testing.assert_array_equal(_slic(np.moveaxis(x, -1, 0), first, 5)[0], _slic(x, last, 5)[..., 0])
+    found = partition.slic(np.moveaxis(x, -1, 0), first, 5)[0, 0], partition.slic(x, last, 5)[0, ..., 0]
+    np.testing.assert_array_equal(*found)
 
 
 def test_a_single_superpixel_is_told():
@@ -210,8 +212,9 @@ def test_a_function_makes_the_segments_of_each_sample():
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=3), st.integers(1, 60))
 def test_grids(sides, count):
     """Blocks are runs along each axis, in proportion; there are about as many as asked for."""
-    layout = Layout(0, (*sides, 2), tuple(range(len(sides))), False)
-    label, per_axis = grid("grid", layout, count), max(1, round(count ** (1 / len(sides))))
+    one = Arrangement(0, (*sides, 2), tuple(range(len(sides))), False)
+    (label,), per_axis = grid(one, count), max(1, round(count ** (1 / len(sides))))
+    label = np.broadcast_to(label, (*sides, 1))
     used = [min(per_axis, side) for side in sides]
     assert label.shape == (*sides, 1) and len(np.unique(label)) == np.prod(used) == label.max() + 1
     for place in np.ndindex(*sides):
@@ -222,13 +225,14 @@ def test_grids(sides, count):
 
 
 def test_grids_of_pixels_and_components():
-    np.testing.assert_array_equal(grid("pixel", IMAGE, 3)[..., 0], np.arange(36).reshape(6, 6))
-    np.testing.assert_array_equal(grid("component", IMAGE, 3), np.arange(72).reshape(6, 6, 2))
-    table, tokens = Layout(0, (6,), (), False), Layout(0, (6,), (0,), True)
-    for layout in (table, tokens):
-        np.testing.assert_array_equal(grid("component", layout, 3), np.arange(6))
-        np.testing.assert_array_equal(grid("grid", layout, 3), [0, 0, 1, 1, 2, 2])
-    np.testing.assert_array_equal(grid("component", Layout(0, (2, 3), (1,), False), 9), np.arange(6).reshape(2, 3))
+    np.testing.assert_array_equal(labels_of("pixel", IMAGE, "a"), np.arange(36).reshape(1, 6, 6, 1))
+    np.testing.assert_array_equal(labels_of("component", IMAGE, "a"), np.arange(72).reshape(1, 6, 6, 2))
+    table, tokens = Arrangement(0, (6,), (), False), Arrangement(0, (6,), (0,), True)
+    for one in (table, tokens):
+        np.testing.assert_array_equal(labels_of("component", one, "a"), [np.arange(6)])
+        np.testing.assert_array_equal(grid(one, 3), [[0, 0, 1, 1, 2, 2]])
+    signal = Arrangement(0, (2, 3), (1,), False)
+    np.testing.assert_array_equal(labels_of("component", signal, "a"), np.arange(6).reshape(1, 2, 3))
 
 
 def test_the_default_depends_on_the_input():
@@ -250,16 +254,18 @@ def test_segments_with_channels_in_parts():
     shared, own = rng.permutation(np.arange(6) % 4).reshape(1, 3, 2), rng.integers(0, 3, (2, 4, 1))
     own[0, :3, 0], own[1, :3, 0] = range(3), (0, 1, 0)
     own[1] = np.minimum(own[1], 1)
-    segments = Segments((shared, own + 4), np.array([7, 6]), ((3, 2), (4, 5)))
+    inputs = Arrangement(0, (3, 2), (0,), False), Arrangement(1, (4, 5), (0,), False)
+    segments = Partition(inputs, (shared, own + 4), np.array([7, 6]))
     values = rng.normal(size=(2, 7))
-    sizes, maps, keep = segments.sizes(), segments.maps(values), segments.keep(values > 0, np.array([1, 0]))
+    sizes, maps, here = segments.sizes(), segments.maps(values), [np.ones((2, 3, 2)), np.ones((2, 4, 5))]
+    mixed = segments.mixed(here, [0 * one for one in here], values > 0, np.array([1, 0]))
     for i in range(2):
         full = [np.broadcast_to(shared[0], (3, 2)), np.broadcast_to(own[i] + 4, (4, 5))]
         expected = [sum(int((f == k).sum()) for f in full) for k in range(7)]
         assert sizes[i].tolist() == expected
-        for f, m, k in zip(full, maps, keep, strict=True):
+        for f, m, k in zip(full, maps, mixed, strict=True):
             np.testing.assert_array_equal(m[i], values[i][f])
-            np.testing.assert_array_equal(np.broadcast_to(k[1 - i], f.shape), values[1 - i][f] > 0)
+            np.testing.assert_array_equal(k[1 - i], values[1 - i][f] > 0)
     rows, alike = segments.alike(6)
     assert rows.tolist() == [1]
     np.testing.assert_array_equal(alike.maps(values[1:])[1][0], maps[1][1])
@@ -268,7 +274,7 @@ def test_segments_with_channels_in_parts():
 @pytest.mark.parametrize("shape", [(6, 6), (6, 6, 1), (6, 6, 2)])
 def test_labels_fit_with_and_without_channels(shape):
     labels = np.arange(np.prod(shape)).reshape(shape)
-    found = checked_labels(3 * labels - 4, IMAGE)
+    (found,) = labels_of(3 * labels - 4, IMAGE, "segments")
     assert found.ndim == 3 and found.min() == 0
     np.testing.assert_array_equal(found, labels.reshape(found.shape))
 

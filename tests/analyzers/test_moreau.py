@@ -11,7 +11,8 @@ from second_order_nets import close, fed, linear, make
 
 import innv_ext
 from innv_ext.analyzers import GroupSparseMoreauGrad, MoreauGrad, SparseMoreauGrad
-from innv_ext.analyzers.parts.features import blocks
+from innv_ext.analyzers.parts import partition
+from innv_ext.backend.arrangement import Arrangement
 from innv_ext.errors import ConvergenceWarning, InvalidInputError, UnsupportedModelError, ZeroMapWarning
 
 NAMES = ("moreau_grad", "sparse_moreau_grad", "group_sparse_moreau_grad")
@@ -22,6 +23,14 @@ create = innv_ext.create_analyzer
 def soft(v, t):
     """Soft threshold."""
     return np.sign(v) * np.maximum(np.abs(v) - t, 0)
+
+
+def blocks(shapes, size, channels_first):
+    """The labels of blocks, for the flat components of all inputs."""
+    axes = [range(1, len(s)) if channels_first else range(len(s) - 1) for s in shapes]
+    arranged = [Arrangement(i, s, tuple(a), False) for i, (s, a) in enumerate(zip(shapes, axes, strict=True))]
+    parts = partition.numbered(arranged, [partition.blocks(one.shape, one.along(size)) for one in arranged])
+    return np.concatenate([label.reshape(-1) for label in parts.pictures()])
 
 
 def group_soft(v, t, labels):
@@ -437,8 +446,9 @@ def test_labels_of_pixels_and_of_components():
     np.testing.assert_array_equal(a, b)
     rows = (a != 0).sum(axis=(2, 3))
     assert (a != 0).any() and (a == 0).any() and set(rows.ravel()) <= {0, 8}
-    alone = GroupSparseMoreauGrad(net, groups=np.arange(32).reshape(4, 4, 2), **given).analyze(x)
-    close(alone, SparseMoreauGrad(net, **given).analyze(x), 1e-12)  # groups of one
+    for ones in (np.arange(32).reshape(4, 4, 2), "component"):
+        alone = GroupSparseMoreauGrad(net, groups=ones, **given).analyze(x)
+        close(alone, SparseMoreauGrad(net, **given).analyze(x), 1e-12)
 
 
 # --- rho from data -------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from keras import layers
 from scipy import ndimage
 
-from innv_ext.analyzers.parts.layout import Layout
+from innv_ext.analyzers.parts.replacement import ChannelMean
 from innv_ext.analyzers.parts.windows import owned, windows
-from innv_ext.analyzers.prediction.masking import replacements
 from innv_ext.analyzers.prediction.occlusion import Occlusion
+from innv_ext.backend.arrangement import Arrangement
 from innv_ext.errors import InvalidInputError
 
 
@@ -99,8 +99,7 @@ def test_references(reference):
 
 def test_each_channel_has_its_own_mean():
     x = np.stack([np.full((4, 5), 2.0), np.arange(20.0).reshape(4, 5)])[None]
-    (first,) = replacements(["mean"], [x], [Layout(0, (2, 4, 5), (1, 2), False)], [(1, 1, 1)])
-    (last,) = replacements(["mean"], [np.moveaxis(x, 1, -1)], [Layout(0, (4, 5, 2), (0, 1), False)], [(1, 1, 1)])
+    first, last = ChannelMean((1, 2)).like(x), ChannelMean((0, 1)).like(np.moveaxis(x, 1, -1))
     np.testing.assert_array_equal(first[0, :, 1, 1], [2.0, 9.5])
     np.testing.assert_array_equal(np.moveaxis(last, -1, 1), first)
 
@@ -196,7 +195,7 @@ def test_windows_cover_everything(rows, seed):
     shape = tuple(max(r[0], r[1]) for r in rows)
     size = tuple(min(r[0], r[1]) for r in rows)
     stride = tuple(min(r[2], s) for r, s in zip(rows, size, strict=True))
-    part = windows(Layout(0, shape, tuple(range(len(shape))), False), size, stride)
+    part = windows(Arrangement(0, shape, tuple(range(len(shape))), False), size, stride)
     corners = list(itertools.product(*(starts(*three) for three in zip(shape, size, stride, strict=True))))
     assert part.count == len(corners)
     np.testing.assert_array_equal(part.corners(np.arange(part.count)), corners)
@@ -214,7 +213,7 @@ def test_windows_cover_everything(rows, seed):
 
 
 def test_windows_are_numbered_over_all_inputs():
-    parts = [windows(Layout(i, (n,), (0,), False), (1,), (1,)) for i, n in enumerate((3, 2, 4))]
+    parts = [windows(Arrangement(i, (n,), (0,), False), (1,), (1,)) for i, n in enumerate((3, 2, 4))]
     found = owned(parts, np.array([8, 0, 3, 4, 2, 5]))
     assert [(p.tolist(), n.tolist()) for p, n in found] == [([1, 4], [0, 2]), ([2, 3], [0, 1]), ([0, 5], [3, 0])]
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from innv_ext.analyzers.parts.layout import Layout
 from innv_ext.analyzers.parts.windows import windows
 from innv_ext.analyzers.prediction.patch_gaussian import RIDGE, PatchGaussian, PatchMoments, Places, components
 from innv_ext.analyzers.prediction.prediction_difference import PredictionDifference, log_odds
+from innv_ext.backend.arrangement import Arrangement
 from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelError
 
 
@@ -296,11 +296,11 @@ def test_moments_are_those_of_all_patches(shape, axes, outer):
     data = 100 + correlated(30, *shape)
     expected, found = all_patches(data, outer), []
     for split in ([30], [1, 4, 25]):
-        moments = PatchMoments(Layout(0, shape, axes, False), outer, 1)
+        moments = PatchMoments(Arrangement(0, shape, axes, False), outer, 1)
         for part in np.split(data, np.cumsum(split)[:-1]):
             moments.add(part.astype("float64"))
         found.append(moments.gaussian())
-        assert moments.count == len(expected)
+        assert moments.running.count == len(expected)
     for gaussian in found:
         np.testing.assert_allclose(gaussian.mean, expected.mean(axis=0))
         np.testing.assert_allclose(gaussian.covariance, np.cov(expected.T, bias=True), atol=1e-9)
@@ -312,7 +312,7 @@ def test_moments_are_those_of_all_patches(shape, axes, outer):
 
 def test_every_so_manieth_position():
     data = correlated(5, 9, 8, 1)
-    moments = PatchMoments(Layout(0, (9, 8, 1), (0, 1), False), (3, 3, 1), 4)
+    moments = PatchMoments(Arrangement(0, (9, 8, 1), (0, 1), False), (3, 3, 1), 4)
     moments.add(data)
     rows = [data[i, r : r + 3, c : c + 3].reshape(-1) for i in range(5) for r in (0, 4, 6) for c in (0, 4, 5)]
     np.testing.assert_allclose(moments.gaussian().covariance, np.cov(np.array(rows).T, bias=True), atol=1e-12)
@@ -352,7 +352,7 @@ def test_conditionals(data):
 
 def test_draws_stay_in_the_range_and_constant_columns_stay_constant():
     data = np.concatenate([correlated(50, 3), np.full((50, 1), 7.0)], axis=1)
-    moments = PatchMoments(Layout(0, (4,), (), False), (4,), 1)
+    moments = PatchMoments(Arrangement(0, (4,), (), False), (4,), 1)
     moments.add(data)
     gaussian, normal = moments.gaussian(), 50 * np.random.default_rng(0).normal(size=(20, 1))
     for column in range(4):
@@ -366,7 +366,7 @@ def test_outer_windows_lie_inside_and_around(data):
     shape = tuple(data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=3)))
     outer = tuple(data.draw(st.integers(1, n)) for n in shape)
     inner = tuple(data.draw(st.integers(1, o)) for o in outer)
-    parts = windows(Layout(0, shape, (), False), inner, (1,) * len(shape))
+    parts = windows(Arrangement(0, shape, (), False), inner, (1,) * len(shape))
     which = np.arange(parts.count)
     corners, offsets = Places(parts, outer).around(which)
     np.testing.assert_array_equal(corners + offsets, parts.corners(which))

@@ -9,6 +9,7 @@ from keras import layers
 from rde_nets import cloud, distortion_of, relu_net
 
 import innv_ext
+from innv_ext.analyzers.parts.replacement import Custom, Uniform
 from innv_ext.analyzers.rde.rates import RateConstrainedRDE
 from innv_ext.analyzers.rde.reference import Reference
 from innv_ext.errors import InvalidInputError
@@ -259,8 +260,8 @@ def test_draws_have_the_moments_of_the_data(net, kind):
 def test_moments_of_the_range():
     """Draws and moments of "uniform" belong to each sample's own range."""
     x = np.stack([np.linspace(-1, 3, N), np.linspace(10, 11, N)])
-    reference = Reference("uniform", [], [])
-    (drawn,) = reference.draw([x], KEYS)
+    reference = Reference([Uniform()])
+    drawn = np.concatenate([reference.draw([one[None]], KEYS)[0] for one in x])
     assert drawn.shape == (2, len(KEYS), N)
     (means,), (variances,), factors = reference.moments([x])
     assert not factors
@@ -286,16 +287,13 @@ def test_constant(net):
 @pytest.mark.parametrize("kind", ["gaussian", "low_rank", "uniform", "sampler"])
 def test_equal_keys_give_equal_draws(kind):
     """In any order and company; other keys, others. Each input of a model has noise of its own."""
-    x = [X[:2], X[:2, :3]]
-    factor = np.random.default_rng(0).normal(size=(2, 8))
-    reference = Reference(
-        kind,
-        [np.zeros(5), np.zeros(3)],
-        [np.ones(5), np.ones(3)],
-        factor if kind == "low_rank" else None,
-        lambda x, count, rng: x[:, None] + rng.normal(size=(len(x), count, N)),
-    )
-    x = x[:1] if kind == "sampler" else x
+    x = [X[:1]] if kind == "sampler" else [X[:1], X[:1, :3]]
+    if kind == "sampler":
+        sampler = lambda x, count, rng: x[:, None] + rng.normal(size=(len(x), count, N))
+        reference = Reference([Custom(sampler, "reference")])
+    else:
+        factor = np.random.default_rng(0).normal(size=(2, 8)) if kind == "low_rank" else None
+        reference = Reference.of(kind, [np.zeros(5), np.zeros(3)], [np.ones(5), np.ones(3)], factor)
     together = reference.draw(x, KEYS[:4])
     for j in (3, 1):
         for a, b in zip(reference.draw(x, [KEYS[j]]), together, strict=True):

@@ -21,8 +21,11 @@ from keras import layers
 from scipy import stats
 
 import innv_ext.evaluation
+from innv_ext.analyzers.parts import replacement as noise
+from innv_ext.backend.arrangement import Arrangement
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
-from innv_ext.evaluation import OrderingResult, features, noise, plotting, relevance_ordering, scores
+from innv_ext.evaluation import OrderingResult, features, plotting, relevance_ordering, scores
+from innv_ext.evaluation import ordering as module
 
 fast = settings(max_examples=12, deadline=None, derandomize=True, database=None,
                 suppress_health_check=list(HealthCheck))
@@ -347,7 +350,9 @@ def test_draws_do_not_depend_on_the_pieces(kind, dtype):
     x = np.random.default_rng(0).uniform(20, 90, (3, 5)).astype(dtype)
     options = {"uniform": ("uniform", None, None), "gaussian": ("gaussian", 50, 9), "constant": ("constant", 50, None),
                "custom": (lambda x, samples, rng: rng.uniform(0, 99, (1, samples, 3, 5)), None, None)}
-    made = noise.read_noise(*options[kind], (3, 5))
+    name, mean, std = options[kind]
+    given, kinds = {"mean": mean, "std": std}, module._TAKES
+    made = noise.replacement("noise", name, Arrangement(0, (3, 5), (0,), False), kinds, given, kinds, functions=True)
 
     def draws(most):
         pieces = list(made.pieces(x, 11, np.random.default_rng(4), most))
@@ -774,8 +779,9 @@ REFUSED = {
     "neuron": ({"neuron_selection": 3}, "neuron_selection 3 .* out of range"),
     "all neurons": ({"neuron_selection": "all"}, "neuron_selection='all' is no single neuron"),
     "noise": ({"noise": "normal"}, "noise must be one of 'uniform', 'gaussian', 'constant' or a function, got 'norm"),
-    "no mean": ({"noise": "gaussian", "std": 1}, r"noise='gaussian' needs mean=: .*X_train.mean\(axis=0\)"),
-    "no std": ({"noise": "gaussian", "mean": 1}, "noise='gaussian' needs std="),
+    "no mean": ({"noise": "gaussian", "std": 1},
+                r"noise='gaussian' needs mean= and std=: .*X_train.mean\(axis=0\).* mean= is missing"),
+    "no std": ({"noise": "gaussian", "mean": 1}, "noise='gaussian' needs mean= and std=: .* std= is missing"),
     "no constant": ({"noise": "constant"}, "noise='constant' needs mean="),
     "mean for uniform": ({"mean": 1}, "mean= has no meaning with noise='uniform'"),
     "std for constant": ({"noise": "constant", "mean": 0, "std": 1}, "std= has no meaning"),
@@ -846,7 +852,7 @@ def test_examples(module):
 def test_ranks(values, seed):
     """A permutation that never puts a smaller relevance first."""
     n = len(values)
-    grouping = features.read_features("component", (1, n), False)
-    ranks = grouping.ranks(np.array([values], "float64"), 0, np.random.default_rng(seed))
+    grouping = features.read_features("component", 1, Arrangement(0, (n,), (), False))
+    ranks = features.ranks(grouping, np.array([values], "float64"), 0, np.random.default_rng(seed))
     assert sorted(ranks) == list(range(n))
     assert all(ranks[i] < ranks[j] for i in range(n) for j in range(n) if values[i] > values[j])

@@ -581,7 +581,7 @@ REFUSED = {
     "noise of a table": ({"perturbation": "gaussian", "value": None}, "a table: pass mean= and std="),
     "blur of a table": ({"perturbation": "blur", "value": None}, "a table: choose another perturbation"),
     "mean of tokens": ({**TOKENS, "perturbation": "mean"}, "holds tokens: pass mean="),
-    "no std": ({"perturbation": "gaussian", "value": None, "mean": 0}, "needs both mean= and std=, or neither"),
+    "no std": ({"perturbation": "gaussian", "value": None, "mean": 0}, "mean= and std=, or neither .*std= is missing"),
     "negative std": ({"perturbation": "gaussian", "value": None, "mean": 0, "std": -1}, "std must not be negative"),
     "sigma": ({**PICTURE, "perturbation": "blur", "sigma": -1}, "sigma must be a positive number, got -1"),
     "sigmas": ({**PICTURE, "perturbation": "blur", "sigma": (1, 2, 3)}, "has 3 entries, but .* have 2 axes"),

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from innv_ext import optim
-from innv_ext.analyzers.parts.features import Features
+from innv_ext.analyzers.parts.partition import Partition
 from innv_ext.backend.numerics import widen
 
 Tensor = Any
@@ -41,7 +41,7 @@ class TensorMap:
 def field_map(
     field: Callable[[Tensors, Tensor, Tensor], Tensor],
     shrink: Callable[[Tensor, Tensors], Tensor],
-    features: Features,
+    features: Partition,
     noise: Sequence[np.ndarray] | None,
     constants: Callable[[Any], list[np.ndarray]],
 ) -> TensorMap:

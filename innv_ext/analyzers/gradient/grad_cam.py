@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +11,9 @@ from keras import ops, tree
 
 from innv_ext import arguments
 from innv_ext.analyzers.core.program import GraphAnalyzer, select
-from innv_ext.analyzers.parts.layout import Layout, layouts_of
 from innv_ext.analyzers.prediction.masking import as_maps
 from innv_ext.backend import facts, numerics
+from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.graph import Graph, run
 from innv_ext.backend.numerics import widen
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
@@ -58,7 +57,8 @@ class GradCAM(GraphAnalyzer):
         """Find the layer, the nodes before and after it, and the inputs that get its map."""
         graph = self.graph_
         self._first = facts.channels_first(graph)
-        self._axes = [len(layout.axes) for layout in self._layouts([spec.shape[1:] for spec in self.input_specs()])]
+        shapes = [spec.shape[1:] for spec in self.input_specs()]
+        self._axes = [len(one.axes) for one in arrangements(graph, shapes)]
         leading = _inputs_behind(graph)
         places = {n.outputs[0]: n.index for n in graph.nodes}
         known = {name: slot for name, slot in graph.layer_slots.items() if slot in places}
@@ -69,9 +69,6 @@ class GradCAM(GraphAnalyzer):
         later = _descendants(graph, self._slot)
         self._before = tuple(n for n in graph.nodes if n.index not in later)
         self._after = tuple(n for n in graph.nodes if n.index in later)
-
-    def _layouts(self, shapes: Sequence[tuple[int, ...]]) -> list[Layout]:
-        return layouts_of(shapes, self.input_specs(), self._first)
 
     def _fits(self, slot: int, position: int) -> bool:
         """Whether a slot has as many axes of positions as an input."""
@@ -118,15 +115,16 @@ class GradCAM(GraphAnalyzer):
         self.check_once(xs)
         found = tree.map_structure(np.asarray, self.compiled(self._walk, {"mode": options["mode"]})(*xs, index))
         maps = []
-        for fed, x, layout in zip(self._fed, xs, self._layouts([x.shape[1:] for x in xs]), strict=True):
+        arranged = arrangements(self.graph_, [x.shape[1:] for x in xs])
+        for fed, x, one in zip(self._fed, xs, arranged, strict=True):
             if not fed:
                 maps.append(np.zeros(x.shape))
                 continue
             wide = found["cam"].astype("float64")
-            for axis, place in enumerate(layout.axes):
-                weights = interpolation(wide.shape[axis + 1], layout.shape[place])
+            for axis, place in enumerate(one.axes):
+                weights = interpolation(wide.shape[axis + 1], one.shape[place])
                 wide = np.moveaxis(np.tensordot(wide, weights, (axis + 1, 1)), -1, axis + 1)
-            channel = layout.channel_axis
+            channel = one.channel_axis
             wide = wide if channel is None else np.expand_dims(wide, channel + 1)
             maps.append(np.broadcast_to(wide, x.shape))
         return {**found, "attributions": as_maps(maps, xs)}

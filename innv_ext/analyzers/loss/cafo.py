@@ -17,8 +17,9 @@ from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, check_float
 from innv_ext.analyzers.core.tensor_map import TensorMap, field_map, flat_attribution, soft_threshold
 from innv_ext.analyzers.loss.curvature import Curvature, Loss, loss_gradient
 from innv_ext.analyzers.loss.objective import FirstOrder, Solutions, choose_lambda1
-from innv_ext.analyzers.parts.features import group
+from innv_ext.analyzers.parts.partition import partition
 from innv_ext.backend import facts
+from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.graph import Graph, op_key
 from innv_ext.errors import ConvergenceWarning, InvalidInputError, NonFiniteWarning, UnsupportedModelError
 
@@ -133,7 +134,7 @@ class CAFO(GraphAnalyzer):
         shapes = tuple(x.shape[1:] for x in xs)
         mode = "index" if mode == "max_activation" else mode
         if (shapes, mode) not in self._losses:
-            features = group("component", shapes, facts.channels_first(self.graph_))
+            features = partition("component", arrangements(self.graph_, shapes))
             self._losses[shapes, mode] = Loss(self.graph_, features, mode, self._binary)
         return Curvature(
             self.compiled, self._losses[shapes, mode], xs, start["target"], self._noise(shapes), size
@@ -141,7 +142,7 @@ class CAFO(GraphAnalyzer):
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
         """soft_threshold(g + H D, lambda1) / (2 lambda2), which D solves, with D and both weights held constant."""
-        features = group("component", tuple(shapes), facts.channels_first(self.graph_))
+        features = partition("component", arrangements(self.graph_, shapes))
         loss = Loss(self.graph_, features, mode, self._binary)
 
         def held(found: Explanation) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from innv_ext.analyzers.parts.features import Features
+from innv_ext.analyzers.parts.partition import Partition
 from innv_ext.backend import numerics, walk
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.numerics import Compiled, widen
@@ -30,7 +30,7 @@ class Loss:
     """
 
     graph: Graph
-    features: Features
+    features: Partition
     mode: Any = "index"
     binary: bool = False
 
@@ -96,7 +96,7 @@ def loss_value(xs: list[Tensor], target: Tensor, step: Tensor, loss: Loss) -> Te
     return loss.value(loss.outputs(shifted(xs, step, loss.features)), target)
 
 
-def shifted(xs: Sequence[Tensor], step: Tensor, features: Features) -> list[Tensor]:
+def shifted(xs: Sequence[Tensor], step: Tensor, features: Partition) -> list[Tensor]:
     """x + step for flat steps (batch, d)."""
     parts = zip(xs, features.expand(step), strict=True)
     return [ops.cast(widen(x) + ops.cast(d, widen(x).dtype), x.dtype) for x, d in parts]

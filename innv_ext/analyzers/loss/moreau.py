@@ -18,8 +18,9 @@ from innv_ext.analyzers.core.base import Explanation
 from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, check_float_inputs, select
 from innv_ext.analyzers.core.tensor_map import TensorMap, field_map, flat_attribution, shrunk
 from innv_ext.analyzers.loss.curvature import flat, shifted, spread
-from innv_ext.analyzers.parts.features import Features, blocks, group
-from innv_ext.backend import facts, numerics, walk
+from innv_ext.analyzers.parts.partition import Partition, blocks, numbered, partition
+from innv_ext.backend import numerics, walk
+from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.numerics import widen
 from innv_ext.errors import ConvergenceWarning, InvalidInputError, ZeroMapWarning
@@ -34,7 +35,7 @@ class Score:
 
     graph: Graph
     mode: Any
-    features: Features
+    features: Partition
 
 
 def score_gradient(xs: list[Tensor], target: Tensor, step: Tensor, score: Score) -> tuple[Tensor, Tensor]:
@@ -155,7 +156,7 @@ class MoreauGrad(GraphAnalyzer):
         shapes = tuple(x.shape[1:] for x in xs)
         mode = "index" if mode == "max_activation" else mode
         if (shapes, mode) not in self._scores:
-            features = group("component", shapes, facts.channels_first(self.graph_))
+            features = partition("component", arrangements(self.graph_, shapes))
             self._scores[shapes, mode] = Score(self.graph_, mode, features)
         score, rho = self._scores[shapes, mode], self.current_rho()
         wide = "float64" if any(x.dtype == np.float64 for x in xs) else "float32"
@@ -188,7 +189,7 @@ class MoreauGrad(GraphAnalyzer):
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
         """The gradient at x*, shrunk by the penalty (which the map solves), with x* - x held constant."""
-        features, penalty = group("component", tuple(shapes), facts.channels_first(self.graph_)), self.penalty(shapes)
+        features, penalty = partition("component", arrangements(self.graph_, shapes)), self.penalty(shapes)
         score = Score(self.graph_, mode, features)
 
         def held(found: Explanation) -> list[np.ndarray]:
@@ -307,7 +308,8 @@ class GroupSparseMoreauGrad(SparseMoreauGrad):
     eta : weight of the group norm, in units of the gradient's norm over a group
     group_size : side of the blocks over all channels that are the groups (squares of an image, cubes of a volume,
         runs of a signal or table); blocks are smaller at a border that it does not divide
-    groups : an integer array of labels 0, 1, ... instead, shaped like a sample, or like it without its channels
+    groups : an integer array of labels 0, 1, ... instead, shaped like a sample, or like it without its channels; or
+        "pixel" (all channels together) or "component"
     """
 
     group_size: int = arguments.count(4)
@@ -325,7 +327,9 @@ class GroupSparseMoreauGrad(SparseMoreauGrad):
         return optim.GroupL2(float(self.eta), self._labels(shapes))
 
     def _labels(self, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
-        channels_first = facts.channels_first(self.graph_)
-        if self.groups is not None:
-            return group(np.asarray(self.groups), shapes, channels_first).labels.reshape(-1)
-        return blocks(shapes, self.group_size, channels_first)
+        arranged = arrangements(self.graph_, shapes)
+        if self.groups is None:
+            parts = numbered(arranged, [blocks(one.shape, one.along(self.group_size)) for one in arranged])
+        else:
+            parts = partition(self.groups, arranged, "groups")
+        return np.concatenate([label.reshape(-1) for label in parts.pictures()])

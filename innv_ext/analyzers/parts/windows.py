@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from innv_ext import arguments
-from innv_ext.analyzers.parts.layout import Layout, Sizes
+from innv_ext.backend.arrangement import Arrangement, Sizes
 from innv_ext.errors import InvalidInputError
 
 
-def default_sizes(layout: Layout) -> Sizes:
+def default_sizes(one: Arrangement) -> Sizes:
     """About an eighth of each side, all channels; single columns of a table."""
-    if not layout.axes:
-        return (1,) * len(layout.shape)
-    return tuple(max(1, round(side / 8)) if a in layout.axes else side for a, side in enumerate(layout.shape))
+    if not one.axes:
+        return (1,) * len(one.shape)
+    return tuple(max(1, round(side / 8)) if a in one.axes else side for a, side in enumerate(one.shape))
 
 
-def sizes(name: str, given: Any, layout: Layout, default: Sizes) -> Sizes:
+def sizes(name: str, given: Any, one: Arrangement, default: Sizes) -> Sizes:
     """The extent of a window along every axis of a sample.
 
     Parameters
@@ -34,37 +34,39 @@ def sizes(name: str, given: Any, layout: Layout, default: Sizes) -> Sizes:
     InvalidInputError
         for numbers of sizes that don't fit, and sizes below 1 or beyond the side
     """
-    if given is None or not layout.axes:
+    if given is None or not one.axes:
         return default
-    if isinstance(given, tuple) and len(given) == len(layout.shape):
+    if isinstance(given, tuple) and len(given) == len(one.shape):
         found = list(given)
     else:
-        values = given if isinstance(given, tuple) else (given,) * len(layout.axes)
-        if len(values) != len(layout.axes):
+        values = given if isinstance(given, tuple) else (given,) * len(one.axes)
+        if len(values) != len(one.axes):
             raise InvalidInputError(
-                f"{name}={given!r} has {len(values)} sizes, but samples of input {layout.number} have shape "
-                f"{layout.shape}: pass an integer, {len(layout.axes)} sizes, or one for each of the "
-                f"{len(layout.shape)} axes."
+                f"{name}={given!r} has {len(values)} sizes, but samples of input {one.number} have shape "
+                f"{one.shape}: pass an integer, {len(one.axes)} sizes, or one for each of the "
+                f"{len(one.shape)} axes."
             )
         found = list(default)
-        for axis, value in zip(layout.axes, values, strict=True):
+        for axis, value in zip(one.axes, values, strict=True):
             found[axis] = value
-    for value, side in zip(found, layout.shape, strict=True):
+    for value, side in zip(found, one.shape, strict=True):
         if arguments.positive_int(name, value) > side:
             raise InvalidInputError(
-                f"{name}={given!r} is larger than a side of input {layout.number} with samples of shape "
-                f"{layout.shape}: sizes must be at most {layout.shape}."
+                f"{name}={given!r} is larger than a side of input {one.number} with samples of shape "
+                f"{one.shape}: sizes must be at most {one.shape}."
             )
     return tuple(int(value) for value in found)
 
 
-def all_sizes(name: str, given: Sequence[Any], layouts: Sequence[Layout], default: Callable[[Layout], Sizes]) -> Any:
+def all_sizes(
+    name: str, given: Sequence[Any], arranged: Sequence[Arrangement], default: Callable[[Arrangement], Sizes]
+) -> Any:
     """``sizes`` of every input; sizes for nothing but tables are refused."""
-    if any(g is not None for g in given) and not any(layout.axes for layout in layouts):
+    if any(g is not None for g in given) and not any(one.axes for one in arranged):
         raise InvalidInputError(
             f"{name}={given[0]!r} has no meaning for a table, whose columns are replaced one by one: leave it out."
         )
-    return [sizes(name, g, layout, default(layout)) for g, layout in zip(given, layouts, strict=True)]
+    return [sizes(name, g, one, default(one)) for g, one in zip(given, arranged, strict=True)]
 
 
 def check_gaps(name: str, stride: Sequence[Sizes], width: Sequence[Sizes]) -> None:
@@ -94,7 +96,6 @@ class Windows:
 
     @property
     def count(self) -> int:
-        """How many there are."""
         return int(np.prod([len(s) for s in self.starts]))
 
     def corners(self, which: np.ndarray) -> np.ndarray:
@@ -107,32 +108,35 @@ class Windows:
     def mask(self, which: np.ndarray) -> np.ndarray:
         """Which components are inside, (len(which), *shape)."""
         corners, inside = self.corners(which), np.ones((len(which), *self.shape), bool)
-        for axis, (side, width) in enumerate(zip(self.shape, self.size, strict=True)):
-            offset = np.arange(side)[None] - corners[:, axis : axis + 1]
+        for axis, side in enumerate(self.shape):
             along = [side if a == axis else 1 for a in range(len(self.shape))]
-            inside &= ((offset >= 0) & (offset < width)).reshape(len(which), *along)
+            inside &= self._covered(axis, corners[:, axis]).reshape(len(which), *along)
         return inside
 
     def average(self, values: np.ndarray) -> np.ndarray:
         """(batch, count) values of windows as (batch, *shape): the mean over the windows that cover a component."""
         total = values.reshape(len(values), *(len(s) for s in self.starts))
         cover = np.ones((1,) * (len(self.shape) + 1))
-        for axis, (side, width) in enumerate(zip(self.shape, self.size, strict=True)):
-            offset = np.arange(side)[None] - self.starts[axis][:, None]
-            covers = ((offset >= 0) & (offset < width)).astype(values.dtype)
+        for axis, side in enumerate(self.shape):
+            covers = self._covered(axis, self.starts[axis]).astype(values.dtype)
             total = np.moveaxis(np.tensordot(total, covers, (axis + 1, 0)), -1, axis + 1)
             along = [side if a == axis else 1 for a in range(len(self.shape))]
             cover = cover * covers.sum(axis=0).reshape(1, *along)
         return total / cover
 
+    def _covered(self, axis: int, starts: np.ndarray) -> np.ndarray:
+        """Which places along an axis windows with these starts cover, (len(starts), side)."""
+        offset = np.arange(self.shape[axis]) - starts[:, None]
+        return (offset >= 0) & (offset < self.size[axis])
 
-def windows(layout: Layout, size: Sizes, stride: Sizes) -> Windows:
+
+def windows(one: Arrangement, size: Sizes, stride: Sizes) -> Windows:
     """Windows every ``stride``; the last one of each axis ends at the border."""
     starts = []
-    for side, width, step in zip(layout.shape, size, stride, strict=True):
+    for side, width, step in zip(one.shape, size, stride, strict=True):
         regular = np.arange(0, side - width + 1, step)
         starts.append(regular if regular[-1] == side - width else np.append(regular, side - width))
-    return Windows(layout.shape, size, tuple(starts))
+    return Windows(one.shape, size, tuple(starts))
 
 
 def owned(parts: Sequence[Windows], which: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

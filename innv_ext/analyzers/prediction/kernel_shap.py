@@ -12,8 +12,8 @@ import numpy as np
 
 from innv_ext import arguments
 from innv_ext.analyzers.core.background import Background
-from innv_ext.analyzers.parts.segments import SegmentAnalyzer, Segments
-from innv_ext.analyzers.prediction.masking import as_maps, replaced
+from innv_ext.analyzers.parts.partition import Partition
+from innv_ext.analyzers.prediction.masking import SegmentAnalyzer, as_maps
 from innv_ext.errors import InvalidInputError
 
 
@@ -69,8 +69,8 @@ class KernelShap(Background, SegmentAnalyzer):
         """Samples with the same number of segments share coalitions, and so the matrix of their regression."""
         references = self.references_like(xs)
         start, mode = self.at_x(xs, index, options["mode"])
-        segments = self.segments_of(xs, self.layouts([x.shape[1:] for x in xs]))
-        shapley, base = np.zeros((len(index), int(segments.counts.max()))), np.zeros(len(index))
+        segments = self.segments_of(xs, self.arranged(xs))
+        shapley, base = np.zeros((len(index), segments.count)), np.zeros(len(index))
         for n in np.unique(segments.counts):
             group, own = segments.alike(n)
             on, weights = self.coalitions(int(n))
@@ -86,12 +86,11 @@ class KernelShap(Background, SegmentAnalyzer):
 
 
 def _mixed(
-    xs: list[np.ndarray], references: list[np.ndarray], segments: Segments, on: np.ndarray, rows: Any, which: Any
+    xs: list[np.ndarray], references: list[np.ndarray], segments: Partition, on: np.ndarray, rows: Any, which: Any
 ) -> list[np.ndarray]:
     """The samples ``rows`` in coalition ``which // references`` with the reference ``which % references``."""
     coalition, reference = np.divmod(which, len(references[0]))
-    others = [r[reference] for r in references]
-    return replaced([x[rows] for x in xs], others, segments.keep(on[coalition], rows))
+    return segments.mixed([x[rows] for x in xs], [r[reference] for r in references], on[coalition], rows)
 
 
 def shapley_coalitions(n: int, samples: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

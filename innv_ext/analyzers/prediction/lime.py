@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from innv_ext import arguments, files
-from innv_ext.analyzers.parts.layout import Layout
-from innv_ext.analyzers.parts.segments import SegmentAnalyzer, Segments
+from innv_ext.analyzers.parts.partition import Partition, of_rows
+from innv_ext.analyzers.parts.replacement import Fixed, reference
 from innv_ext.analyzers.parts.windows import default_sizes
-from innv_ext.analyzers.prediction.masking import as_maps, of_rows, replaced, replacements
+from innv_ext.analyzers.prediction.masking import SegmentAnalyzer, as_maps
+from innv_ext.backend.arrangement import Arrangement
 from innv_ext.errors import InvalidInputError
 
 
@@ -59,14 +60,14 @@ class Lime(SegmentAnalyzer):
     def check_parameters(self) -> None:
         ridge()  # scikit-learn must be there
 
-    def check_layouts(self, layouts: Sequence[Layout]) -> None:
-        """Segments and references must fit."""
-        super().check_layouts(layouts)
-        self.replacements_of([np.zeros((1, *layout.shape)) for layout in layouts], layouts)
+    def check_inputs(self, arranged: Sequence[Arrangement]) -> None:
+        super().check_inputs(arranged)
+        self.fills(arranged)
 
-    def replacements_of(self, xs: Sequence[np.ndarray], layouts: Sequence[Layout]) -> list[np.ndarray]:
+    def fills(self, arranged: Sequence[Arrangement]) -> list[Fixed]:
         """What segments are replaced by."""
-        return replacements(self.per_input(self.reference), xs, layouts, [default_sizes(part) for part in layouts])
+        given = self.per_input(self.reference)
+        return [reference(value, one, default_sizes(one)) for value, one in zip(given, arranged, strict=True)]
 
     def masks(self, n: int) -> np.ndarray:
         """Which of n segments are on, (samples, n): all, then random ones; the same for the same seed and n."""
@@ -77,9 +78,10 @@ class Lime(SegmentAnalyzer):
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
         """Samples with the same number of segments share masks, and so the matrix of their regression."""
         start, mode = self.at_x(xs, index, options["mode"])
-        layouts = self.layouts([x.shape[1:] for x in xs])
-        segments, others = self.segments_of(xs, layouts), self.replacements_of(xs, layouts)
-        coefficients = np.zeros((len(index), int(segments.counts.max())))
+        arranged = self.arranged(xs)
+        segments = self.segments_of(xs, arranged)
+        others = [fill.like(x) for fill, x in zip(self.fills(arranged), xs, strict=True)]
+        coefficients = np.zeros((len(index), segments.count))
         intercept, r2 = np.zeros(len(index)), np.zeros(len(index))
         for n in np.unique(segments.counts):
             group, own = segments.alike(n)
@@ -116,11 +118,10 @@ class Lime(SegmentAnalyzer):
 
 
 def _masked(
-    xs: list[np.ndarray], others: list[np.ndarray], segments: Segments, on: np.ndarray, rows: Any, which: Any
+    xs: list[np.ndarray], others: list[np.ndarray], segments: Partition, on: np.ndarray, rows: Any, which: Any
 ) -> list[np.ndarray]:
     """The samples ``rows`` with their segments replaced where mask ``which`` is off."""
-    fill = [of_rows(other, rows) for other in others]
-    return replaced([x[rows] for x in xs], fill, segments.keep(on[which], rows))
+    return segments.mixed([x[rows] for x in xs], [of_rows(other, rows) for other in others], on[which], rows)
 
 
 def ridge() -> Any:

@@ -1,4 +1,4 @@
-"""What all methods share that replace parts of x and look at the score: the forward passes, windows, replacements."""
+"""What all methods share that replace parts of x and look at the score: the forward passes, and segments of x."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 from keras import tree
-from scipy import ndimage
 
 from innv_ext import arguments, files
 from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, select
-from innv_ext.analyzers.parts.layout import Layout, Sizes, layouts_of
-from innv_ext.backend import facts, walk
+from innv_ext.analyzers.parts.partition import Partition, numbered, segmentation, segments_of, superpixels
+from innv_ext.backend import walk
+from innv_ext.backend.arrangement import Arrangement, arrangements
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.numerics import Compiled, widen
-from innv_ext.errors import InvalidInputError
 
 Tensor = Any
 
@@ -26,7 +25,7 @@ Tensor = Any
 class MaskingAnalyzer(GraphAnalyzer):
     """Base: the score at many versions of x with something replaced; the neuron is the one that is selected at x.
 
-    Subclasses check their parameters for inputs of known shape in ``check_layouts``.
+    Subclasses check their parameters for inputs of known shape in ``check_inputs``.
     """
 
     propagates = False  # nothing flows back: models without gradients are fine
@@ -35,14 +34,14 @@ class MaskingAnalyzer(GraphAnalyzer):
         """Check what depends on the shapes, unless the model leaves them open."""
         shapes = [spec.shape[1:] for spec in self.input_specs()]
         if all(None not in shape for shape in shapes):
-            self.check_layouts(self.layouts(shapes))
+            self.check_inputs(arrangements(self.graph_, shapes))
 
-    def check_layouts(self, layouts: Sequence[Layout]) -> None:
+    def check_inputs(self, arranged: Sequence[Arrangement]) -> None:
         """Refuse parameters that don't fit inputs like these."""
 
-    def layouts(self, shapes: Sequence[Sizes]) -> list[Layout]:
-        """The arrangement of inputs whose samples have these shapes."""
-        return layouts_of(shapes, self.input_specs(), facts.channels_first(self.graph_))
+    def arranged(self, xs: Sequence[np.ndarray]) -> list[Arrangement]:
+        """The arrangement of inputs like these."""
+        return arrangements(self.graph_, [x.shape[1:] for x in xs])
 
     def per_input(self, value: Any) -> list[Any]:
         """A parameter for each input: a list or dict has one for each input of a model with several."""
@@ -90,8 +89,40 @@ class MaskingAnalyzer(GraphAnalyzer):
         return found.reshape(len(target), count) / draws
 
     def summary(self) -> str:
-        """One line: there are no rules."""
         return self.head()
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SegmentAnalyzer(MaskingAnalyzer):
+    """Base of methods that give one value to each segment of x.
+
+    Parameters
+    ----------
+    segments : "slic" (superpixels of an image, by scikit-image), "grid" (blocks), "pixel" (all channels together),
+        "component", an integer array of labels shaped like one sample (or like it without channels), or a function
+        x -> labels of one sample. None: slic for images, grid for signals and volumes, single tokens, single columns of
+        tables. A list or dict has one of these for each input of a model with several.
+    n_segments : about how many superpixels or blocks
+    """
+
+    segments: Any = None
+    n_segments: int = arguments.count(50)
+
+    def check_inputs(self, arranged: Sequence[Arrangement]) -> None:
+        """Arrays of labels must fit; scikit-image must be there if it is needed."""
+        for given, one in zip(self.per_input(self.segments), arranged, strict=True):
+            if isinstance(kind := segmentation(given, one), str) and kind == "slic":
+                superpixels()
+
+    def segments_of(self, xs: Sequence[np.ndarray], arranged: Sequence[Arrangement]) -> Partition:
+        """The segments of every sample, whatever the others of the batch are."""
+        parts = zip(self.per_input(self.segments), xs, arranged, strict=True)
+        return numbered(arranged, [segments_of(*part, self.n_segments) for part in parts], len(xs[0]))
+
+    def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
+        """The segments in the form of the attribution: one array for a model with one input."""
+        labels = extras["segments"]
+        return {**extras, "segments": labels[0] if len(labels) == 1 else labels}
 
 
 def score_at(xs: list[Tensor], index: Tensor, graph: Graph, mode: Any) -> Tensor:
@@ -99,65 +130,6 @@ def score_at(xs: list[Tensor], index: Tensor, graph: Graph, mode: Any) -> Tensor
     return select(widen(walk.evaluate(graph, xs)[0]), index, mode)[1]
 
 
-def replaced(xs: Sequence[np.ndarray], others: Sequence[np.ndarray], keep: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """x where ``keep``, the other values elsewhere."""
-    return [np.where(k, x, other) for x, other, k in zip(xs, others, keep, strict=True)]
-
-
-def of_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """``array[rows]``, where an array of length 1 stands for all rows."""
-    return array if len(array) == 1 else array[rows]
-
-
 def as_maps(values: Sequence[np.ndarray], xs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Maps in the dtype of the inputs; float32 for tokens."""
     return [v.astype(x.dtype if x.dtype.kind == "f" else "float32") for v, x in zip(values, xs, strict=True)]
-
-
-# --- what takes the place of a part of x -------------------------------------------------------------------------
-
-
-def replacements(
-    given: Sequence[Any], xs: Sequence[np.ndarray], layouts: Sequence[Layout], sigmas: Sequence[Sizes]
-) -> list[np.ndarray]:
-    """The values that replace parts of x, one array (1 or batch, *shape) per input, in its dtype.
-
-    Parameters
-    ----------
-    given : per input a number, an array that broadcasts to one sample, "mean" (of each channel of each sample), "blur"
-        (x smoothed by a Gaussian), or None: "mean" where there are positions, 0 for the columns of a table and for
-        tokens
-    sigmas : per input the standard deviation of the Gaussian along every axis
-
-    Raises
-    ------
-    InvalidInputError
-        for means and blurs of tables and tokens, arrays that don't fit, fractions for tokens
-    """
-    return [_replacement(*parts) for parts in zip(given, xs, layouts, sigmas, strict=True)]
-
-
-def _replacement(given: Any, x: np.ndarray, layout: Layout, sigmas: Sizes) -> np.ndarray:
-    if given is None:
-        given = "mean" if layout.positions else 0
-    if not isinstance(given, str):
-        value = arguments.one_sample("reference", given, layout.shape)
-        if layout.tokens and not np.array_equal(value, np.round(value)):
-            raise InvalidInputError(
-                f"reference={given!r} is no token number, but input {layout.number} takes tokens: pass a whole number."
-            )
-        return value.astype(x.dtype)[None]
-    arguments.choice("reference", given, ("mean", "blur"))
-    if not layout.positions:
-        what = "tokens" if layout.tokens else "the columns of a table"
-        raise InvalidInputError(
-            f"reference={given!r} needs neighbouring values of one kind, but input {layout.number} holds {what}: pass "
-            f"a number or an array like one sample (for several inputs a list with one of them each)."
-        )
-    wide = x.astype("float64")
-    if given == "mean":
-        found = np.broadcast_to(wide.mean(axis=tuple(a + 1 for a in layout.axes), keepdims=True), x.shape)
-    else:
-        sigma = [float(s) if a in layout.axes else 0.0 for a, s in enumerate(sigmas)]
-        found = ndimage.gaussian_filter(wide, [0.0, *sigma], mode="nearest")
-    return found.astype(x.dtype)

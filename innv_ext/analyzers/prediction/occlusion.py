@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers.parts.layout import Layout
+from innv_ext.analyzers.parts.partition import of_rows
+from innv_ext.analyzers.parts.replacement import Fixed, reference
 from innv_ext.analyzers.parts.windows import Windows, all_sizes, check_gaps, default_sizes, owned, windows
-from innv_ext.analyzers.prediction.masking import MaskingAnalyzer, as_maps, of_rows, replacements
+from innv_ext.analyzers.prediction.masking import MaskingAnalyzer, as_maps
+from innv_ext.backend.arrangement import Arrangement
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -45,31 +47,23 @@ class Occlusion(MaskingAnalyzer):
     stride: Any = None
     reference: Any = 0
 
-    def check_layouts(self, layouts: Sequence[Layout]) -> None:
-        """Patches must fit in."""
-        parts = self.windows_of(layouts)
-        self.replacements_of([np.zeros((1, *layout.shape)) for layout in layouts], layouts, parts)
+    def check_inputs(self, arranged: Sequence[Arrangement]) -> None:
+        self.patches_of(arranged)
 
-    def windows_of(self, layouts: Sequence[Layout]) -> list[Windows]:
-        """The patches of every input."""
-        patches = all_sizes("patch", self.per_input(self.patch), layouts, default_sizes)
-        halves = {layout: tuple(max(1, p // 2) for p in patch) for layout, patch in zip(layouts, patches, strict=True)}
-        strides = all_sizes("stride", self.per_input(self.stride), layouts, halves.__getitem__)
+    def patches_of(self, arranged: Sequence[Arrangement]) -> tuple[list[Windows], list[Fixed]]:
+        """The patches of every input, and what they are filled with."""
+        patches = all_sizes("patch", self.per_input(self.patch), arranged, default_sizes)
+        halves = {one: tuple(max(1, p // 2) for p in patch) for one, patch in zip(arranged, patches, strict=True)}
+        strides = all_sizes("stride", self.per_input(self.stride), arranged, halves.__getitem__)
         check_gaps("patch", strides, patches)
-        return [windows(*parts) for parts in zip(layouts, patches, strides, strict=True)]
-
-    def replacements_of(
-        self, xs: Sequence[np.ndarray], layouts: Sequence[Layout], parts: Sequence[Windows]
-    ) -> list[np.ndarray]:
-        """What the patches are filled with."""
-        return replacements(self.per_input(self.reference), xs, layouts, [part.size for part in parts])
+        fills = [reference(*three) for three in zip(self.per_input(self.reference), arranged, patches, strict=True)]
+        return [windows(*three) for three in zip(arranged, patches, strides, strict=True)], fills
 
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
         """All patches of all samples, as many at once as ``size`` allows."""
         start, mode = self.at_x(xs, index, options["mode"])
-        layouts = self.layouts([x.shape[1:] for x in xs])
-        parts = self.windows_of(layouts)
-        others = self.replacements_of(xs, layouts, parts)
+        parts, fills = self.patches_of(self.arranged(xs))
+        others = [fill.like(x) for fill, x in zip(fills, xs, strict=True)]
 
         def occluded(rows: np.ndarray, which: np.ndarray) -> list[np.ndarray]:
             found = [x[rows] for x in xs]

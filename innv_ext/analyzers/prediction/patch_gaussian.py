@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from scipy import linalg
 
-from innv_ext.analyzers.parts.layout import Layout, Sizes
+from innv_ext.analyzers.parts.replacement import RunningMoments
 from innv_ext.analyzers.parts.windows import Windows, windows
+from innv_ext.backend.arrangement import Arrangement, Sizes
 from innv_ext.errors import InvalidInputError
 
 LIMIT = 4096  # components of a patch up to which a covariance matrix is formed
@@ -114,20 +115,19 @@ def components(shape: Sizes, corners: np.ndarray, size: Sizes) -> np.ndarray:
 
 
 class PatchMoments:
-    """Accumulates mean, covariance and range of patches over batches of samples, in float64 (Chan et al. 1983)."""
+    """Accumulates mean, covariance and range of patches over batches of samples."""
 
-    def __init__(self, layout: Layout, outer: Sizes, stride: int):
-        self.layout, self.outer, self.stride = layout, outer, stride
+    def __init__(self, one: Arrangement, outer: Sizes, stride: int):
+        self.one, self.outer, self.stride = one, outer, stride
         self.m = int(np.prod(outer))
         if self.m > LIMIT:
             raise InvalidInputError(
                 f"outer={outer} has {self.m} components with a covariance of {self.m} x {self.m}; up to {LIMIT} are "
                 f"supported. Pass a smaller outer= (or explain fewer columns)."
             )
-        self.count, self.mean, self.scatter = 0, np.zeros(self.m), np.zeros((self.m, self.m))
+        self.running = RunningMoments(self.m, True)
         whole = [
-            o == side and axis not in layout.axes
-            for axis, (o, side) in enumerate(zip(outer, layout.shape, strict=True))
+            o == side and axis not in one.axes for axis, (o, side) in enumerate(zip(outer, one.shape, strict=True))
         ]
         self.pooled = (0, *(axis + 1 for axis, alone in enumerate(whole) if not alone))
         self.range_shape = tuple(side if alone else 1 for side, alone in zip(outer, whole, strict=True))
@@ -138,26 +138,21 @@ class PatchMoments:
         for limit, pick in ((self.low, np.min), (self.high, np.max)):
             limit[...] = pick(np.stack([limit, pick(x, axis=self.pooled).reshape(self.range_shape)]), axis=0)
         for rows in self._patches(x):
-            local = rows.mean(axis=0)
-            centred, shift, total = rows - local, local - self.mean, self.count + len(rows)
-            self.scatter += centred.T @ centred + self.count * len(rows) / total * np.outer(shift, shift)
-            self.mean += shift * (len(rows) / total)
-            self.count = total
+            self.running.add(rows)
 
     def _patches(self, x: np.ndarray) -> Iterator[np.ndarray]:
-        layout = Layout(self.layout.number, x.shape[1:], self.layout.axes, False)
-        if any(o > side for o, side in zip(self.outer, layout.shape, strict=True)):
+        one = replace(self.one, shape=x.shape[1:])
+        if any(o > side for o, side in zip(self.outer, one.shape, strict=True)):
             raise InvalidInputError(
-                f"A sample of shape {layout.shape} in the training data is smaller than outer={self.outer}."
+                f"A sample of shape {one.shape} in the training data is smaller than outer={self.outer}."
             )
-        grid = windows(layout, self.outer, tuple(self.stride for _ in self.outer))
+        grid = windows(one, self.outer, tuple(self.stride for _ in self.outer))
         flat, step = x.reshape(len(x), -1), max(1, CHUNK // (self.m * len(x)))
         for first in range(0, grid.count, step):
             which = np.arange(first, min(first + step, grid.count))
-            at = components(layout.shape, grid.corners(which), self.outer)
+            at = components(one.shape, grid.corners(which), self.outer)
             yield flat[:, at].reshape(-1, self.m).astype("float64")
 
     def gaussian(self) -> PatchGaussian:
-        """What has been learnt."""
         low, high = (np.broadcast_to(a, self.outer).reshape(-1).copy() for a in (self.low, self.high))
-        return PatchGaussian(self.outer, self.mean.copy(), self.scatter / self.count, low, high)
+        return PatchGaussian(self.outer, self.running.mean.copy(), self.running.scatter / self.running.count, low, high)

@@ -13,11 +13,11 @@ from keras import ops
 
 from innv_ext import arguments
 from innv_ext.analyzers.core.program import check_float_inputs, select
-from innv_ext.analyzers.parts.layout import Layout, Sizes
 from innv_ext.analyzers.parts.windows import all_sizes, check_gaps, default_sizes, owned, windows
 from innv_ext.analyzers.prediction.masking import MaskingAnalyzer, as_maps
 from innv_ext.analyzers.prediction.patch_gaussian import PatchGaussian, PatchMoments, Places, components
 from innv_ext.backend import facts, passes, walk
+from innv_ext.backend.arrangement import Arrangement, Sizes
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.numerics import widen
 from innv_ext.errors import InvalidInputError
@@ -100,31 +100,30 @@ class PredictionDifference(MaskingAnalyzer):
                 f"{shape} and no softmax or sigmoid. Pass evidence=False for the difference of the score."
             )
 
-    def check_layouts(self, layouts: Sequence[Layout]) -> None:
-        """Patches must fit in."""
-        self._strides(layouts, self._sizes(layouts)[0])
+    def check_inputs(self, arranged: Sequence[Arrangement]) -> None:
+        self._strides(arranged, self._sizes(arranged)[0])
 
-    def _sizes(self, layouts: Sequence[Layout]) -> tuple[list[Sizes], list[Sizes]]:
+    def _sizes(self, arranged: Sequence[Arrangement]) -> tuple[list[Sizes], list[Sizes]]:
         """Inner and outer patches of every input."""
 
-        def small(layout: Layout) -> Sizes:
-            eighths = default_sizes(layout)
-            return tuple(min(side, 10) if axis in layout.axes else side for axis, side in enumerate(eighths))
+        def small(one: Arrangement) -> Sizes:
+            eighths = default_sizes(one)
+            return tuple(min(side, 10) if axis in one.axes else side for axis, side in enumerate(eighths))
 
-        inner = all_sizes("inner", self.per_input(self.inner), layouts, small)
+        inner = all_sizes("inner", self.per_input(self.inner), arranged, small)
 
-        def surrounded(layout: Layout) -> Sizes:
-            around = tuple(min(side, i + 4) for side, i in zip(layout.shape, inner[layout.number], strict=True))
-            return around if layout.axes else layout.shape
+        def surrounded(one: Arrangement) -> Sizes:
+            around = tuple(min(side, i + 4) for side, i in zip(one.shape, inner[one.number], strict=True))
+            return around if one.axes else one.shape
 
-        outer = all_sizes("outer", self.per_input(self.outer), layouts, surrounded)
-        for layout, i, o in zip(layouts, inner, outer, strict=True):
+        outer = all_sizes("outer", self.per_input(self.outer), arranged, surrounded)
+        for one, i, o in zip(arranged, inner, outer, strict=True):
             if any(a > b for a, b in zip(i, o, strict=True)):
-                raise InvalidInputError(f"outer={o} is smaller than inner={i} for input {layout.number}.")
+                raise InvalidInputError(f"outer={o} is smaller than inner={i} for input {one.number}.")
         return inner, outer
 
-    def _strides(self, layouts: Sequence[Layout], inner: Sequence[Sizes]) -> list[Sizes]:
-        strides = all_sizes("stride", self.per_input(self.stride), layouts, lambda layout: (1,) * len(layout.shape))
+    def _strides(self, arranged: Sequence[Arrangement], inner: Sequence[Sizes]) -> list[Sizes]:
+        strides = all_sizes("stride", self.per_input(self.stride), arranged, lambda one: (1,) * len(one.shape))
         check_gaps("inner", strides, inner)
         return strides
 
@@ -147,10 +146,10 @@ class PredictionDifference(MaskingAnalyzer):
         moments: list[PatchMoments] = []
         inner, count = [], 0
         for arrays in self.training_batches(X, batch_size, 1):
-            layouts = self.layouts([a.shape[1:] for a in arrays])
+            arranged = self.arranged(arrays)
             if not moments:
-                inner, outer = self._sizes(layouts)
-                moments = [PatchMoments(layout, o, stride) for layout, o in zip(layouts, outer, strict=True)]
+                inner, outer = self._sizes(arranged)
+                moments = [PatchMoments(one, o, stride) for one, o in zip(arranged, outer, strict=True)]
             for moment, array in zip(moments, arrays, strict=True):
                 moment.add(array)
             count += len(arrays[0])
@@ -160,11 +159,9 @@ class PredictionDifference(MaskingAnalyzer):
         return self
 
     def is_fitted(self) -> bool:
-        """Whether the Gaussians are known."""
         return self.gaussians_ is not None
 
     def state(self) -> dict[str, np.ndarray]:
-        """The Gaussians and the number of training samples."""
         if self.gaussians_ is None:
             return {}
         arrays = {"trained": np.array(self.trained_)}
@@ -174,7 +171,6 @@ class PredictionDifference(MaskingAnalyzer):
         return arrays
 
     def set_state(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restore them."""
         if not arrays:
             return
         count = sum(key.startswith("mean") for key in arrays)
@@ -189,7 +185,7 @@ class PredictionDifference(MaskingAnalyzer):
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
         """All draws of all patches of all samples, as many at once as ``size`` allows."""
         start, mode = self.at_x(xs, index, options["mode"])
-        places = self._places(self.layouts([x.shape[1:] for x in xs]))
+        places = self._places(self.arranged(xs))
         evident = self._evident and mode == "index"
         if self.evidence and not evident:
             raise InvalidInputError(
@@ -213,17 +209,17 @@ class PredictionDifference(MaskingAnalyzer):
         extras = {"probability": whole[:, 0]} if evident else {}
         return {**start, "attributions": as_maps(maps, xs), **extras}
 
-    def _places(self, layouts: Sequence[Layout]) -> list[Places]:
+    def _places(self, arranged: Sequence[Arrangement]) -> list[Places]:
         assert self.gaussians_ is not None
         found = []
-        for layout, inner, gaussian, stride in zip(
-            layouts, self._inner, self.gaussians_, self._strides(layouts, self._inner), strict=True
+        for one, inner, gaussian, stride in zip(
+            arranged, self._inner, self.gaussians_, self._strides(arranged, self._inner), strict=True
         ):
-            if any(o > side for o, side in zip(gaussian.outer, layout.shape, strict=True)):
+            if any(o > side for o, side in zip(gaussian.outer, one.shape, strict=True)):
                 raise InvalidInputError(
-                    f"Samples of input {layout.number} have shape {layout.shape}, smaller than outer={gaussian.outer}."
+                    f"Samples of input {one.number} have shape {one.shape}, smaller than outer={gaussian.outer}."
                 )
-            found.append(Places(windows(layout, inner, stride), gaussian.outer))
+            found.append(Places(windows(one, inner, stride), gaussian.outer))
         return found
 
     def _drawn(
@@ -270,9 +266,9 @@ class PredictionDifference(MaskingAnalyzer):
 def _warn(moments: Sequence[PatchMoments]) -> None:
     """Tell about Gaussians that the data don't determine."""
     for i, moment in enumerate(moments):
-        if moment.count <= moment.m:
+        if moment.running.count <= moment.m:
             warnings.warn(
-                f"{moment.count} patches don't tell how the {moment.m} components of a patch of input {i} vary "
+                f"{moment.running.count} patches don't tell how the {moment.m} components of a patch of input {i} vary "
                 f"together: draws will resemble what was seen too much. Fit on more data, or use a smaller outer=.",
                 UserWarning,
                 stacklevel=3,

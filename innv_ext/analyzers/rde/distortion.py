@@ -12,7 +12,7 @@ from keras import ops, tree
 from innv_ext.analyzers.core.program import select
 from innv_ext.analyzers.moments import values as moments
 from innv_ext.analyzers.moments.values import Moments
-from innv_ext.analyzers.parts.features import Features
+from innv_ext.analyzers.parts.partition import Partition
 from innv_ext.analyzers.rde.reference import Reference
 from innv_ext.backend import numerics, walk
 from innv_ext.backend.graph import Graph
@@ -28,7 +28,7 @@ class Context:
 
     graph: Graph
     rules: tuple[Any, ...]
-    features: Features
+    features: Partition
     mode: Any
     covariance: str
     shapes: tuple[tuple[int | None, ...], ...]
@@ -99,7 +99,7 @@ class Distortion:
         """(q, draws, ...) per input; kept where they are small, since a solver asks for them again and again."""
         parts = []
         for i, (row, stream) in enumerate(zip(rows, streams, strict=True)):
-            own = int(row) if self.reference.kind in ("uniform", "sampler") else -1
+            own = int(row) if self.reference.of_sample else -1
             key = (own, int(stream), block.start, block.stop)
             drawn = self._drawn.get(key)
             if drawn is None:

@@ -15,10 +15,11 @@ from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, check_float_inputs
 from innv_ext.analyzers.moments import values as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
-from innv_ext.analyzers.parts.features import Features, group
+from innv_ext.analyzers.parts.partition import Partition, partition
+from innv_ext.analyzers.parts.replacement import Custom
 from innv_ext.analyzers.rde.distortion import Context, Distortion
 from innv_ext.analyzers.rde.reference import KINDS, LEARNT, Reference, learn
-from innv_ext.backend import facts
+from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.rules import Rules
 from innv_ext.errors import InvalidInputError, NonFiniteWarning, NotFittedError
@@ -89,7 +90,7 @@ class RateDistortion(GraphAnalyzer):
         self.moment_table_ = (self.moment_rules or Rules()).before(MOMENT_RULES)
         self.reference_fit_: Any = None
         self.bound_ = moments.bind(self.graph_, self.moment_table_) if self.distortion == "adf" else ()
-        self._features: dict[Any, Features] = {}
+        self._features: dict[Any, Partition] = {}
         self._contexts: dict[Any, Context] = {}
         shapes = [spec.shape[1:] for spec in self.input_specs()]
         if all(None not in s for s in shapes):
@@ -99,11 +100,11 @@ class RateDistortion(GraphAnalyzer):
     def check_count(self, n: int) -> None:
         """Refuse parameters that don't fit the number of features."""
 
-    def features_of(self, shapes: Sequence[tuple[int, ...]]) -> Features:
+    def features_of(self, shapes: Sequence[tuple[int, ...]]) -> Partition:
         """The features of inputs of these shapes."""
         key = tuple(tuple(s) for s in shapes)
         if key not in self._features:
-            self._features[key] = group(self.features, key, facts.channels_first(self.graph_))
+            self._features[key] = partition(self.features, arrangements(self.graph_, key))
         return self._features[key]
 
     # --- the reference distribution ------------------------------------------------------------------------------
@@ -154,14 +155,14 @@ class RateDistortion(GraphAnalyzer):
         """V from the constructor's arguments or from ``fit``."""
         shapes = shapes or [spec.shape[1:] for spec in self.input_specs()]
         if callable(self.reference):
-            return Reference("sampler", [], [], sampler=self.reference)
+            return Reference([Custom(self.reference, "reference")])
         if self.reference_fit_ is not None:
-            return Reference(self.reference, *self.reference_fit_)
+            return Reference.of(self.reference, *self.reference_fit_)
         means = self._broadcast("mean", 0.0 if self.mean is None else self.mean, shapes)
         variances = self._broadcast("variance", 0.0 if self.variance is None else self.variance, shapes)
         if any((v < 0).any() for v in variances):
             raise InvalidInputError("variance must not be negative anywhere; it holds squared standard deviations.")
-        return Reference(self.reference, means, variances)
+        return Reference.of(self.reference, means, variances)
 
     def _broadcast(self, name: str, value: Any, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
         several = len(shapes) > 1 and isinstance(value, (list, tuple, dict))
@@ -186,7 +187,7 @@ class RateDistortion(GraphAnalyzer):
         ]
         return tree.map_structure(lambda *a: np.concatenate(a), *parts)
 
-    def _explain_some(self, xs: list[np.ndarray], index: np.ndarray, size: int, features: Features, mode: Any) -> Any:
+    def _explain_some(self, xs: list[np.ndarray], index: np.ndarray, size: int, features: Partition, mode: Any) -> Any:
         start = tree.map_structure(
             np.asarray, self.compiled(at_input, {"graph": self.graph_, "mode": mode})(*xs, index)
         )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import linalg
 
 from innv_ext import files
+from innv_ext.analyzers.parts.replacement import Constant, Custom, Gaussian, Replacement, RunningMoments, Uniform
 from innv_ext.errors import InvalidInputError
 
 Arrays = list[np.ndarray]
-Sampler = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 KINDS = ("gaussian", "low_rank", "full", "uniform", "constant")
 LEARNT = ("gaussian", "low_rank", "full")
 FULL_LIMIT = 4096  # components up to which a covariance matrix is formed
@@ -25,100 +24,71 @@ class Reference:
 
     Attributes
     ----------
-    kind : one of ``KINDS``, or "sampler"
-    mean, variance : one array per input, shaped like one sample; unused by "uniform" and "sampler"
-    factor : (rank, n) directions of "low_rank" and "full", over all components of all inputs; their variance is in it
-    sampler : (x (batch, ...), samples, rng) -> (batch, samples, ...)
+    parts : what replaces each of the inputs
+    factor : (rank, n) directions in which all components of all inputs vary besides; their variance is in it
+    covariance : the mode of density filtering that keeps what V has
     """
 
-    kind: str
-    mean: Arrays
-    variance: Arrays
+    parts: Sequence[Replacement]
     factor: np.ndarray | None = None
-    sampler: Sampler | None = None
+    covariance: str = "diagonal"
+
+    @classmethod
+    def of(cls, kind: str, means: Arrays, variances: Arrays, factor: np.ndarray | None = None) -> Reference:
+        """V of one of the ``KINDS``, from what it has of these, one array per input, shaped like one sample."""
+        if kind == "uniform":
+            return cls([Uniform()] * len(means))
+        if kind == "constant":
+            return cls([Constant(mean) for mean in means])
+        parts = [Gaussian(mean, np.sqrt(variance)) for mean, variance in zip(means, variances, strict=True)]
+        return cls(parts, factor, "diagonal" if kind == "gaussian" else kind)
 
     @property
-    def covariance(self) -> str:
-        """The covariance mode of density filtering that keeps what V has."""
-        return self.kind if self.kind in ("low_rank", "full") else "diagonal"
+    def of_sample(self) -> bool:
+        """Whether draws depend on the sample."""
+        return any(part.of_sample for part in self.parts)
 
     def moments(self, xs: Sequence[np.ndarray]) -> tuple[Arrays, Arrays, Arrays]:
         """Means, variances (1 or batch, ...) and directions (1, rank, ...) of the inputs; no directions: empty."""
-        if self.kind == "uniform":
-            low, high = zip(*(_range(x) for x in xs), strict=True)
-            means = [(a + b) / 2 + np.zeros_like(x) for a, b, x in zip(low, high, xs, strict=True)]
-            variances = [(b - a) ** 2 / 12 + np.zeros_like(x) for a, b, x in zip(low, high, xs, strict=True)]
-            return means, variances, []
-        means = [m.astype(x.dtype)[None] for m, x in zip(self.mean, xs, strict=True)]
-        variances = [v.astype(x.dtype)[None] for v, x in zip(self.variance, xs, strict=True)]
-        factors = [] if self.factor is None else self._split(self.factor.astype(xs[0].dtype), xs)
-        return means, variances, factors
+        means, variances = zip(*(part.moments(x) for part, x in zip(self.parts, xs, strict=True)), strict=True)
+        factors = [] if self.factor is None else _split(self.factor.astype(xs[0].dtype), xs)
+        return [*means], [*variances], factors
 
     def deviation(self, xs: Sequence[np.ndarray], seed: int) -> Arrays:
-        """E (x - v)^2 of each component; from 16 draws where V is a sampler."""
-        if self.kind == "sampler":
+        """E (x - v)^2 of each component; from 16 draws where V is a user's function."""
+        if isinstance(self.parts[0], Custom):
             keys = [(seed, 0, j) for j in range(16)]
-            draws = [self.draw([x[None]], keys)[0] for x in xs[0]]  # a sample's draws must not depend on the others
+            draws = [self.draw([x[None]], keys)[0] for x in xs[0]]
             return [np.square(xs[0][:, None] - np.concatenate(draws)).mean(axis=1)]
         means, variances, factors = self.moments(xs)
         shared = [np.square(f).sum(axis=1) for f in factors] or [0.0] * len(xs)
         return [np.square(x - m) + v + s for x, m, v, s in zip(xs, means, variances, shared, strict=True)]
 
     def draw(self, xs: Sequence[np.ndarray], keys: Sequence[tuple[int, ...]]) -> Arrays:
-        """One draw per key and sample, (1 or batch, len(keys), ...) per input; equal keys give equal draws."""
-        generators = [np.random.default_rng(key) for key in keys]
-        if self.kind == "sampler":
-            drawn = np.concatenate([self._sampled(xs[0], rng) for rng in generators], axis=1)
-            return [drawn.astype(xs[0].dtype)]
-        if self.kind == "constant":
-            return [
-                np.repeat(m.astype(x.dtype)[None, None], len(keys), axis=1) for m, x in zip(self.mean, xs, strict=True)
-            ]
-        if self.kind == "uniform":
-            units = [_stack(generators, x, lambda rng, s, d: rng.random(s, d)) for x in xs]
-            bounds = [_range(x) for x in xs]
-            return [a[:, None] + u * (b - a)[:, None] for u, (a, b) in zip(units, bounds, strict=True)]
-        noise = [_stack(generators, x, lambda rng, s, d: rng.standard_normal(s, d)) for x in xs]
-        shared = [0.0] * len(xs)
-        if self.factor is not None:
-            weights = np.stack([rng.standard_normal(len(self.factor), xs[0].dtype) for rng in generators])
-            shared = self._split(weights @ self.factor.astype(xs[0].dtype), xs)
-        means, variances, _ = self.moments(xs)
-        return [
-            m[:, None] + np.sqrt(v)[:, None] * z + s for m, v, z, s in zip(means, variances, noise, shared, strict=True)
-        ]
-
-    def _sampled(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        assert self.sampler is not None
-        found = np.asarray(self.sampler(x, 1, rng))
-        if found.shape != (len(x), 1, *x.shape[1:]) or not np.isfinite(found).all():
-            raise InvalidInputError(
-                f"The reference sampler must return finite values of shape (batch, samples, ...) = "
-                f"{(len(x), 1, *x.shape[1:])}, but returned shape {found.shape}."
-            )
-        return found
-
-    def _split(self, rows: np.ndarray, xs: Sequence[np.ndarray]) -> Arrays:
-        """(rows, n) as one array (1, rows, ...) per input."""
-        ends = np.cumsum([int(np.prod(x.shape[1:])) for x in xs])[:-1]
-        return [p.reshape(1, len(rows), *x.shape[1:]) for p, x in zip(np.split(rows, ends, axis=1), xs, strict=True)]
+        """One draw per key for one sample (1, ...), (1, len(keys), ...) per input; equal keys give equal draws."""
+        drawn, weights = [], []
+        for rng in map(np.random.default_rng, keys):
+            drawn.append([part.draw(x[0], 1, rng) for part, x in zip(self.parts, xs, strict=True)])
+            if self.factor is not None:
+                weights.append(rng.standard_normal(len(self.factor), xs[0].dtype))
+        found = [np.stack(rows, axis=1).astype(x.dtype) for rows, x in zip(zip(*drawn, strict=True), xs, strict=True)]
+        if self.factor is None:
+            return found
+        shared = _split(np.stack(weights) @ self.factor.astype(xs[0].dtype), xs)
+        return [own + also for own, also in zip(found, shared, strict=True)]
 
 
-def _range(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest and largest value of each sample."""
-    axes = tuple(range(1, x.ndim))
-    return x.min(axis=axes, keepdims=True), x.max(axis=axes, keepdims=True)
-
-
-def _stack(generators: Sequence[np.random.Generator], x: np.ndarray, draw: Any) -> np.ndarray:
-    return np.stack([draw(rng, x.shape[1:], x.dtype) for rng in generators])[None]
+def _split(rows: np.ndarray, xs: Sequence[np.ndarray]) -> Arrays:
+    """Rows (rows, n) as one array (1, rows, ...) per input."""
+    ends = np.cumsum([int(np.prod(x.shape[1:])) for x in xs])[:-1]
+    return [p.reshape(1, len(rows), *x.shape[1:]) for p, x in zip(np.split(rows, ends, axis=1), xs, strict=True)]
 
 
 # --- learning it -------------------------------------------------------------------------------------------------
 
 
 def learn(batches: Iterator[Arrays], kind: str, rank: int) -> tuple[Arrays, Arrays, np.ndarray | None]:
-    """Mean, variance and directions of the data, in one pass with float64 accumulators (Chan et al. 1983).
+    """Mean, variance and directions of the data, in one pass.
 
     "low_rank" keeps the ``rank`` leading principal directions: exactly, from the covariance matrix, up to
     4096 components, by incremental PCA beyond; "full" keeps all of them.
@@ -128,12 +98,11 @@ def learn(batches: Iterator[Arrays], kind: str, rank: int) -> tuple[Arrays, Arra
     InvalidInputError
         if the covariance matrix of kind "full" would be too large
     """
-    count, mean, scatter = 0, None, None
     shapes: list[tuple[int, ...]] = []
-    matrix, incremental = False, None
+    moments, incremental = None, None
     for arrays in batches:
         rows = np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1).astype("float64")
-        if mean is None:
+        if moments is None:
             n = rows.shape[1]
             shapes = [a.shape[1:] for a in arrays]
             matrix = kind != "gaussian" and n <= FULL_LIMIT
@@ -143,26 +112,18 @@ def learn(batches: Iterator[Arrays], kind: str, rank: int) -> tuple[Arrays, Arra
                     f"Use reference='low_rank' with rank=."
                 )
             incremental = _Incremental(rank) if kind == "low_rank" and not matrix else None
-            mean, scatter = np.zeros(n), np.zeros((n, n) if matrix else n)
-        local = rows.mean(axis=0)
-        centred, shift = rows - local, local - mean
-        total = count + len(rows)
-        weight = count * len(rows) / total
-        if matrix:
-            scatter += centred.T @ centred + weight * np.outer(shift, shift)
-        else:
-            scatter += np.sum(centred**2, axis=0) + weight * shift**2
-        mean = mean + shift * (len(rows) / total)
-        count = total
+            moments = RunningMoments(n, matrix)
+        moments.add(rows)
         if incremental is not None:
             incremental.add(rows)
-    assert mean is not None and scatter is not None
-    factor, variance = None, np.diag(scatter) / count if matrix else scatter / count
+    assert moments is not None
+    spread = moments.scatter / moments.count
+    factor, variance = None, np.diag(spread) if spread.ndim == 2 else spread
     if kind != "gaussian":
-        factor = incremental.directions() if incremental is not None else _directions(scatter / count, kind, rank)
+        factor = incremental.directions() if incremental is not None else _directions(spread, kind, rank)
         variance = np.zeros_like(variance)
     ends = np.cumsum([int(np.prod(s)) for s in shapes])[:-1]
-    pieces = [[p.reshape(s) for p, s in zip(np.split(v, ends), shapes, strict=True)] for v in (mean, variance)]
+    pieces = [[p.reshape(s) for p, s in zip(np.split(v, ends), shapes, strict=True)] for v in (moments.mean, variance)]
     return pieces[0], pieces[1], factor
 
 
