@@ -14,13 +14,13 @@ import numpy as np
 
 from innv_ext import files
 from innv_ext.comparison.context import Context, Setting
-from innv_ext.comparison.explaining import Outcome, Plan, attempt, explain, read_analyzers
-from innv_ext.comparison.functions import Together
-from innv_ext.comparison.metrics import Chosen, possible, read_metrics, usual_metrics
-from innv_ext.comparison.result import Comparison, Curves
-from innv_ext.comparison.rows import Cell, Criterion, Failure, Row, describe
-from innv_ext.comparison.samples import read_samples
+from innv_ext.comparison.explaining import Outcome, Plan, attempt, explain
+from innv_ext.comparison.metrics import Together
+from innv_ext.comparison.reading import Chosen, possible, read_analyzers, read_metrics, read_samples, usual_metrics
+from innv_ext.comparison.result import Comparison
+from innv_ext.comparison.rows import Cell, Criterion, Curves, Failure, Row, describe
 from innv_ext.errors import InvalidInputError
+from innv_ext.evaluation.subject import check_model
 
 
 def compare(
@@ -95,8 +95,7 @@ def compare(
     >>> [row.title for row in found.rows], found.rows[0].cells["gini"].values.shape
     (['input_t_gradient', 'random'], (3,))
     """
-    if not isinstance(model, keras.Model):
-        raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
+    check_model(model)
     plans, chosen = read_analyzers(analyzers, model, output), read_metrics(metrics)
     setting, samples = read_samples(
         model,
@@ -114,7 +113,7 @@ def compare(
     chosen = usual_metrics(setting) if chosen is None else possible(chosen, setting)
     file = None if report is None else files.writable_file("report", report)
     folder = None if out is None else files.writable_folder("out", out)
-    rows, curves = _Run(setting, plans, chosen).run(progress)
+    rows, curves = _Explaining(setting, plans, chosen).run(progress)
     criteria = tuple(_criterion(c) for c in chosen)
     found = Comparison(tuple(rows), criteria, samples, curves, _settings(setting, neuron_selection), _versions())
     if folder is not None:
@@ -125,7 +124,7 @@ def compare(
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
+class _Explaining:
     """The checked arguments."""
 
     setting: Setting

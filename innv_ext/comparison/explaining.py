@@ -13,9 +13,8 @@ import numpy as np
 
 from innv_ext.analyzers.core.base import Analyzer, Explanation
 from innv_ext.analyzers.core.info import AnalyzerInfo
-from innv_ext.analyzers.registry import create_analyzer, find
+from innv_ext.analyzers.registry import create_analyzer
 from innv_ext.comparison.context import NotApplicable, Setting
-from innv_ext.comparison.entries import Entry, read_entries, unique
 from innv_ext.comparison.rows import Failure
 from innv_ext.errors import InvalidInputError, NotFittedError
 
@@ -129,43 +128,3 @@ def explain(analyzer: Analyzer, setting: Setting) -> Explanation:
     if shape != setting.x.shape:
         raise InvalidInputError(f"The maps have shape {shape}, but x has {setting.x.shape}.")
     return found
-
-
-def read_analyzers(given: Any, model: keras.Model, output: str | int | None) -> list[Plan]:
-    """What to run; ``given`` as in ``compare``.
-
-    Raises
-    ------
-    InvalidInputError
-        for unknown names and parameters, analyzers of other models or outputs, and titles that stand twice
-    """
-    plans = [_plan(entry, model, output) for entry in read_entries("analyzers", given)]
-    unique("analyzers", [plan.title for plan in plans])
-    if any(plan.title == "random" != plan.name for plan in plans):
-        raise InvalidInputError("analyzers: the title 'random' is that of the baseline; give the analyzer another.")
-    return plans
-
-
-def _plan(entry: Entry, model: keras.Model, output: str | int | None) -> Plan:
-    thing, params = entry.thing, entry.params
-    if isinstance(thing, str):
-        info = find(thing)
-        if not set(params) <= set(info.parameters()) or not set(info.required()) <= set(params):
-            create_analyzer(thing, model, **params)  # says what is wrong, before anything runs
-        if params.get("output", output) != output:
-            raise InvalidInputError(
-                f"{thing!r} has output={params['output']!r}, but all analyzers must explain the same: pass "
-                f"compare(..., output={params['output']!r})."
-            )
-        return Plan(entry.title or thing, thing, params, None, info)
-    if not isinstance(thing, Analyzer) or params:
-        raise InvalidInputError(
-            f"analyzers has the entry {thing!r}; pass names of innv_ext.list_analyzers(), with parameters or without, "
-            f"or analyzers of this model."
-        )
-    if thing.model is not model or thing.output != output:
-        differs = "model" if thing.model is not model else "output"
-        raise InvalidInputError(f"The analyzer {thing!r} explains another {differs} than compare does.")
-    name = thing.registered_name_ or type(thing).__name__
-    info = find(name) if thing.registered_name_ else None
-    return Plan(entry.title or name, name, thing.get_params(), thing, info)

@@ -1,20 +1,32 @@
-"""The metrics as data: one row a name."""
+"""The metrics: the tests of ``innv_ext.evaluation`` as one number per sample, and what is told about each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
-from innv_ext import arguments
-from innv_ext.comparison import functions
-from innv_ext.comparison.context import Setting
-from innv_ext.comparison.entries import Entry, read_entries, unique
-from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation.measures import inside_and_size
-from innv_ext.visualization.checks import choice
+import numpy as np
 
-BETTER = ("higher", "lower", "none")
+from innv_ext import arguments
+from innv_ext.analyzers.gradient.averaged import IntegratedGradients
+from innv_ext.comparison.context import Context, NotApplicable, Setting
+from innv_ext.comparison.rows import Curves
+from innv_ext.evaluation.attack import attack_interpretation
+from innv_ext.evaluation.measures import completeness_error, inside_ratio, sparsity
+from innv_ext.evaluation.ordering import relevance_ordering
+from innv_ext.evaluation.perturbation import perturbation_analysis
+from innv_ext.evaluation.randomization import randomization_check
+from innv_ext.evaluation.sensitivity import sensitivity
+
+Maps = Mapping[str, np.ndarray]
+RANDOM = "random"  # the baseline's name in curves
+SHARE = 0.02  # of the range of x: how far "a little" is, where the caller doesn't say
+# parameters of the tests that a comparison sets for all metrics
+SET = ("neuron_selection", "labels", "output", "channel_axis", "params", "random_baseline")
+SET += ("batch_size", "seed", "progress")
 
 
 @dataclass(frozen=True)
@@ -49,82 +61,178 @@ class Metric:
     together: bool = False
 
 
-class Chosen(NamedTuple):
-    """A metric that is used, by its title in the table."""
+class Together(NamedTuple):
+    """What a metric of all maps found.
 
-    title: str
-    metric: Metric
-    params: dict[str, Any]
+    Attributes
+    ----------
+    values : {title: array (batch,)}
+    curves : the result behind them, which can be drawn
+    """
+
+    values: Maps
+    curves: Curves
 
 
-_AOPC = ("regions", "perturbation", "value", "mean", "std", "sigma", "steps", "aggregate", "samples", "on")
-_ORDERING = ("noise", "mean", "std", "rates", "samples", "features", "on")
-_SAMEK = "Samek et al. 2017"
-_MACDONALD = "Macdonald et al. 2022"
+# --- all maps at once ----------------------------------------------------------------------------------------------
+
+
+def _aopc(setting: Setting, maps: Maps, *, order: str, perturbation: str | None = None, **options: Any) -> Together:
+    if perturbation is None:  # tables and texts have no neighbours of one kind to take a mean of
+        told = {"value": "constant", "sigma": "blur", "std": "gaussian", "mean": "mean"}
+        usual = "mean" if setting.x.ndim > 2 else "uniform"
+        perturbation = next((told[name] for name in told if options.get(name) is not None), usual)
+    options |= {"order": order, "perturbation": perturbation, "output": setting.output, **_common(setting)}
+    found = perturbation_analysis(setting.model, setting.x, dict(maps), random_baseline=RANDOM not in maps, **options)
+    return Together({title: found.aopc[title] for title in maps}, found)
+
+
+def _ordering(
+    setting: Setting, maps: Maps, *, area: str, rates: Any = 11, samples: int = 8, **options: Any
+) -> Together:
+    """Fewer rates and samples than usual: a comparison averages over the samples of x."""
+    options |= {"rates": rates, "samples": samples, "output": setting.output, **_common(setting)}
+    relevance = {**maps, RANDOM: maps.get(RANDOM, RANDOM)}
+    found = relevance_ordering(setting.model, setting.x, relevance, labels=setting.labels, **options)
+    areas = getattr(found, area)
+    return Together({title: areas[title] for title in maps}, found)
+
+
+def _common(setting: Setting) -> dict[str, Any]:
+    chosen = {"neuron_selection": setting.neurons, "batch_size": setting.batch_size}
+    return {**chosen, "seed": setting.seed, "progress": False}
+
+
+# --- one analyzer --------------------------------------------------------------------------------------------------
+
+
+def _max_sensitivity(context: Context, radius: float | None = None, **options: Any) -> np.ndarray:
+    radius = SHARE * _span(context, "radius") if radius is None else radius
+    return sensitivity(context.analyzer, context.x, radius=radius, **_common(context), **options)
+
+
+def _gini(context: Context, **options: Any) -> np.ndarray:
+    return sparsity(context.relevance, **options)
+
+
+def _inside(context: Context, **options: Any) -> np.ndarray:
+    return inside_ratio(context.relevance, context.masks, channel_axis=context.channel_axis, **options)
+
+
+def _completeness(context: Context, kind: str = "relative") -> np.ndarray:
+    arguments.choice("kind", kind, ("relative", "absolute"))
+    if "f_c" not in context.sums_to:
+        raise NotApplicable("the method does not say that its maps sum to the score")
+    score = np.asarray(context.explanation.score, "float64")
+    score = np.maximum(score, 0) if context.sums_to.startswith("relu") else score
+    found = completeness_error(context.relevance, score, _reference_score(context))
+    return {"relative": found.relative, "absolute": found.absolute}[kind]
+
+
+def _reference_score(context: Context) -> Any:
+    """What the explained neurons are worth where the method starts to count; 0 where it has no such place."""
+    extras, analyzer = context.explanation.extras, context.analyzer
+    for name in ("reference_score", "base"):
+        if name in extras:
+            return np.asarray(extras[name], "float64")
+    if isinstance(analyzer, IntegratedGradients):
+        (reference,) = analyzer.references([context.x.shape[1:]])
+        at = np.repeat(reference, len(context.x), axis=0)
+        return np.asarray(analyzer.explain(at, context.neurons, batch_size=context.batch_size).score, "float64")
+    return 0.0
+
+
+def _span(context: Context, parameter: str) -> float:
+    """The range of x, which says what a little is."""
+    if not context.span:
+        raise NotApplicable(f"x is constant, so that its range says nothing about {parameter}; pass {parameter}=")
+    return context.span
+
+
+def _attack_top_k(context: Context, epsilon: float | None = None, **options: Any) -> np.ndarray:
+    if epsilon is None:
+        epsilon = SHARE * _span(context, "epsilon") * float(np.sqrt(np.prod(context.x.shape[1:])))
+    found = attack_interpretation(context.analyzer, context.x, epsilon=epsilon, **_common(context), **options)
+    return found.metrics.top_k
+
+
+def _randomization(context: Context, **options: Any) -> np.ndarray:
+    found = randomization_check(context.model, context.remake, context.x, **_common(context), **options)
+    return found.absolute_rank_correlation.mean(axis=0)
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def _takes(test: Callable[..., Any], *fixed: str) -> tuple[str, ...]:
+    """The parameters of a test that are left to the user."""
+    own = [p.name for p in inspect.signature(test).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return tuple(name for name in own if name not in SET and name not in fixed)
+
 
 METRICS = (
     Metric(
         "aopc_morf",
-        functions.aopc_morf,
+        partial(_aopc, order="morf"),
         "how fast the score falls while regions are perturbed, the most relevant first: mean of f(x) - f(x_k)",
         "higher",
-        takes=_AOPC,
+        takes=_takes(perturbation_analysis, "order"),
         cost="regions",
-        source=_SAMEK,
+        source="Samek et al. 2017",
         together=True,
     ),
     Metric(
         "aopc_lerf",
-        functions.aopc_lerf,
+        partial(_aopc, order="lerf"),
         "how fast the score falls while regions are perturbed, the least relevant first: mean of f(x) - f(x_k)",
         "lower",
-        takes=_AOPC,
+        takes=_takes(perturbation_analysis, "order"),
         cost="regions",
-        source=_SAMEK,
+        source="Samek et al. 2017",
         together=True,
     ),
     Metric(
         "ordering_distortion",
-        functions.ordering_distortion,
+        partial(_ordering, area="distortion_area"),
         "squared change of the score while only the most relevant values are kept and the others are noise: area "
         "under the curve over the share that is kept",
         "lower",
-        takes=_ORDERING,
+        takes=_takes(relevance_ordering),
         cost="rates * samples",
-        source=_MACDONALD,
+        source="Macdonald et al. 2022",
         together=True,
     ),
     Metric(
         "ordering_accuracy",
-        functions.ordering_accuracy,
+        partial(_ordering, area="accuracy_area"),
         "share of right classes while only the most relevant values are kept and the others are noise: area under "
         "the curve over the share that is kept",
         "higher",
-        takes=_ORDERING,
+        takes=_takes(relevance_ordering),
         cost="rates * samples",
-        source=_MACDONALD,
+        source="Macdonald et al. 2022",
         together=True,
     ),
     Metric(
         "max_sensitivity",
-        functions.max_sensitivity,
+        _max_sensitivity,
         "largest relative change of the map at random points near x (radius: 2 % of the range of x)",
         "lower",
         ("float input",),
-        ("radius", "samples", "norm", "kind"),
+        _takes(sensitivity),
         "10 maps",
         "Yeh et al. 2019",
     ),
     Metric(
         "gini",
-        functions.gini,
+        _gini,
         "how few values hold the relevance: Gini index of the magnitudes, 0 if all are equal, 1 if one holds all",
-        takes=("kind", "tolerance"),
+        takes=_takes(sparsity),
         source="Hurley and Rickard 2009",
     ),
     Metric(
         "completeness_error",
-        functions.completeness,
+        _completeness,
         "difference of the map's sum from what the method says that it sums to, over its size; empty where it says "
         "nothing",
         "lower",
@@ -133,38 +241,38 @@ METRICS = (
     ),
     Metric(
         "inside_ratio",
-        functions.inside,
+        _inside,
         "share of the relevance (magnitudes) inside the mask",
         "higher",
         ("masks",),
-        ("kind",),
+        _takes(inside_ratio),
         source="Kohlbrenner et al. 2020",
     ),
     Metric(
         "attack_top_k",
-        functions.attack_top_k,
+        _attack_top_k,
         "share of the 10 % most relevant values that stay so under an attack on the map which keeps the class (L2 "
         "norm: 2 % of the range of x in every value)",
         "higher",
         ("float input", "scikit-image"),
-        ("epsilon", "k", "steps", "step_size", "method", "value_range", "softplus"),
+        _takes(attack_interpretation),
         "30 maps and their gradients",
         "Ghorbani et al. 2019",
     ),
     Metric(
         "randomization",
-        functions.randomization,
+        _randomization,
         "rank correlation of the magnitudes with maps of random weights, randomised from the top layer down: mean "
         "over the stages",
         "lower",
         ("scikit-image",),
-        ("order", "how"),
+        _takes(randomization_check),
         "a map per layer",
         "Adebayo et al. 2018",
     ),
 )
 USUAL = ("aopc_morf", "ordering_distortion", "max_sensitivity", "gini", "completeness_error")
-_TABLE = {metric.name: metric for metric in METRICS}
+TABLE = {metric.name: metric for metric in METRICS}
 
 
 def list_metrics() -> list[Metric]:
@@ -176,71 +284,3 @@ def list_metrics() -> list[Metric]:
     ['inside_ratio']
     """
     return list(METRICS)
-
-
-def read_metrics(given: Any) -> list[Chosen] | None:
-    """The metrics that are named; ``given`` as in ``compare``, None stays so.
-
-    Raises
-    ------
-    InvalidInputError
-        for unknown names or parameters, and titles that stand twice
-    """
-    if given is None:
-        return None
-    found = [_chosen(entry) for entry in read_entries("metrics", given)]
-    unique("metrics", [chosen.title for chosen in found])
-    return found
-
-
-def usual_metrics(setting: Setting) -> list[Chosen]:
-    """The metrics of whoever names none."""
-    names = [*USUAL, "inside_ratio"] if setting.masks is not None else USUAL
-    floats = setting.x.dtype.kind == "f"
-    return [Chosen(n, _TABLE[n], {}) for n in names if floats or "float input" not in _TABLE[n].needs]
-
-
-def possible(metrics: list[Chosen], setting: Setting) -> list[Chosen]:
-    """The same metrics.
-
-    Raises
-    ------
-    InvalidInputError
-        where one of them needs what is not there
-    """
-    for chosen in metrics:
-        needs = chosen.metric.needs
-        if "masks" in needs and setting.masks is None:
-            raise InvalidInputError(f"The metric {chosen.title!r} needs masks=, which say where the object is.")
-        if "float input" in needs and setting.x.dtype.kind != "f":
-            raise InvalidInputError(
-                f"The metric {chosen.title!r} moves x by a little, but the model takes {setting.x.dtype} numbers."
-            )
-    return metrics
-
-
-def _chosen(entry: Entry) -> Chosen:
-    thing, params = entry.thing, entry.params
-    if isinstance(thing, str):
-        metric = _TABLE[choice("metrics", thing, tuple(_TABLE))]
-    elif isinstance(thing, Metric):
-        metric = thing
-        arguments.choice(f"better of the metric {metric.name!r}", metric.better, BETTER)
-    elif callable(thing):
-        name = getattr(thing, "__name__", type(thing).__name__)
-        metric = Metric(name, thing, " ".join((thing.__doc__ or "").split("\n\n")[0].split()))
-    else:
-        raise InvalidInputError(
-            f"metrics has the entry {thing!r}; pass names ({', '.join(_TABLE)}), functions of a context, or Metric "
-            f"rows."
-        )
-    if metric.takes is not None:
-        for name in params:
-            choice(f"metrics: parameter of {metric.name!r}", name, metric.takes)
-    return Chosen(entry.title or metric.name, metric, params)
-
-
-def check_masks(masks: Any, x: Any, channel_axis: int) -> None:
-    """Refuse masks that don't fit before anything is explained."""
-    if masks is not None:
-        inside_and_size(x, masks, channel_axis)

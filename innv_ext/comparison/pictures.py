@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from innv_ext.comparison.rows import Criterion, Row, Samples, place
 from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation.plotting import COLOURS, tidy
+from innv_ext.evaluation.plotting import COLOURS, axes_for, tidy
 from innv_ext.visualization.grid import imshow_grid
 from innv_ext.visualization.layout import shorten
 from innv_ext.visualization.panels import DPI
@@ -99,29 +97,16 @@ def draw_metrics(rows: Sequence[Row], criteria: Sequence[Criterion], ax: Any = N
     """
     if not criteria:
         raise InvalidInputError("There is nothing to draw: the comparison has no metrics.")
-    if ax is None:
-        across, down = min(ACROSS, len(criteria)), math.ceil(len(criteria) / ACROSS)
-        size = (0.4 + 3.6 * across, (0.9 + 0.22 * max(len(rows), 3)) * down)
-        figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = list(figure.subplots(down, across, squeeze=False).ravel())
-        for unused in axes[len(criteria) :]:
-            unused.remove()
-        axes = axes[: len(criteria)]
-    else:
-        axes = list(ax) if isinstance(ax, (Sequence, np.ndarray)) else [ax]
-    if len(axes) != len(criteria) or not all(isinstance(a, Axes) for a in axes):
-        raise InvalidInputError(f"ax must be {len(criteria)} matplotlib axes, one per metric, got {ax!r}.")
+    across, down = min(ACROSS, len(criteria)), math.ceil(len(criteria) / ACROSS)
+    size = (0.4 + 3.6 * across, (0.9 + 0.22 * max(len(rows), 3)) * down)
+    shape = (down, across) if ax is None else (1, len(criteria))
+    axes = axes_for(ax, shape, "one per metric", size, DPI).ravel()
+    for unused in axes[len(criteria) :]:
+        unused.remove()
+    axes = axes[: len(criteria)]
     for panel, criterion in zip(axes, criteria, strict=True):
         _draw_metric(panel, rows, criterion)
     return axes[0].figure.figure
-
-
-def save(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    """Write the figure to ``path``, if there is one; the suffix says the format."""
-    if path is not None:
-        figure.savefig(path, dpi=figure.dpi, facecolor="white", bbox_inches=figure.bbox_inches)
-    return figure
 
 
 def png(figure: Figure) -> bytes:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from innv_ext.comparison import pictures
 from innv_ext.comparison.markup import Content, Markup, document, join, picture, rows, tag
-from innv_ext.comparison.rows import ARROWS, Cell, Criterion, Row
+from innv_ext.comparison.rows import ARROWS, Cell, Criterion, Findings, Row
 from innv_ext.comparison.style import SCRIPT, STYLE
-
-if TYPE_CHECKING:
-    from innv_ext.comparison.result import Comparison
 
 WIDTH = {"image": 6, "signal": 4, "table": 3, "tokens": 3, "volume": 4}  # analyzers side by side in one picture
 CELL = 1.2  # inches of an image
@@ -22,7 +19,7 @@ DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "none": 
 Sections = Sequence[tuple[str, Content]]
 
 
-def page(found: Comparison, samples: int) -> str:
+def page(found: Findings, samples: int) -> str:
     """The report, with pictures of the first samples."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the pictures mark what they would warn of
@@ -45,10 +42,10 @@ def page(found: Comparison, samples: int) -> str:
     return document(title, body, STYLE, SCRIPT)
 
 
-# --- the table -------------------------------------------------------------------------------------------------------
+# --- the table -----------------------------------------------------------------------------------------------------
 
 
-def _results(found: Comparison) -> Markup:
+def _results(found: Findings) -> Markup:
     best = {c.title: _best(found, c) for c in found.criteria}
     heads = [_head("Analyzer", "ascending", "the title", number=False)]
     heads += [
@@ -102,7 +99,7 @@ def _number(text: str, value: float, best: bool = False) -> Markup:
     return tag("td", text, class_="number best" if best else "number", data_value=sortable)
 
 
-def _best(found: Comparison, criterion: Criterion) -> list[str]:
+def _best(found: Findings, criterion: Criterion) -> list[str]:
     """The titles with the best mean; none where there is nothing to choose."""
     if criterion.better == "none":
         return []
@@ -110,7 +107,7 @@ def _best(found: Comparison, criterion: Criterion) -> list[str]:
     return [title for title, mean in ranking if mean == ranking[0][1]] if len(ranking) > 1 else []
 
 
-def _problems(found: Comparison) -> Markup | None:
+def _problems(found: Findings) -> Markup | None:
     texts = [(row.title, text) for row in found.rows for text in row.problems]
     if not texts:
         return None
@@ -122,10 +119,10 @@ def _weight(text: str) -> str:
     return "soft" if "warned: " in text else "failed"
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- pictures ------------------------------------------------------------------------------------------------------
 
 
-def _metric_pictures(found: Comparison) -> Markup | None:
+def _metric_pictures(found: Findings) -> Markup | None:
     if not found.criteria:
         return None
     drawn = pictures.draw_metrics(found.rows, found.criteria)
@@ -138,7 +135,7 @@ def _metric_pictures(found: Comparison) -> Markup | None:
     )
 
 
-def _curves(found: Comparison) -> list[Markup] | None:
+def _curves(found: Findings) -> list[Markup] | None:
     shown = []
     for metric, curves in found.curves.items():
         drawn = picture(curves.plot(), f"Curves behind {metric}, one per analyzer.")
@@ -147,7 +144,7 @@ def _curves(found: Comparison) -> list[Markup] | None:
     return shown or None
 
 
-def _samples(found: Comparison, count: int) -> list[Markup] | None:
+def _samples(found: Findings, count: int) -> list[Markup] | None:
     kind = pictures.kind_of(found.samples)
     if kind is None or not found.maps:
         return None
@@ -159,7 +156,7 @@ def _samples(found: Comparison, count: int) -> list[Markup] | None:
     return [tag("p", lead, class_="soft"), *(_sample(found, i, groups) for i in range(count))]
 
 
-def _sample(found: Comparison, i: int, groups: Sequence[Sequence[str]]) -> Markup:
+def _sample(found: Findings, i: int, groups: Sequence[Sequence[str]]) -> Markup:
     samples, maps = found.samples, found.maps
     drawn = []
     for group in groups:
@@ -187,10 +184,10 @@ def _of_sample(cell: Cell, i: int) -> str:
     return "" if cell.values is None else f"{cell.values[i]:.4g}"
 
 
-# --- explanations ----------------------------------------------------------------------------------------------------
+# --- explanations --------------------------------------------------------------------------------------------------
 
 
-def _meanings(found: Comparison) -> Markup | None:
+def _meanings(found: Findings) -> Markup | None:
     entries = [
         (
             f"{c.title} {ARROWS[c.better]}".strip(),
@@ -207,7 +204,7 @@ def _meanings(found: Comparison) -> Markup | None:
     )
 
 
-def _analyzers(found: Comparison) -> Markup:
+def _analyzers(found: Findings) -> Markup:
     entries = [
         (
             row.title,
@@ -223,7 +220,7 @@ def _analyzers(found: Comparison) -> Markup:
     return rows(entries, header=["Title", "Name", "Family", "What it is", "Maps sum to", "Source", "All parameters"])
 
 
-def _settings(found: Comparison) -> Markup:
+def _settings(found: Findings) -> Markup:
     settings = [(name, _text(value)) for name, value in found.settings.items()]
     versions = [(name, value) for name, value in found.versions.items()]
     return join(rows(settings), tag("h3", "Versions"), rows(versions))

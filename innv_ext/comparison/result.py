@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from innv_ext import arguments, files
-from innv_ext.comparison import pictures, stored_form
+from innv_ext.comparison import pictures
 from innv_ext.comparison.report import page
-from innv_ext.comparison.rows import Cell, Criterion, Row, Samples, place
-from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation.frames import frame
-from innv_ext.evaluation.perturbation_result import PerturbationResult
-from innv_ext.evaluation.result import OrderingResult
-from innv_ext.evaluation.statistics import cell as in_table
-from innv_ext.visualization.checks import choice
+from innv_ext.comparison.rows import Cell, Curves, Findings
+from innv_ext.evaluation.ordering import OrderingResult
+from innv_ext.evaluation.perturbation import PerturbationResult
+from innv_ext.evaluation.plotting import save
+from innv_ext.evaluation.results import EvaluationResult, markdown
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-Curves = PerturbationResult | OrderingResult
-_KINDS: dict[str, type[Curves]] = {"perturbation": PerturbationResult, "ordering": OrderingResult}
+KINDS: dict[str, type[Curves]] = {"perturbation": PerturbationResult, "ordering": OrderingResult}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Findings):
     """Analyzers, what they said about the same neurons, and how good that was.
 
     Attributes
@@ -43,81 +34,8 @@ class Comparison:
     settings, versions : texts and numbers that make the comparison repeatable
     """
 
-    rows: tuple[Row, ...]
-    criteria: tuple[Criterion, ...]
-    samples: Samples
-    curves: dict[str, Curves]
-    settings: dict[str, Any]
-    versions: dict[str, str]
-
-    @property
-    def maps(self) -> dict[str, np.ndarray]:
-        """{title: array shaped like x}, of the analyzers that did not fail."""
-        return {row.title: row.maps for row in self.rows if row.maps is not None}
-
-    def row(self, title: str) -> Row:
-        """The row of this title.
-
-        Raises
-        ------
-        InvalidInputError
-            for an unknown title
-        """
-        rows = {row.title: row for row in self.rows}
-        return rows[choice("title", title, tuple(rows))]
-
-    def criterion(self, metric: str) -> Criterion:
-        """The metric of this title.
-
-        Raises
-        ------
-        InvalidInputError
-            for a metric that was not computed
-        """
-        known = {criterion.title: criterion for criterion in self.criteria}
-        return known[choice("metric", metric, tuple(known))]
-
-    def ranking(self, metric: str, *, better: str | None = None) -> list[tuple[str, float]]:
-        """(title, mean over the samples) of all analyzers that have the metric, the best first.
-
-        Parameters
-        ----------
-        metric : its title
-        better : "higher" or "lower"; None: what the metric says
-
-        Raises
-        ------
-        InvalidInputError
-            for an unknown metric, or one without a better direction
-        """
-        better = self.criterion(metric).better if better is None else better
-        if better not in ("higher", "lower"):
-            raise InvalidInputError(
-                f"The metric {metric!r} says what maps are like, not which are better: pass better='higher' or 'lower'."
-            )
-        found = [(row.title, row.cells[metric].statistics) for row in self.rows if metric in row.cells]
-        means = [(title, float(statistics.mean)) for title, statistics in found if statistics is not None]
-        return sorted(means, key=lambda entry: place(entry[1], better))
-
-    def table(self) -> str:
-        """A markdown table, mean ± standard error over the samples, with errors and warnings below."""
-        headers = ["analyzer", *(c.header for c in self.criteria), "s per sample"]
-        lines = [f"| {' | '.join(map(in_table, headers))} |", f"| {' | '.join(['---'] * len(headers))} |"]
-        for row in self.rows:
-            cells = [row.cells.get(c.title, Cell()).text for c in self.criteria]
-            cells = [*cells, f"{row.sample_seconds:.3g}"] if row.failure is None else ["failed"] * (len(cells) + 1)
-            lines.append(f"| {' | '.join([in_table(row.title), *cells])} |")
-        problems = [f"- {row.title}: {' '.join(text.split())}" for row in self.rows for text in row.problems]
-        return "\n".join([*lines, "", *problems] if problems else lines)
-
-    def to_frame(self) -> DataFrame:
-        """One row per analyzer, metric and sample, as a pandas data frame.
-
-        Raises
-        ------
-        InvalidInputError
-            if pandas, an extra, is not installed
-        """
+    def columns(self) -> dict[str, list[Any]]:
+        """Analyzer, metric, sample and value, wherever there is a number."""
         found = [
             (row.title, metric, i, value)
             for row in self.rows
@@ -126,7 +44,18 @@ class Comparison:
             for i, value in enumerate(cell.values.tolist())
         ]
         columns = zip(*found, strict=True) if found else [()] * 4
-        return frame(dict(zip(("analyzer", "metric", "sample", "value"), map(list, columns), strict=True)))
+        return dict(zip(("analyzer", "metric", "sample", "value"), map(list, columns), strict=True))
+
+    def table(self) -> str:
+        """A markdown table, mean ± standard error over the samples, with errors and warnings below."""
+        lines = []
+        for row in self.rows:
+            cells = [row.cells.get(c.title, Cell()).text for c in self.criteria]
+            cells = [*cells, f"{row.sample_seconds:.3g}"] if row.failure is None else ["failed"] * (len(cells) + 1)
+            lines.append([row.title, *cells])
+        found = markdown(["analyzer", *(c.header for c in self.criteria), "s per sample"], lines)
+        problems = [f"- {row.title}: {' '.join(text.split())}" for row in self.rows for text in row.problems]
+        return "\n".join([found, "", *problems] if problems else [found])
 
     def to_dict(self, *, maps: bool = False) -> dict[str, Any]:
         """All numbers and texts as lists and dicts, ready for ``json.dump``.
@@ -135,40 +64,20 @@ class Comparison:
         ----------
         maps : also x and the maps, which can be large; without them ``from_dict`` gives a comparison without pictures
         """
-        rows = [asdict(row if maps else replace(row, maps=None)) for row in self.rows]
-        samples = asdict(self.samples if maps else replace(self.samples, x=None))
-        kinds = {cls: kind for kind, cls in _KINDS.items()}
-        curves = {m: {"kind": kinds[type(found)], **found.to_dict()} for m, found in self.curves.items()}
-        return stored_form.as_lists(
-            {
-                "rows": rows,
-                "criteria": [asdict(c) for c in self.criteria],
-                "samples": samples,
-                "curves": curves,
-                "settings": self.settings,
-                "versions": self.versions,
-            }
-        )
+        found = self
+        if not maps:
+            rows = tuple(replace(row, maps=None) for row in self.rows)
+            found = replace(self, rows=rows, samples=replace(self.samples, x=None))
+        kinds = {cls: kind for kind, cls in KINDS.items()}
+        curves = {metric: {"kind": kinds[type(of)], **of.to_dict()} for metric, of in self.curves.items()}
+        return {**EvaluationResult.to_dict(found), "curves": curves}
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Comparison:
-        """What ``to_dict`` gave, also after a way through JSON."""
-        return cls(
-            tuple(stored_form.read_row(row) for row in stored["rows"]),
-            tuple(stored_form.read_criterion(criterion) for criterion in stored["criteria"]),
-            stored_form.read_samples(stored["samples"]),
-            {metric: _KINDS[found["kind"]].from_dict(found) for metric, found in stored["curves"].items()},
-            stored["settings"],
-            stored["versions"],
-        )
+        curves = {metric: KINDS[of["kind"]].from_dict(of) for metric, of in stored["curves"].items()}
+        return replace(super().from_dict({**stored, "curves": {}}), curves=curves)
 
-    def plot(
-        self,
-        ax: Axes | Sequence[Axes] | np.ndarray | None = None,
-        *,
-        samples: int = 8,
-        path: str | os.PathLike[str] | None = None,
-    ) -> Figure:
+    def draw(self, ax: Any = None, *, samples: int = 8) -> Figure:
         """Draw the maps: images in a grid, signals as lines, tables as bars, volumes in slices, tokens as text.
 
         Channels of images and volumes that are no colours are averaged. Arrays (batch, H, W) with more than 12 columns
@@ -179,11 +88,6 @@ class Comparison:
         ax : matplotlib axes, as many as the function of ``innv_ext.visualization`` for this kind of data wants; None
             makes a figure
         samples : the first ones are drawn, at most so many
-        path : also save the figure there; the suffix says the format
-
-        Returns
-        -------
-        matplotlib.figure.Figure
 
         Raises
         ------
@@ -191,11 +95,9 @@ class Comparison:
             where there are no maps, because all analyzers failed or the comparison was read without them
         """
         count = min(arguments.positive_int("samples", samples), len(self.samples))
-        return pictures.save(pictures.draw_maps(self.samples, self.maps, range(count), ax), path)
+        return pictures.draw_maps(self.samples, self.maps, range(count), ax)
 
-    def plot_metrics(
-        self, ax: Axes | Sequence[Axes] | np.ndarray | None = None, *, path: str | os.PathLike[str] | None = None
-    ) -> Figure:
+    def plot_metrics(self, ax: Any = None, *, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draw a panel per metric: means with standard errors over the samples, the best on top.
 
         Parameters
@@ -212,7 +114,7 @@ class Comparison:
         InvalidInputError
             for the wrong number of axes
         """
-        return pictures.save(pictures.draw_metrics(self.rows, self.criteria, ax), path)
+        return save(pictures.draw_metrics(self.rows, self.criteria, ax), path)
 
     def report(self, path: str | os.PathLike[str], *, samples: int = 12) -> None:
         """Write one HTML file with everything: table, curves, pictures, errors, settings; it needs no network.

@@ -1,4 +1,4 @@
-"""The parts of a comparison's result: metrics, and per analyzer what it gave, cost and could not do."""
+"""What a comparison found, as plain records: samples, metrics, and what each analyzer gave, cost and could not do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.evaluation.statistics import Statistics, over_samples, shown
+from innv_ext.errors import InvalidInputError
+from innv_ext.evaluation.ordering import OrderingResult
+from innv_ext.evaluation.perturbation import PerturbationResult
+from innv_ext.evaluation.results import EvaluationResult, Statistics, over_samples, shown
+from innv_ext.visualization.checks import choice
+
+Curves = PerturbationResult | OrderingResult
 
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 
@@ -51,10 +57,7 @@ class Cell:
     @property
     def statistics(self) -> Statistics | None:
         """Mean, standard deviation and standard error over the samples."""
-        if self.values is None:
-            return None
-        with np.errstate(invalid="ignore"):  # infinite values have an infinite mean, and no spread
-            return over_samples(self.values)
+        return None if self.values is None else over_samples(self.values)
 
     @property
     def text(self) -> str:
@@ -165,6 +168,74 @@ class Samples:
     def name(self, number: int) -> str:
         """What a class is called."""
         return str(number) if self.class_names is None else self.class_names.get(int(number), str(number))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Findings(EvaluationResult):
+    """All that a report shows; the attributes are told at ``Comparison``."""
+
+    rows: tuple[Row, ...]
+    criteria: tuple[Criterion, ...]
+    samples: Samples
+    curves: dict[str, Curves]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+
+    def measures(self) -> dict[str, dict[str, np.ndarray]]:
+        """{metric: {title: array (samples,)}}, of the analyzers that have the metric."""
+        found = {}
+        for metric in (criterion.title for criterion in self.criteria):
+            cells = {row.title: row.cells.get(metric, Cell()) for row in self.rows}
+            found[metric] = {title: cell.values for title, cell in cells.items() if cell.values is not None}
+        return found
+
+    @property
+    def maps(self) -> dict[str, np.ndarray]:
+        """{title: array shaped like x}, of the analyzers that did not fail."""
+        return {row.title: row.maps for row in self.rows if row.maps is not None}
+
+    def row(self, title: str) -> Row:
+        """The row of this title.
+
+        Raises
+        ------
+        InvalidInputError
+            for an unknown title
+        """
+        rows = {row.title: row for row in self.rows}
+        return rows[choice("title", title, tuple(rows))]
+
+    def criterion(self, metric: str) -> Criterion:
+        """The metric of this title.
+
+        Raises
+        ------
+        InvalidInputError
+            for a metric that was not computed
+        """
+        known = {criterion.title: criterion for criterion in self.criteria}
+        return known[choice("metric", metric, tuple(known))]
+
+    def ranking(self, metric: str, *, better: str | None = None) -> list[tuple[str, float]]:
+        """(title, mean over the samples) of all analyzers that have the metric, the best first.
+
+        Parameters
+        ----------
+        metric : its title
+        better : "higher" or "lower"; None: what the metric says
+
+        Raises
+        ------
+        InvalidInputError
+            for an unknown metric, or one without a better direction
+        """
+        better = self.criterion(metric).better if better is None else better
+        if better not in ("higher", "lower"):
+            raise InvalidInputError(
+                f"The metric {metric!r} says what maps are like, not which are better: pass better='higher' or 'lower'."
+            )
+        means = [(title, float(found.mean)) for title, found in self.statistics(metric).items()]
+        return sorted(means, key=lambda entry: place(entry[1], better))
 
 
 def place(mean: float, better: str) -> tuple[bool, float]:

@@ -3,21 +3,19 @@
 from innv_ext.evaluation.attack import attack_interpretation
 from innv_ext.evaluation.attack_result import AttackResult
 from innv_ext.evaluation.measures import CompletenessError, completeness_error, inside_ratio, sparsity
-from innv_ext.evaluation.ordering import relevance_ordering
-from innv_ext.evaluation.perturbation import perturbation_analysis
-from innv_ext.evaluation.perturbation_result import PerturbationResult
+from innv_ext.evaluation.ordering import OrderingResult, relevance_ordering
+from innv_ext.evaluation.perturbation import PerturbationResult, perturbation_analysis
 from innv_ext.evaluation.quantus import as_quantus_explain_func
-from innv_ext.evaluation.randomization import randomization_check
-from innv_ext.evaluation.randomization_result import RandomizationResult
-from innv_ext.evaluation.result import OrderingResult, Statistics
+from innv_ext.evaluation.randomization import RandomizationResult, randomization_check
+from innv_ext.evaluation.results import EvaluationResult, Statistics
 from innv_ext.evaluation.robustness import RobustnessMetrics, robustness_metrics
 from innv_ext.evaluation.sensitivity import sensitivity
-from innv_ext.evaluation.systematic import systematic_inside_ratio
-from innv_ext.evaluation.systematic_result import SystematicResult
+from innv_ext.evaluation.systematic import SystematicResult, systematic_inside_ratio
 
 __all__ = [
     "AttackResult",
     "CompletenessError",
+    "EvaluationResult",
     "OrderingResult",
     "PerturbationResult",
     "RandomizationResult",

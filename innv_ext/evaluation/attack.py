@@ -16,10 +16,8 @@ from innv_ext.backend.numerics import safe_divide
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import ConvergenceWarning, InvalidInputError, NonFiniteWarning, ZeroMapWarning
 from innv_ext.evaluation.attack_result import AttackResult
-from innv_ext.evaluation.common import at_x, generator, read_seed
-from innv_ext.evaluation.explained import check_analyzer, check_finite, rows_of, same_neurons
 from innv_ext.evaluation.robustness import read_k, robustness_metrics, top_weights
-from innv_ext.evaluation.scores import Scores
+from innv_ext.evaluation.subject import Scores, check_analyzer, check_finite, generator, rows_of, same_neurons
 from innv_ext.evaluation.surrogate import MapGradient, surrogate_of
 
 Tensor = Any
@@ -108,7 +106,7 @@ def attack_interpretation(
         _read_range(value_range),
         None if softplus is None else arguments.number("softplus", softplus, positive=True),
         size,
-        read_seed(seed),
+        arguments.positive_int("seed", seed, 0),
     )
     with untouched(analyzer.model):
         scores = Scores(analyzer.model, "output", analyzer.output, "attack_interpretation")
@@ -165,7 +163,7 @@ class _Attack:
     ):
         self.analyzer, self.scores, self.x, self.maps = analyzer, scores, x, maps
         self.target, self.selection, self.k, self.settings = target, selection, k, settings
-        _, self.position, self.classes = at_x(scores, x, target, settings.batch_size)
+        _, self.position, self.classes = scores.at(x, target, settings.batch_size)
         self.top = top_weights(maps.reshape(len(maps), -1), k).reshape(maps.shape).astype("float32")
         self._gradient: MapGradient | None = None
         self._surrogate = surrogate_of(analyzer, x, settings.softplus) if settings.method == "topk" else analyzer
@@ -201,7 +199,7 @@ class _Attack:
             metrics=robustness_metrics(self.maps, after, k=self.k, channel_axis=axis),
             norms=_norms(x_adv, self.x),
             classes=self.classes,
-            classes_adv=at_x(self.scores, x_adv, self.position, size)[2],
+            classes_adv=self.scores.at(x_adv, self.position, size)[2],
             epsilon=self.settings.epsilon,
             method=self.settings.method,
             analyzer=self.analyzer.registered_name_ or type(self.analyzer).__name__,
@@ -286,7 +284,7 @@ def _norms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.linalg.norm((a.astype("float64") - b).reshape(len(a), -1), axis=1)
 
 
-# --- checks ------------------------------------------------------------------------------------------------------
+# --- checks --------------------------------------------------------------------------------------------------------
 
 
 def _read_range(value_range: Any) -> tuple[float, float] | None:

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation.frames import frame
-from innv_ext.evaluation.plotting import COLOURS, save
+from innv_ext.evaluation.plotting import COLOURS, axes_for
+from innv_ext.evaluation.results import EvaluationResult, as_lists, over_samples, shown
 from innv_ext.evaluation.robustness import RobustnessMetrics
-from innv_ext.evaluation.statistics import over_samples, shown
 from innv_ext.visualization import heatmap, to_rgb
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 TITLES = ("x", "map of x", "attacked x'", "map of x'")
+ARRAYS = ("x", "x_adv", "maps", "maps_adv")
 _SIDE = 1.7  # inches of a panel
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AttackResult:
+class AttackResult(EvaluationResult):
     """An attack on explanations.
 
     Attributes
     ----------
-    x, x_adv : arrays (batch, ...), before and after
-    maps, maps_adv : what the analyzer says of them
+    x, x_adv : arrays (batch, ...), before and after; None where the result was read from a dict
+    maps, maps_adv : what the analyzer says of them; None like x
     mass, mass_adv : share of the magnitudes that lies on the top k of ``maps``; the attack lowers it
     metrics : ``robustness_metrics(maps, maps_adv)``
     norms : |x_adv - x|_2
@@ -45,10 +39,10 @@ class AttackResult:
     channel_axis : where x has its channels, if it has any
     """
 
-    x: np.ndarray
-    x_adv: np.ndarray
-    maps: np.ndarray
-    maps_adv: np.ndarray
+    x: np.ndarray | None
+    x_adv: np.ndarray | None
+    maps: np.ndarray | None
+    maps_adv: np.ndarray | None
     mass: np.ndarray
     mass_adv: np.ndarray
     metrics: RobustnessMetrics
@@ -73,40 +67,33 @@ class AttackResult:
     def to_dict(self) -> dict[str, Any]:
         """Settings and one list per measure, ready for ``json.dump``; inputs and maps are left out."""
         settings = {"analyzer": self.analyzer, "method": self.method, "epsilon": self.epsilon, "k": self.metrics.k}
-        return {**settings, **{name: values.tolist() for name, values in self.columns().items()}}
+        return as_lists({**settings, **self.columns()})
 
-    def to_frame(self) -> DataFrame:
-        """One row per sample; needs pandas."""
-        return frame(self.columns())
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> AttackResult:
+        """The result that ``to_dict`` gave, without inputs and maps, so that it cannot be drawn."""
+        return super().from_dict({**dict.fromkeys(ARRAYS), "metrics": stored, **stored})
 
-    def plot(
-        self,
-        ax: Any = None,
-        *,
-        samples: int = 4,
-        path: str | os.PathLike[str] | None = None,
-    ) -> Figure:
+    def draw(self, ax: Any = None, *, samples: int = 4) -> Figure:
         """Draw the first samples, one a row: x, its map, the attacked x', its map; images, or curves for other shapes.
 
-        Red raises the score, blue lowers it; each map has its own scale. Nothing of pyplot is used.
+        Red raises the score, blue lowers it; each map has its own scale.
 
         Parameters
         ----------
         ax : array of matplotlib axes (samples, 4) to draw on; None makes a figure
         samples : rows at most
-        path : also save the figure there; the suffix says the format
-
-        Returns
-        -------
-        matplotlib.figure.Figure
 
         Raises
         ------
         InvalidInputError
-            if ``ax`` has another shape
+            if ``ax`` has another shape, or the result was read from a dict, which has no inputs and maps
         """
+        if self.x is None:
+            raise InvalidInputError("There is nothing to draw: the result was read without inputs and maps.")
         count = min(arguments.positive_int("samples", samples), len(self.x))
-        axes = _axes(ax, count)
+        size = (4 * _SIDE, count * (_SIDE + 0.25) + 0.3)
+        axes = axes_for(ax, (count, 4), f"{count} samples, {len(TITLES)} panels each", size, dpi=None)
         columns = (self.x, self.maps, self.x_adv, self.maps_adv)
         picture = self._is_image()
         for j, (title, arrays) in enumerate(zip(TITLES, columns, strict=True)):
@@ -118,7 +105,7 @@ class AttackResult:
             axes[i, 2].set_xlabel(f"distance {self.norms[i]:.3g}", fontsize=8)
             kept = f"top-{self.metrics.k} kept {self.metrics.top_k[i]:.0%}, SSIM {self.metrics.ssim[i]:.2f}"
             axes[i, 3].set_xlabel(kept, fontsize=8)
-        return save(axes[0, 0].figure.figure, path)
+        return axes[0, 0].figure.figure
 
     def _is_image(self) -> bool:
         return self.x.ndim == 4 and self.x.shape[self.channel_axis] in (1, 3)
@@ -141,21 +128,6 @@ class AttackResult:
     def __repr__(self) -> str:
         overlap = shown(over_samples(self.metrics.top_k))
         return (
-            f"AttackResult({self.analyzer!r}, {self.method!r}, epsilon={self.epsilon:g}, {len(self.x)} samples, "
+            f"AttackResult({self.analyzer!r}, {self.method!r}, epsilon={self.epsilon:g}, {len(self.norms)} samples, "
             f"{self.success.mean():.0%} lowered; top-{self.metrics.k} kept {overlap})"
         )
-
-
-def _axes(ax: Any, count: int) -> np.ndarray:
-    if ax is None:
-        figure = Figure(figsize=(4 * _SIDE, count * (_SIDE + 0.25) + 0.3), facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure.subplots(count, 4, squeeze=False)
-    found = np.asarray(ax, dtype=object) if isinstance(ax, (Sequence, np.ndarray)) else np.array([[ax]])
-    found = found[None] if found.ndim == 1 and count == 1 else found
-    if found.shape != (count, 4) or not all(isinstance(a, Axes) for a in found.ravel()):
-        raise InvalidInputError(
-            f"ax must be matplotlib axes of shape ({count}, 4), e.g. figure.subplots({count}, 4, squeeze=False), got "
-            f"shape {found.shape}."
-        )
-    return found

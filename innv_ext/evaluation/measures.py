@@ -179,7 +179,7 @@ def completeness_error(relevance: Any, score: Any, reference_score: Any = 0.0) -
     return CompletenessError(absolute, np.where(size > 0, absolute / np.where(size > 0, size, 1), missing))
 
 
-# --- checks ------------------------------------------------------------------------------------------------------
+# --- checks --------------------------------------------------------------------------------------------------------
 
 
 def _per_input(relevance: Any) -> list[Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
+from matplotlib.figure import Figure
+from scipy.integrate import trapezoid
 
 from innv_ext import arguments, files
 from innv_ext.analyzers.parts.partition import Partition
@@ -15,11 +17,16 @@ from innv_ext.analyzers.parts.replacement import Replacement, Sampler, replaceme
 from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation.common import at_x, generator, named, read_labels, read_neurons, read_seed
+from innv_ext.evaluation import plotting
 from innv_ext.evaluation.features import ranks, read_features, relevance_of
-from innv_ext.evaluation.result import OrderingResult
-from innv_ext.evaluation.scores import Scores
+from innv_ext.evaluation.results import EvaluationResult, Named, bands, markdown
+from innv_ext.evaluation.subject import Scores, check_model, generator, maps_by_name, read_classes, read_neurons
 
+# the vertical axis' label and upper end, and whether a large area is good
+PANELS = {
+    "distortion": ("distortion (squared change of the output)", None, False),
+    "accuracy": ("accuracy", 1.02, True),
+}
 _NOISE, _TIES = 0, 1  # streams of random numbers
 _TAKES = {"uniform": (), "gaussian": ("mean", "std"), "constant": ("mean",)}  # what each kind of noise needs
 
@@ -106,31 +113,119 @@ def relevance_ordering(
     >>> result.distortion["bad"].tolist()
     [[49.0, 36.0, 16.0, 0.0]]
     """
-    if not isinstance(model, keras.Model):
-        raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
+    check_model(model)
     size, samples = arguments.positive_int("batch_size", batch_size), arguments.positive_int("samples", samples)
-    shares, seed = _read_rates(rates), read_seed(seed)
+    shares, seed = _read_rates(rates), arguments.positive_int("seed", seed, 0)
     with untouched(model):
         scores = Scores(model, on, output, "relevance_ordering")
         array = scores.samples(x)
         shape = scores.output_shape(array)
         index = read_neurons(neuron_selection, shape, len(array))
-        right = read_labels(labels, shape, len(array))
+        right = read_classes(labels, shape, len(array))
         (one,) = arrangements(scores.graph, [array.shape[1:]], pictures=True)
         kind = replacement("noise", noise, one, _TAKES, {"mean": mean, "std": std}, tuple(_TAKES), functions=True)
         grouping = read_features(features, len(array), one)
-        maps = {name: relevance_of(grouping, name, values) for name, values in named(relevance).items()}
+        maps = {name: relevance_of(grouping, name, values) for name, values in maps_by_name(relevance).items()}
         test = _Test(scores, array, index, right, shares, kind, samples, grouping, size, seed)
-        distortion, accuracy = test.run(list(maps.values()), progress)
-    return OrderingResult(
-        shares,
-        tuple(maps),
-        dict(zip(maps, distortion, strict=True)),
-        dict(zip(maps, accuracy, strict=True)),
-    )
+        found = [dict(zip(maps, values, strict=True)) for values in test.run(list(maps.values()), progress)]
+    return OrderingResult(shares, tuple(maps), *found)
 
 
-# --- the run -----------------------------------------------------------------------------------------------------
+# --- the result ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OrderingResult(EvaluationResult):
+    """Curves of the relevance ordering test.
+
+    Attributes
+    ----------
+    rates : array (rates,), the shares of features that were kept
+    names : the relevance maps, in the order given
+    distortion : {name: array (samples of x, rates)}, mean squared change of the score; less is better
+    accuracy : {name: array (samples of x, rates)}, share of copies classified as the label; more is better
+
+    Examples
+    --------
+    >>> rates = np.array([0.0, 1.0])
+    >>> curves = {"a": np.array([[1.0, 0.0], [3.0, 0.0]])}
+    >>> result = OrderingResult(rates, ("a",), curves, {"a": np.ones((2, 2))})
+    >>> result.distortion_area["a"].tolist()
+    [0.5, 1.5]
+    >>> float(result.statistics("distortion_area")["a"].error)
+    0.5
+    """
+
+    rates: np.ndarray
+    names: tuple[str, ...]
+    distortion: Named
+    accuracy: Named
+    derived: ClassVar[tuple[str, ...]] = ("distortion_area", "accuracy_area")
+
+    @property
+    def distortion_area(self) -> Named:
+        """{name: array (samples of x,)}: area under the distortion over the rate, by the trapezoid rule."""
+        return {name: trapezoid(self.distortion[name], self.rates, axis=1) for name in self.names}
+
+    @property
+    def accuracy_area(self) -> Named:
+        """{name: array (samples of x,)}: area under the accuracy over the rate, by the trapezoid rule."""
+        return {name: trapezoid(self.accuracy[name], self.rates, axis=1) for name in self.names}
+
+    @property
+    def axes(self) -> dict[str, Sequence[Any]]:
+        samples = range(len(self.distortion[self.names[0]]))
+        return {"relevance": self.names, "sample": samples, "rate": self.rates}
+
+    def columns(self) -> dict[str, Named]:
+        return {"distortion": self.distortion, "accuracy": self.accuracy}
+
+    def table(self) -> str:
+        """A markdown table of the areas, mean ± standard error over the samples of x; least distortion first."""
+        areas = [self.statistics(of) for of in self.derived]
+        ranked = sorted(self.names, key=lambda n: areas[0][n].mean)
+        rows = [(name, *(of[name] for of in areas)) for name in ranked]
+        return markdown(("relevance", "distortion area", "accuracy area"), rows)
+
+    def draw(self, ax: Any = None, *, spread: str = "error") -> Figure:
+        """Draw distortion and accuracy over the rate: mean curves with a shaded spread, legends sorted by area.
+
+        Parameters
+        ----------
+        ax : two matplotlib axes to draw on; None makes a figure
+        spread : what is shaded: ± standard "error" of the mean, its 95 % "confidence" interval (Student's t), or ±
+            "std" (standard deviation over the samples of x, as in the paper)
+
+        Raises
+        ------
+        InvalidInputError
+            if ``ax`` is not two axes, or for an unknown ``spread``
+
+        Notes
+        -----
+        Figures 4 and 6 of Macdonald et al. (2022), "Interpretable Neural Networks with Frank-Wolfe".
+        """
+        panels = [
+            plotting.Panel(
+                label,
+                bands(self.statistics(of), spread),
+                {name: float(found.mean) for name, found in self.statistics(f"{of}_area").items()},
+                "area",
+                more_is_better,
+                (0, top),
+            )
+            for of, (label, top, more_is_better) in PANELS.items()
+        ]
+        axes = plotting.curve_axes(ax, tuple(PANELS), len(self.names))
+        return plotting.draw(axes, self.rates, "rate (non-randomised components)", panels)
+
+    def __repr__(self) -> str:
+        best = min(self.names, key=lambda n: self.distortion_area[n].mean())
+        counts = f"{len(self.names)} maps, {len(self.axes['sample'])} samples, {len(self.rates)} rates"
+        return f"OrderingResult({counts}; least distortion: {best!r})"
+
+
+# --- the run -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +245,7 @@ class _Test:
 
     def run(self, maps: Sequence[np.ndarray], progress: bool) -> np.ndarray:
         """(2, maps, samples of x, rates): distortion and accuracy."""
-        score, target, predicted = at_x(self.scores, self.x, self.index, self.batch_size)
+        score, target, predicted = self.scores.at(self.x, self.index, self.batch_size)
         labels = predicted if self.labels is None else self.labels
         copies = self.noise.copies(self.samples)
         tally = _Tally(self, len(maps), score, target, labels)
@@ -217,7 +312,7 @@ class _Tally:
         self._filled = 0
 
 
-# --- checks ------------------------------------------------------------------------------------------------------
+# --- checks --------------------------------------------------------------------------------------------------------
 
 
 def _read_rates(rates: Any) -> np.ndarray:

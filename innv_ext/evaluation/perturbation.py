@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
+from matplotlib.figure import Figure
 
 from innv_ext import arguments, files
 from innv_ext.analyzers.parts.partition import Partition
@@ -15,12 +16,13 @@ from innv_ext.analyzers.parts.replacement import Replacement, fitted, replacemen
 from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation.common import at_x, generator, named, read_neurons, read_seed
+from innv_ext.evaluation import plotting
 from innv_ext.evaluation.features import RANDOM, ranks, read_regions, relevance_of
-from innv_ext.evaluation.perturbation_result import PerturbationResult
-from innv_ext.evaluation.scores import Scores
+from innv_ext.evaluation.results import EvaluationResult, Named, bands, markdown, over_samples
+from innv_ext.evaluation.subject import Scores, check_model, generator, maps_by_name, read_neurons
 
 ORDERS = {"morf": 1, "lerf": -1}  # the sign of the relevance whose largest values come first
+TITLES = {"morf": "most relevant first", "lerf": "least relevant first"}
 RANDOM_ORDERS = 5  # the baseline is their mean
 _NOISE, _TIES, _BASELINE = 0, 1, 2  # streams of random numbers
 _TAKES = {  # what each perturbation may be told
@@ -122,10 +124,10 @@ def perturbation_analysis(
     >>> result.aopc["good"].tolist()
     [4.25]
     """
-    if not isinstance(model, keras.Model):
-        raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
+    check_model(model)
     size, samples = arguments.positive_int("batch_size", batch_size), arguments.positive_int("samples", samples)
-    orders, maps, seed = _read_orders(order), _read_maps(relevance, random_baseline), read_seed(seed)
+    orders, maps = _read_orders(order), _read_maps(relevance, random_baseline)
+    seed = arguments.positive_int("seed", seed, 0)
     with untouched(model):
         scores = Scores(model, on, output, "perturbation_analysis")
         array = scores.samples(x)
@@ -139,15 +141,117 @@ def perturbation_analysis(
         ranked = [ORDERS[o] * values for o in orders for values in found.values()]
         baseline = RANDOM_ORDERS if random_baseline else 0
         run = _Run(scores, array, index, parts, ranked, baseline, noise, noise.copies(samples), count, size, seed)
-        curves, agreement = run.run(progress)
-    rows = _rows(orders, tuple(maps), random_baseline)
-    return PerturbationResult(
-        np.arange(count + 1),
-        tuple(rows),
-        tuple(rows.values()),
-        dict(zip(rows, curves, strict=True)),
-        dict(zip(rows, agreement, strict=True)),
-    )
+        rows = _rows(orders, tuple(maps), random_baseline)
+        found = [dict(zip(rows, values, strict=True)) for values in run.run(progress)]
+    return PerturbationResult(np.arange(count + 1), tuple(rows), tuple(rows.values()), *found)
+
+
+# --- the result ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PerturbationResult(EvaluationResult):
+    """Curves of a perturbation analysis.
+
+    Attributes
+    ----------
+    perturbed : int array (steps + 1,), 0, 1, 2, ...: the number of perturbed regions
+    names : the rows: the relevance maps in the order given, "name (morf)" and "name (lerf)" where both orders were
+        asked for, and "random", the mean over random orders, if it was
+    orders : "morf", "lerf" or "random" for each row
+    scores : {name: array (samples of x, steps + 1)}, the score of the neuron
+    agreement : {name: array (samples of x, steps + 1)}, share of copies that are classified as x is
+
+    Examples
+    --------
+    >>> curves = {"a": np.array([[1.0, 0.5, 0.0], [3.0, 0.0, 0.0]])}
+    >>> result = PerturbationResult(np.arange(3), ("a",), ("morf",), curves, {"a": np.ones((2, 3))})
+    >>> result.aopc["a"].tolist()
+    [0.5, 2.0]
+    >>> float(result.statistics("aopc")["a"].mean)
+    1.25
+    """
+
+    perturbed: np.ndarray
+    names: tuple[str, ...]
+    orders: tuple[str, ...]
+    scores: Named
+    agreement: Named
+    derived: ClassVar[tuple[str, ...]] = ("aopc",)
+
+    @property
+    def aopc(self) -> Named:
+        """{name: array (samples of x,)}: area over the perturbation curve, the mean of f(x_0) - f(x_k), k = 0..steps.
+
+        Large is good for the most relevant first, small for the least relevant first. Samek et al. (2017).
+        """
+        return {name: (curve[:, :1] - curve).mean(axis=1) for name, curve in self.scores.items()}
+
+    @property
+    def axes(self) -> dict[str, Sequence[Any]]:
+        samples = range(len(self.scores[self.names[0]]))
+        return {"relevance": self.names, "sample": samples, "perturbed": self.perturbed}
+
+    def columns(self) -> dict[str, Named]:
+        return {"score": self.scores, "agreement": self.agreement}
+
+    def measures(self) -> dict[str, Named]:
+        return {"scores": self.scores, "agreement": self.agreement, "aopc": self.aopc}
+
+    def table(self) -> str:
+        """A markdown table, mean ± standard error over the samples of x: per order, the best first."""
+        aopc = self.statistics("aopc")
+        rows = [
+            (name, order, aopc[name], over_samples(self.agreement[name].mean(axis=1)))
+            for order in dict.fromkeys(self.orders)
+            for name in self._ranked(order)
+        ]
+        return markdown(("relevance", "order", "AOPC", "mean agreement"), rows)
+
+    def draw(self, ax: Any = None, *, spread: str = "error") -> Figure:
+        """Draw the score over the number of perturbed regions, a panel for each order; legends sorted by AOPC.
+
+        Parameters
+        ----------
+        ax : matplotlib axes to draw on, two where both orders were asked for; None makes a figure
+        spread : the band around the mean: ± standard "error", its 95 % "confidence" interval (Student's t), or ± "std"
+            (standard deviation over the samples of x)
+
+        Raises
+        ------
+        InvalidInputError
+            for the wrong number of axes, or an unknown ``spread``
+        """
+        shown, aopc = bands(self.statistics("scores"), spread), self.statistics("aopc")
+        names = {order: self._rows(order, RANDOM) for order in TITLES if order in self.orders}
+        panels = [
+            plotting.Panel(
+                f"score, {TITLES[order]}",
+                {name: shown[name] for name in own},
+                {name: float(aopc[name].mean) for name in own},
+                "AOPC",
+                order == "morf",
+            )
+            for order, own in names.items()
+        ]
+        axes = plotting.curve_axes(ax, [TITLES[order] for order in names], len(next(iter(names.values()))))
+        return plotting.draw(axes, self.perturbed, "perturbed regions", panels)
+
+    def _rows(self, *orders: str) -> list[str]:
+        """The rows of these orders."""
+        return [name for name, own in zip(self.names, self.orders, strict=True) if own in orders]
+
+    def _ranked(self, order: str) -> list[str]:
+        """The rows of this order, the best first."""
+        return sorted(self._rows(order), key=lambda name: self.aopc[name].mean(), reverse=order == "morf")
+
+    def __repr__(self) -> str:
+        first = self.orders[0]
+        counts = f"{len(self.names)} rows, {len(self.axes['sample'])} samples, {len(self.perturbed) - 1} steps"
+        return f"PerturbationResult({counts}; best {first}: {self._ranked(first)[0]!r})"
+
+
+# --- the run -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +281,7 @@ class _Run:
 
     def run(self, progress: bool) -> np.ndarray:
         """(2, rows, samples of x, steps + 1): scores and shares of copies of unchanged class."""
-        score, target, predicted = at_x(self.scores, self.x, self.index, self.batch_size)
+        score, target, predicted = self.scores.at(self.x, self.index, self.batch_size)
         orders = [1] * len(self.maps) + [self.random_orders] * bool(self.random_orders)
         found = np.zeros((2, len(orders), len(self.x), self.steps + 1))
         found[:, :, :, 0] = np.stack([score, np.ones_like(score)])[:, None]
@@ -212,7 +316,7 @@ class _Run:
         return fitted(self.noise.draw(self.x[i], 1, generator(self.seed, _NOISE, i, copy))[0], self.x.dtype)
 
 
-# --- checks ------------------------------------------------------------------------------------------------------
+# --- checks --------------------------------------------------------------------------------------------------------
 
 
 def _read_orders(order: Any) -> tuple[str, ...]:
@@ -225,7 +329,7 @@ def _read_orders(order: Any) -> tuple[str, ...]:
 
 def _read_maps(relevance: Any, random_baseline: bool) -> dict[str, Any]:
     """{name: map}; the name of the baseline must be free."""
-    maps = named(relevance)
+    maps = maps_by_name(relevance)
     if random_baseline and RANDOM in maps:
         raise InvalidInputError(
             "relevance has the name 'random', which is the baseline's. Give the map another name, or pass "

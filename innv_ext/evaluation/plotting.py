@@ -1,4 +1,4 @@
-"""Curves of several maps as a matplotlib figure; no pyplot state."""
+"""Axes, curves and files of the results' figures; no pyplot state."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ DPI = 150
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 LEGEND_COLUMNS = 2
-COUNTS = {1: "one matplotlib axes", 2: "two matplotlib axes"}
+COUNTS = {1: "one", 2: "two"}
 
-Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
+Bands = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Panel:
     """
 
     label: str
-    curves: Curves
+    curves: Bands
     numbers: Mapping[str, float]
     meaning: str
     largest_first: bool
@@ -49,20 +49,31 @@ class Panel:
     marker: str = ""
 
 
-def axes_for(ax: Axes | Sequence[Axes] | None, wanted: Sequence[str], names: int) -> tuple[Axes, ...]:
-    """``ax`` if it is one axes for each of ``wanted``, or those of a new figure with room for legends of ``names``."""
-    count = len(wanted)
+def axes_for(
+    ax: Any, shape: tuple[int, int], panels: str, size: tuple[float, float], dpi: float | None = DPI
+) -> np.ndarray:
+    """``ax`` as an array of axes (rows, columns) if it has this shape, or those of a new figure of ``size`` inches.
+
+    ``panels`` says in errors what they are for; ``dpi`` is that of the new figure, None matplotlib's own.
+    """
     if ax is None:
-        height = 3.9 + 0.19 * -(-names // LEGEND_COLUMNS)
-        figure = Figure(figsize=(4.8 * count, height), dpi=DPI, facecolor="white", layout="constrained")
+        figure = Figure(figsize=size, dpi=dpi, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
-        return tuple(figure.subplots(1, count, squeeze=False)[0])
-    found = tuple(ax) if isinstance(ax, (Sequence, np.ndarray)) else (ax,)
-    if len(found) != count or not all(isinstance(a, Axes) for a in found):
+        return figure.subplots(*shape, squeeze=False)
+    found = np.array(ax, dtype=object, ndmin=2)
+    if found.shape != shape or not all(isinstance(a, Axes) for a in found.flat):
+        count, (rows, columns) = shape[0] * shape[1], shape
         raise InvalidInputError(
-            f"ax must be {COUNTS[count]} ({', '.join(wanted)}), e.g. figure.subplots(1, {count}), got {ax!r}."
+            f"ax must be {COUNTS.get(count, count)} matplotlib axes ({panels}), e.g. figure.subplots({rows}, "
+            f"{columns}), got {ax!r}."
         )
     return found
+
+
+def curve_axes(ax: Any, panels: Sequence[str], names: int) -> np.ndarray:
+    """One axes for each panel, side by side; a new figure has room for legends of ``names`` below them."""
+    size = (4.8 * len(panels), 3.9 + 0.19 * -(-names // LEGEND_COLUMNS))
+    return axes_for(ax, (1, len(panels)), ", ".join(panels), size)[0]
 
 
 def draw(axes: Sequence[Axes], positions: np.ndarray, label: str, panels: Sequence[Panel]) -> Figure:
@@ -79,9 +90,10 @@ def draw(axes: Sequence[Axes], positions: np.ndarray, label: str, panels: Sequen
 
 
 def save(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    """Write the figure to ``path``, if there is one; the suffix says the format."""
+    """Write all of the figure to ``path``, if there is one: the suffix says the format."""
     if path is not None:
-        figure.savefig(path, dpi=DPI, facecolor="white")
+        dpi = max(DPI, figure.dpi)  # small texts stay legible
+        figure.savefig(path, dpi=dpi, facecolor="white", bbox_inches=figure.bbox_inches)
     return figure
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer, find
 from innv_ext.errors import InvalidInputError
+from innv_ext.evaluation.subject import check_model
 
 
 def as_quantus_explain_func(analyzer: str | Analyzer, **params: Any) -> Callable[..., np.ndarray]:
@@ -61,8 +62,7 @@ def as_quantus_explain_func(analyzer: str | Analyzer, **params: Any) -> Callable
         if isinstance(analyzer, Analyzer) and model is analyzer.model:
             chosen = analyzer
         else:
-            if not isinstance(model, keras.Model):
-                raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
+            check_model(model)
             if model not in made:
                 made[model] = _without_owning(_make(analyzer, model, params), model)
             chosen = made[model]

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import tree
+from matplotlib.figure import Figure
 
 from innv_ext import arguments, files
-from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer
-from innv_ext.backend import facts, numerics
-from innv_ext.backend.graph import Spec, op_key
+from innv_ext.backend import numerics
+from innv_ext.backend.graph import op_key
 from innv_ext.backend.kinds import KINDS, Kind
-from innv_ext.backend.tracing import model_tensors, trace, untouched
+from innv_ext.backend.tracing import model_tensors, untouched
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
-from innv_ext.evaluation.common import generator, read_seed
-from innv_ext.evaluation.explained import check_analyzer, check_finite, same_neurons
-from innv_ext.evaluation.randomization_result import RandomizationResult
+from innv_ext.evaluation.plotting import COLOURS, DASHES, axes_for
+from innv_ext.evaluation.results import EvaluationResult, markdown, over_samples, shown
 from innv_ext.evaluation.robustness import rank_correlation, similarity
+from innv_ext.evaluation.subject import OneInput, check_analyzer, check_finite, check_model, generator, same_neurons
 
 Factory = Callable[[keras.Model], Analyzer]
+METRICS = {
+    "rank_correlation": "rank correlation",
+    "absolute_rank_correlation": "rank correlation of magnitudes",
+    "ssim": "SSIM",
+}
 ORDERS, WAYS = ("cascading", "independent"), ("initializer", "permutation")
 
 
@@ -84,12 +90,12 @@ def randomization_check(
     >>> found = randomization_check(model, "lrp.epsilon", x)
     >>> print(found.table())
     """
-    if not isinstance(model, keras.Model):
-        raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
+    check_model(model)
     arguments.choice("order", order, ORDERS)
     arguments.choice("how", how, WAYS)
-    size, seed = arguments.positive_int("batch_size", batch_size), read_seed(seed)
-    array, channels_first = _read_x(model, x)
+    size, seed = arguments.positive_int("batch_size", batch_size), arguments.positive_int("seed", seed, 0)
+    subject = OneInput(model, "randomization_check")
+    array = subject.samples(x)
     explain = _Explainer(analyzer, dict(params or {}), size)
     clone, fresh = _clone(model, array[:1], seed)
     units = _units(clone)
@@ -106,11 +112,78 @@ def randomization_check(
         layer.set_weights(fresh[name])
         maps = np.asarray(explain(clone).analyze(array, selection, batch_size=size))
         check_finite(maps)
-        found.append(_compare(original, maps, channels_first))
+        found.append(_compare(original, maps, subject.channels_first))
         if order == "independent":
             layer.set_weights(kept[name])
     stages = tuple(name for name, _ in units[::-1])
     return RandomizationResult(stages, *(np.stack(values) for values in zip(*found, strict=True)), order, explain.name)
+
+
+# --- the result ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RandomizationResult(EvaluationResult):
+    """Agreement of maps with those of the original weights; 1 is equal.
+
+    Attributes
+    ----------
+    stages : the layer that was randomised at each stage, from the top down
+    rank_correlation, absolute_rank_correlation : Spearman's, of the values and of their magnitudes, (stages, samples)
+    ssim : (stages, samples)
+    order : "cascading" or "independent"
+    analyzer : its name
+    """
+
+    stages: tuple[str, ...]
+    rank_correlation: np.ndarray
+    absolute_rank_correlation: np.ndarray
+    ssim: np.ndarray
+    order: str
+    analyzer: str
+
+    @property
+    def axes(self) -> dict[str, Sequence[Any]]:
+        return {"stage": self.stages, "sample": range(self.ssim.shape[1])}
+
+    def columns(self) -> dict[str, np.ndarray]:
+        return {of: getattr(self, of) for of in METRICS}
+
+    def measures(self) -> dict[str, np.ndarray]:
+        return {of: values.T for of, values in self.columns().items()}
+
+    def table(self) -> str:
+        """A markdown table, mean ± standard error over the samples."""
+        rows = [(stage, *(over_samples(getattr(self, of)[i]) for of in METRICS)) for i, stage in enumerate(self.stages)]
+        return markdown(("randomised", *METRICS.values()), rows)
+
+    def draw(self, ax: Any = None) -> Figure:
+        """Draw the means over the stages, with standard errors, on one axes."""
+        size = (2.5 + 0.45 * len(self.stages), 4)
+        (panel,) = axes_for(ax, (1, 1), "agreement", size, dpi=None).flat
+        places = np.arange(len(self.stages) + 1)
+        for j, (of, label) in enumerate(METRICS.items()):
+            found = self.statistics(of)
+            means, errors = np.append(1.0, found.mean), np.append(0.0, np.nan_to_num(found.error))
+            panel.errorbar(places, means, errors, color=COLOURS[j], linestyle=DASHES[j], marker="o", ms=3, label=label)
+        panel.set_xticks(places, ["original", *self.stages], rotation=45, ha="right", fontsize=8)
+        panel.axhline(0, color="#bbbbbb", linewidth=0.8, zorder=0)
+        before = "up to this layer, from the top" if self.order == "cascading" else "at this layer alone"
+        panel.set(title=self.analyzer, xlabel=f"random weights {before}", ylabel="agreement with the original map")
+        panel.set_ylim(top=1.05)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(fontsize=8, frameon=False)
+        return panel.figure.figure
+
+    def __repr__(self) -> str:
+        last = shown(over_samples(self.absolute_rank_correlation[-1]))
+        return (
+            f"RandomizationResult({self.analyzer!r}, {self.order!r}, {len(self.stages)} stages, {self.ssim.shape[1]} "
+            f"samples; rank correlation of magnitudes at the last: {last})"
+        )
+
+
+# --- the analyzer of a clone ---------------------------------------------------------------------------------------
 
 
 class _Explainer:
@@ -143,7 +216,7 @@ def _compare(a: np.ndarray, b: np.ndarray, channels_first: bool) -> tuple[np.nda
     return signed, absolute, similarity(a.astype("float64"), b.astype("float64"), axis)
 
 
-# --- the clone ---------------------------------------------------------------------------------------------------
+# --- the clone -----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -222,17 +295,3 @@ def _check_equal(model: keras.Model, clone: keras.Model, x: np.ndarray) -> None:
             f"A clone of {model.name!r} with the same weights computes something else: get_config() of its layers or "
             f"of its class leaves something out."
         )
-
-
-def _read_x(model: keras.Model, x: Any) -> tuple[np.ndarray, bool]:
-    structure, graph = model_tensors(model)[0], trace(model, facts.is_leaf)
-    specs: list[Spec] = [graph.specs[s] for s in graph.inputs]
-    if len(specs) > 1:
-        raise InvalidInputError(
-            f"randomization_check takes models with one input, but {model.name!r} has {len(specs)}. Hold the others "
-            f"fixed: keras.Model(a, model([a, b])) with a = keras.Input(...) and b a function of a."
-        )
-    (array,) = inputs.standardize(x, structure, specs, True)
-    if not array.size:
-        raise InvalidInputError(f"x has shape {array.shape}; there is nothing to explain.")
-    return array, facts.channels_first(graph)

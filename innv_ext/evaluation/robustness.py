@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from innv_ext import files
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
-from innv_ext.evaluation.frames import frame
-from innv_ext.evaluation.statistics import Statistics, over_samples, shown
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from innv_ext.evaluation.results import EvaluationResult, shown
 
 LABELS = {
     "distance": "distance (0: equal)",
@@ -30,7 +24,7 @@ _WINDOW = 7  # side of the windows of the SSIM, as in scikit-image
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RobustnessMetrics:
+class RobustnessMetrics(EvaluationResult):
     """Agreement of two maps, one entry per sample; nothing is NaN.
 
     Attributes
@@ -51,40 +45,14 @@ class RobustnessMetrics:
     @property
     def values(self) -> dict[str, np.ndarray]:
         """{metric: array (samples,)}."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "k"}
+        return {metric: getattr(self, metric) for metric in LABELS}
 
-    def statistics(self) -> dict[str, Statistics]:
-        """{metric: mean, standard deviation and standard error over the samples}."""
-        return {name: over_samples(v) for name, v in self.values.items()}
+    def columns(self) -> dict[str, np.ndarray]:
+        return self.values
 
-    def to_dict(self) -> dict[str, Any]:
-        """Lists of floats and k, ready for ``json.dump``."""
-        return {**{name: v.tolist() for name, v in self.values.items()}, "k": self.k}
-
-    def to_frame(self) -> DataFrame:
-        """One row per sample; needs pandas."""
-        return frame(self.values)
-
-    def plot(self, ax: Axes | None = None, *, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Draw each metric as a row: grey points are samples, coloured ones means with standard errors.
-
-        Nothing of pyplot is used, so this works without a display.
-
-        Parameters
-        ----------
-        ax : matplotlib axes to draw on; None makes a figure
-        path : also save the figure there; the suffix says the format
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-
-        Raises
-        ------
-        InvalidInputError
-            if ``ax`` is not axes
-        """
-        (panel,) = plotting.axes_for(ax, ("metrics",), 0)
+    def draw(self, ax: Any = None) -> Figure:
+        """Draw each metric as a row of one axes: grey points are samples, coloured ones means with standard errors."""
+        (panel,) = plotting.curve_axes(ax, ("metrics",), 0)
         for row, (name, found) in enumerate(self.statistics().items()):
             values = self.values[name]
             spread = np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else np.zeros(1)
@@ -97,7 +65,7 @@ class RobustnessMetrics:
         panel.set_ylim(len(LABELS) - 0.5, -0.5)
         panel.set_xlabel(f"{len(self.distance)} samples, mean ± standard error")
         plotting.tidy(panel)
-        return plotting.save(panel.figure.figure, path)
+        return panel.figure.figure
 
     def __repr__(self) -> str:
         means = ", ".join(f"{name} {shown(found)}" for name, found in self.statistics().items())

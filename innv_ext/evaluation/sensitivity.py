@@ -12,8 +12,7 @@ from innv_ext import arguments, files
 from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation.common import generator, read_seed
-from innv_ext.evaluation.explained import check_analyzer, rows_of, same_neurons
+from innv_ext.evaluation.subject import check_analyzer, generator, rows_of, same_neurons
 
 SUMMARIES = {"max": np.max, "mean": np.mean}
 
@@ -75,7 +74,8 @@ def sensitivity(
     check_analyzer(analyzer)
     radius, samples = arguments.number("radius", radius, positive=True), arguments.positive_int("samples", samples)
     arguments.choice("norm", norm, ("linf", "l2"))
-    summary, seed = SUMMARIES[arguments.choice("kind", kind, tuple(SUMMARIES))], read_seed(seed)
+    summary = SUMMARIES[arguments.choice("kind", kind, tuple(SUMMARIES))]
+    seed = arguments.positive_int("seed", seed, 0)
     size = analyzer.batch_size if batch_size is None else arguments.positive_int("batch_size", batch_size)
     xs = inputs.standardize(x, analyzer.input_structure_, analyzer.input_specs(), True)
     if any(a.dtype.kind != "f" for a in xs):

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from innv_ext import arguments, files
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer
-from innv_ext.backend import facts
 from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation.measures import inside_and_size
-from innv_ext.evaluation.systematic_result import SystematicResult
+from innv_ext.evaluation import plotting
+from innv_ext.evaluation.measures import RATIOS, as_ratio, inside_and_size
+from innv_ext.evaluation.results import EvaluationResult, Named, Statistics, bands, markdown, over_samples
+from innv_ext.evaluation.subject import OneInput, check_model, read_labels
+from innv_ext.visualization.checks import number as number_between
+
+SHOWN_CLASSES = 10
 
 
 def systematic_inside_ratio(
@@ -71,16 +78,16 @@ def systematic_inside_ratio(
     >>> result.ratio("inside_total")["input"].tolist()
     [0.25, 0.25, 0.25, 0.25, 0.25, 0.25]
     """
-    if not isinstance(model, keras.Model):
-        raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
+    check_model(model)
     arguments.choice("explain", explain, ("predicted", "label"))
     size = arguments.positive_int("batch_size", batch_size)
+    channel_axis = 1 if OneInput(model, "systematic_inside_ratio").channels_first else -1
     built = _build(model, analyzers)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*built, "size", "predicted", "labels")}
     batches = _batches(data, masks, labels, size)
     for number, batch in enumerate(files.Progress(batches, "systematic_inside_ratio", progress)):
         try:
-            found = _measure(batch, built, explain, size)
+            found = _measure(batch, built, explain, channel_axis, size)
         except InvalidInputError as error:
             raise InvalidInputError(f"Batch {number} of the data: {error}") from error
         for name, values in found.items():
@@ -90,10 +97,182 @@ def systematic_inside_ratio(
     if 0 < len(parts["labels"]) < len(parts["size"]):
         raise InvalidInputError("Some batches of the data have labels and others don't; give all of them, or none.")
     joined = {name: np.concatenate(values) for name, values in parts.items() if values}
-    predicted = joined["predicted"]
-    return SystematicResult(
-        tuple(built), {name: joined[name] for name in built}, joined["size"], joined.get("labels"), predicted
-    )
+    inside = {name: joined[name] for name in built}
+    return SystematicResult(tuple(built), inside, joined["size"], joined.get("labels"), joined["predicted"])
+
+
+# --- the result ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SystematicResult(EvaluationResult):
+    """How much relevance of each sample of a data set lies inside its mask.
+
+    Attributes
+    ----------
+    names : the analyzers, in the order given
+    inside : {name: array (samples,)}, relevance inside over all, absolute values
+    size : array (samples,), the share of places that are inside the mask
+    labels : int array (samples,), the true classes, or None
+    predicted : int array (samples,), the flat index of the largest output
+
+    Examples
+    --------
+    >>> inside = {"a": np.array([0.9, 0.8, 0.1])}
+    >>> result = SystematicResult(("a",), inside, np.full(3, 0.4), np.array([0, 0, 7]), np.array([0, 0, 7]))
+    >>> result.concentrated()["a"].tolist()
+    [True, True, False]
+    >>> round(float(result.statistics("weighted", by="class")["a"][7].mean), 3)
+    0.25
+    """
+
+    names: tuple[str, ...]
+    inside: Named
+    size: np.ndarray
+    labels: np.ndarray | None
+    predicted: np.ndarray
+
+    @property
+    def axes(self) -> dict[str, Sequence[Any]]:
+        return {"analyzer": self.names, "sample": range(len(self.size))}
+
+    def columns(self) -> dict[str, Any]:
+        own = {"class": self.classes, "predicted": self.predicted, "size": self.size}
+        return {**own, **{kind: self.ratio(kind) for kind in RATIOS}}
+
+    def measures(self) -> dict[str, Named]:
+        return {**{kind: self.ratio(kind) for kind in RATIOS}, "concentrated": self.concentrated()}
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The class of each sample: its label, or what was predicted if there are no labels."""
+        return self.predicted if self.labels is None else self.labels
+
+    def ratio(self, kind: str = "weighted") -> Named:
+        """{name: array (samples,)}, the ratio of this kind; see ``inside_ratio``."""
+        arguments.choice("kind", kind, RATIOS)
+        return {name: as_ratio(self.inside[name], self.size, kind) for name in self.names}
+
+    def concentrated(self, threshold: float = 0.5) -> Named:
+        """{name: bool array (samples,)}: whether more than this share of the relevance lies inside."""
+        threshold = number_between("threshold", threshold, 0, 1, inclusive=True)
+        return {name: self.inside[name] > threshold for name in self.names}
+
+    def statistics(self, of: str = "weighted", *, by: str | None = None) -> dict[str, Any]:
+        """Mean, standard deviation and errors over the samples.
+
+        Parameters
+        ----------
+        of : "inside_total", "weighted" or "inside_outside" (infinite where nothing is outside), or "concentrated" (the
+            share of samples with more than half of the relevance inside)
+        by : None, or "class"
+
+        Returns
+        -------
+        dict
+            {name: Statistics}, by class {name: {class: Statistics}}
+
+        Raises
+        ------
+        InvalidInputError
+            for another ``of`` or ``by``
+        """
+        values = self.measures()[arguments.choice("of", of, (*RATIOS, "concentrated"))]
+        if arguments.choice("by", by, (None, "class")) is None:
+            return {name: over_samples(row) for name, row in values.items()}
+        rows = {int(c): self.classes == c for c in np.unique(self.classes)}
+        return {name: {c: over_samples(row[own]) for c, own in rows.items()} for name, row in values.items()}
+
+    def by_size(self, *, bins: int = 10, threshold: float = 0.5) -> tuple[np.ndarray, dict[str, Statistics]]:
+        """Which share of the samples has its relevance concentrated inside, by the size of the mask.
+
+        Parameters
+        ----------
+        bins : how many, evenly spaced over sizes from 0 to 1; empty ones are left out
+        threshold : the share of relevance that counts as concentrated when it is exceeded
+
+        Returns
+        -------
+        sizes : array (bins with samples,), the mean size in each
+        shares : {name: Statistics} of such arrays
+        """
+        bins = arguments.positive_int("bins", bins)
+        place = np.minimum((self.size * bins).astype(int), bins - 1)
+        rows = [place == b for b in np.unique(place)]
+        sizes = np.array([self.size[own].mean() for own in rows])
+        found = {}
+        for name, values in self.concentrated(threshold).items():
+            found[name] = Statistics(*map(np.array, zip(*(over_samples(values[own]) for own in rows), strict=True)))
+        return sizes, found
+
+    def table(self, kind: str = "weighted", *, classes: int = SHOWN_CLASSES) -> str:
+        """A markdown table per analyzer and class, mean ± standard error, the lowest ratio first.
+
+        Parameters
+        ----------
+        kind : the ratio that is shown and says the order
+        classes : how many of the lowest classes are listed, below the line of all samples
+        """
+        classes = arguments.positive_int("classes", classes)
+        whole, of_class = self.statistics(kind), self.statistics(kind, by="class")
+        dense, dense_class = self.statistics("concentrated"), self.statistics("concentrated", by="class")
+        counts = dict(zip(*np.unique(self.classes, return_counts=True), strict=True))
+        rows: list[tuple[Any, ...]] = []
+        for name in self.names:
+            rows.append((name, "all", len(self.size), whole[name], dense[name]))
+            lowest = sorted(counts, key=lambda c, of=of_class[name]: of[c].mean)[:classes]
+            rows += [(name, c, counts[c], of_class[name][c], dense_class[name][c]) for c in lowest]
+        return markdown(("analyzer", "class", "samples", kind, "concentrated"), rows)
+
+    def draw(self, ax: Any = None, *, kind: str = "weighted") -> Figure:
+        """Draw the share of concentrated samples by size, and the ratio of the lowest classes, ± standard errors.
+
+        Parameters
+        ----------
+        ax : two matplotlib axes to draw on; None makes a figure
+        kind : the ratio of the right panel; its order is that of the first analyzer
+
+        Raises
+        ------
+        InvalidInputError
+            if ``ax`` is not two axes, or for an unknown ``kind``, or infinite ratios
+        """
+        if not all(np.isfinite(values).all() for values in self.ratio(kind).values()):
+            raise InvalidInputError(f"kind={kind!r} is infinite for some samples; take 'weighted' or 'inside_total'.")
+        left, right = plotting.curve_axes(ax, ("by size", "by class"), len(self.names))
+        sizes, shares = self.by_size()
+        overall = {name: float(found.mean) for name, found in self.statistics("concentrated").items()}
+        curves, meaning = bands(shares, "error"), "more than half of the relevance inside"
+        panel = plotting.Panel("share of samples", curves, overall, meaning, True, (0, 1.02), "o")
+        self._draw_classes(right, kind)
+        return plotting.draw([left], sizes, "size of the mask (share of places)", [panel])
+
+    def _draw_classes(self, ax: Axes, kind: str) -> None:
+        """Points with error bars for the lowest classes."""
+        found = self.statistics(kind, by="class")
+        of = found[self.names[0]]
+        lowest = sorted(of, key=lambda c: of[c].mean)[:SHOWN_CLASSES]
+        for j, name in enumerate(self.names):
+            means, errors = (np.array([getattr(found[name][c], f) for c in lowest]) for f in ("mean", "error"))
+            places = np.arange(len(lowest)) + 0.5 * ((j + 0.5) / len(self.names) - 0.5)
+            colour = plotting.look(j)["color"]
+            ax.errorbar(places, means, np.nan_to_num(errors), fmt="o", markersize=4, color=colour, label=name)
+        if kind == "weighted":
+            ax.axhline(1, color="#888888", linewidth=0.8, zorder=0)  # relevance that is spread evenly
+        ax.set_xticks(np.arange(len(lowest)), [str(c) for c in lowest])
+        ax.set(xlabel=f"class (lowest {len(lowest)} of {len(of)})", ylabel=f"{kind} ratio")
+        ax.set_ylim(bottom=0)
+        plotting.tidy(ax)
+
+    def __repr__(self) -> str:
+        of = self.statistics(by="class")[self.names[0]]
+        return (
+            f"SystematicResult({len(self.names)} analyzers, {len(self.size)} samples, {len(of)} classes; lowest class "
+            f"of {self.names[0]!r}: {min(of, key=lambda c: of[c].mean)})"
+        )
+
+
+# --- the run -------------------------------------------------------------------------------------------------------
 
 
 class _Batch(NamedTuple):
@@ -104,22 +283,23 @@ class _Batch(NamedTuple):
     labels: Any = None
 
 
-def _measure(batch: _Batch, built: Mapping[str, Analyzer], explain: str, size: int) -> dict[str, np.ndarray]:
+def _measure(
+    batch: _Batch, built: Mapping[str, Analyzer], explain: str, channel_axis: int, size: int
+) -> dict[str, np.ndarray]:
     """Shares inside for each analyzer, the size of the masks, predictions and labels."""
     count, found = len(batch.x), {}
     if batch.labels is not None:
-        found["labels"] = _read_labels(batch.labels, count)
+        found["labels"] = read_labels(batch.labels, count)
     elif explain == "label":
         raise InvalidInputError("explain='label' needs labels: labels= for arrays, (x, masks, labels) for batches.")
     for name, analyzer in built.items():
-        channel_axis = 1 if facts.channels_first(analyzer.graph_) else -1
         told = analyzer.explain(batch.x, found["labels"] if explain == "label" else None, batch_size=size)
         found[name], found["size"] = inside_and_size(told.attribution, batch.masks, channel_axis)
         found["predicted"] = told.output.reshape(count, -1).argmax(axis=1) if count else np.zeros(0, "int64")
     return found
 
 
-# --- checks ------------------------------------------------------------------------------------------------------
+# --- checks --------------------------------------------------------------------------------------------------------
 
 
 def _build(model: keras.Model, analyzers: Any) -> dict[str, Analyzer]:
@@ -138,9 +318,6 @@ def _build(model: keras.Model, analyzers: Any) -> dict[str, Analyzer]:
         built[name] = given if isinstance(given, Analyzer) else create_analyzer(name, model, **given)
         if built[name].model is not model:
             raise InvalidInputError(f"analyzers[{name!r}] explains another model than the one that is studied.")
-        inputs = len(built[name].input_specs())
-        if inputs > 1:
-            raise InvalidInputError(f"The study needs a model with one input, but {model.name!r} has {inputs}.")
     return built
 
 
@@ -168,13 +345,3 @@ def _read_batch(batch: Any) -> _Batch:
         got = f"{len(batch)} entries" if isinstance(batch, (tuple, list)) else type(batch).__name__
         raise InvalidInputError(f"Batches of the data must be (x, masks) or (x, masks, labels), got {got}.")
     return _Batch(*map(np.asarray, batch))
-
-
-def _read_labels(labels: Any, count: int) -> np.ndarray:
-    array = np.asarray(labels)
-    if array.dtype.kind not in "iu" or array.shape != (count,):
-        raise InvalidInputError(
-            f"labels must be integers of shape ({count},), one class per sample, got dtype {array.dtype} and shape "
-            f"{array.shape}."
-        )
-    return array.astype("int64")

@@ -16,8 +16,8 @@ from innv_ext.evaluation.measures import inside_ratio, sparsity
 from innv_ext.evaluation.ordering import relevance_ordering
 from innv_ext.evaluation.perturbation import perturbation_analysis
 from innv_ext.evaluation.randomization import randomization_check
-from innv_ext.evaluation.scores import Scores
 from innv_ext.evaluation.sensitivity import sensitivity
+from innv_ext.evaluation.subject import Scores
 
 LABELS = np.array([0, 2, 1, 0])
 MASKS = np.array([[0, 0, 3, 3]] * 3 + [[2, 2, 6, 6]])

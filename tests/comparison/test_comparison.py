@@ -78,6 +78,14 @@ def test_ranking(small):
     assert repr(small) == "Comparison(3 analyzers, 3 metrics, 2 samples)"
 
 
+def test_statistics(small):
+    assert {title: float(s.mean) for title, s in small.statistics("up").items()} == {"a|b": 2.0, "c": 4.0}
+    assert small.statistics("up")["a|b"].error == pytest.approx(1) and small.statistics("flat") == {}
+    assert list(small.statistics()) == ["up", "down", "flat"]
+    with pytest.raises(InvalidInputError, match=r"one of 'up', 'down', 'flat', got 'dwn'\. Did you mean 'down'"):
+        small.statistics("dwn")
+
+
 def test_what_is_no_number_comes_last(small):
     rows = (row("x", up=[np.nan, 1]), row("y", up=[np.inf, -np.inf]), *small.rows)
     found = Comparison(rows, small.criteria, small.samples, {}, {}, {})

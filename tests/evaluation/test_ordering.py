@@ -24,7 +24,7 @@ import innv_ext.evaluation
 from innv_ext.analyzers.parts import replacement as noise
 from innv_ext.backend.arrangement import Arrangement
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
-from innv_ext.evaluation import OrderingResult, features, plotting, relevance_ordering, scores
+from innv_ext.evaluation import OrderingResult, features, plotting, relevance_ordering, subject
 from innv_ext.evaluation import ordering as module
 
 fast = settings(max_examples=12, deadline=None, derandomize=True, database=None,
@@ -540,12 +540,12 @@ def test_batch_size_bounds_the_forward_samples(size, on):
 def test_one_trace(monkeypatch):
     made = []
 
-    class Spy(scores.Compiled):
+    class Spy(subject.Compiled):
         def __init__(self, *args):
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(scores, "Compiled", Spy)
+    monkeypatch.setattr(subject, "Compiled", Spy)
     ordering(zoo.make("convnet").model, RNG.uniform(size=(3, 6, 6, 2)), "random", batch_size=4, samples=7)
     assert [m.traces for m in made] == [1]
 
@@ -720,7 +720,7 @@ def test_plot_is_saved_and_drawn_on_given_axes(tmp_path):
     for wrong in (axes[0], axes[:1], [1, 2], "ab"):
         with pytest.raises(InvalidInputError, match="ax must be two matplotlib axes"):
             result.plot(wrong)
-    with pytest.raises(InvalidInputError, match="spread must be 'error' or 'std', got 'iqr'"):
+    with pytest.raises(InvalidInputError, match="spread must be one of 'error', 'confidence', 'std', got 'iqr'"):
         result.plot(spread="iqr")
 
 
@@ -805,7 +805,7 @@ def test_bad_input_is_refused_before_anything_is_computed(case, monkeypatch):
     def computed(*args):
         raise AssertionError("the model ran")
 
-    monkeypatch.setattr(scores.Scores, "__call__", computed)
+    monkeypatch.setattr(subject.Scores, "__call__", computed)
     arguments = {"model": zoo.make("mlp").model, "x": X, "relevance": R, **changed}
     with pytest.raises(InvalidInputError, match=message):
         ordering(arguments.pop("model"), arguments.pop("x"), arguments.pop("relevance"), **arguments)
@@ -841,7 +841,7 @@ def test_the_way_out_for_two_inputs_works():
     np.testing.assert_allclose(result.distortion["random"][:, 0], expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("module", ["ordering", "result"])
+@pytest.mark.parametrize("module", ["ordering", "results"])
 def test_examples(module):
     outcome = doctest.testmod(importlib.import_module(f"innv_ext.evaluation.{module}"))
     assert outcome.attempted and not outcome.failed

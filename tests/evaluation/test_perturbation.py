@@ -15,9 +15,8 @@ from scipy import ndimage, stats
 from test_ordering import counting, linear, predict, snapshot
 
 from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation import scores as scores_module
+from innv_ext.evaluation import PerturbationResult, subject
 from innv_ext.evaluation.perturbation import RANDOM_ORDERS, perturbation_analysis
-from innv_ext.evaluation.perturbation_result import PerturbationResult
 
 fast = settings(max_examples=6, deadline=None, derandomize=True, database=None,
                 suppress_health_check=list(HealthCheck))
@@ -411,12 +410,12 @@ def test_batch_size_bounds_the_forward_samples(size):
 def test_one_trace(monkeypatch):
     made = []
 
-    class Spy(scores_module.Compiled):
+    class Spy(subject.Compiled):
         def __init__(self, *args):
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(scores_module, "Compiled", Spy)
+    monkeypatch.setattr(subject, "Compiled", Spy)
     analysis(zoo.make("convnet").model, RNG.uniform(size=(3, 6, 6, 2)), "random", batch_size=4)
     assert [m.traces for m in made] == [1]
 
@@ -595,7 +594,7 @@ def test_bad_input_is_refused_before_anything_is_computed(case, monkeypatch):
     def computed(*args):
         raise AssertionError("the model ran")
 
-    monkeypatch.setattr(scores_module.Scores, "__call__", computed)
+    monkeypatch.setattr(subject.Scores, "__call__", computed)
     arguments = {"model": "mlp", "x": X, "relevance": R, "perturbation": "constant", "value": 0, **changed}
     model = arguments.pop("model")
     model = zoo.make(model).model if isinstance(model, str) else model

@@ -14,8 +14,7 @@ from test_ordering import counting, snapshot
 import innv_ext
 from innv_ext.errors import InvalidInputError, NotFittedError
 from innv_ext.evaluation.measures import inside_ratio
-from innv_ext.evaluation.systematic import systematic_inside_ratio
-from innv_ext.evaluation.systematic_result import SystematicResult
+from innv_ext.evaluation.systematic import SystematicResult, systematic_inside_ratio
 
 RNG = np.random.default_rng(0)
 
@@ -337,7 +336,7 @@ def test_other_models_several_inputs_and_unfitted_analyzers(net):
     other = innv_ext.create_analyzer("gradient", zoo.make("sequential").model)
     with pytest.raises(InvalidInputError, match="explains another model"):
         study(net.model, X, BOXES, analyzers={"a": other})
-    with pytest.raises(InvalidInputError, match=r"needs a model with one input, but .* has 2"):
+    with pytest.raises(InvalidInputError, match=r"systematic_inside_ratio takes models with one input, but .* has 2"):
         study(zoo.make("two_inputs").model, X, BOXES)
     with pytest.raises(NotFittedError):
         study(net.model, X, BOXES, analyzers={"pattern.net": {}})

@@ -1,0 +1,230 @@
+"""What a test asks of the model: scores, classes and neurons of x and of changed copies; maps of the same neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from innv_ext import arguments
+from innv_ext.analyzers.core import inputs
+from innv_ext.analyzers.core.base import Analyzer, Explanation
+from innv_ext.analyzers.core.reverse import select
+from innv_ext.backend import facts, numerics, passes, walk
+from innv_ext.backend.models import model_wo_softmax
+from innv_ext.backend.numerics import Compiled, widen
+from innv_ext.backend.tracing import model_tensors, trace, untouched
+from innv_ext.errors import InvalidInputError
+from innv_ext.evaluation.features import RANDOM
+
+Tensor = Any
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no model."""
+    if not isinstance(model, keras.Model):
+        raise InvalidInputError(f"model must be a keras.Model, got {type(model).__name__}.")
+
+
+def generator(seed: int, *key: int) -> np.random.Generator:
+    """A generator of its own for each key, whatever was drawn before."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+# --- the model -----------------------------------------------------------------------------------------------------
+
+
+class OneInput:
+    """A traced model with one input.
+
+    Parameters
+    ----------
+    model : built keras.Model
+    caller : what asks, for messages
+
+    Raises
+    ------
+    InvalidInputError
+        if the model has several inputs
+    """
+
+    def __init__(self, model: keras.Model, caller: str):
+        self.model, self.structure = model, model_tensors(model)[0]
+        names = [getattr(i, "name", "?") for i in tree.flatten(self.structure)]
+        if len(names) > 1:
+            raise InvalidInputError(
+                f"{caller} takes models with one input, but {model.name!r} has {len(names)}: {names}. Hold the "
+                f"others fixed: keras.Model(a, model([a, b])) with a = keras.Input(...) and b a function of a."
+            )
+        self.graph = trace(model, facts.is_leaf)
+        self.channels_first = facts.channels_first(self.graph)
+        self.spec = self.graph.specs[self.graph.inputs[0]]
+
+    def samples(self, x: Any) -> np.ndarray:
+        """x as the model takes it.
+
+        Raises
+        ------
+        InvalidInputError
+            for an x that does not fit the model, holds NaN, or is empty
+        """
+        (array,) = inputs.standardize(x, self.structure, [self.spec], True)
+        if not array.size:
+            raise InvalidInputError(f"x has shape {array.shape}; there is nothing to explain.")
+        return array
+
+
+class Scores(OneInput):
+    """The score of one neuron and the predicted class, compiled once.
+
+    Parameters
+    ----------
+    model : built keras.Model with one input
+    on : "output", or "logits" (a trailing softmax or sigmoid is cut)
+    output : name or position of the output, for models with several
+    caller : what asks, for messages
+
+    Raises
+    ------
+    InvalidInputError
+        if the model has several inputs, or for an unknown output
+    """
+
+    def __init__(self, model: keras.Model, on: str, output: str | int | None, caller: str):
+        numerics.check_backend()
+        arguments.choice("on", on, ("output", "logits"))
+        super().__init__(model, caller)
+        self.position = inputs.output_position(model, self.graph, output)
+        self.scorer = model if on == "output" else model_wo_softmax(model)
+        self.threshold = 0.5 if on == "output" and self._squashed() else 0.0
+        fed = self.spec.dtype
+        fed = numerics.wide_dtype(fed) if numerics.is_float(fed) else fed
+        self._run = Compiled(self._forward, [((None, *self.spec.shape[1:]), fed), ((None,), "int32")], False)
+
+    def _squashed(self) -> bool:
+        """Whether the output is a probability."""
+        whole = passes.canonical(self.graph)
+        return bool(passes.cut_softmax(whole.rebuilt(whole.nodes, outputs=(whole.outputs[self.position],)))[1])
+
+    def output_shape(self, x: np.ndarray) -> tuple[int | None, ...]:
+        """The shape of the output, worked out for x where the model leaves dimensions free."""
+        shape = self.graph.specs[self.graph.outputs[self.position]].shape
+        if None not in shape[1:]:
+            return shape
+        with untouched(self.model):
+            symbol = keras.KerasTensor((None, *x.shape[1:]), x.dtype.name)
+            return tuple(walk.evaluate(self.graph, [symbol])[self.position].shape)
+
+    def __call__(self, x: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(score in float64, flat index of the neuron, predicted class) per sample; index -1: the largest output.
+
+        The class is the largest entry of the last axis at the neuron's position. A single neuron has the classes 0 and
+        1, told apart by 0.5 where it is a probability and by 0 otherwise.
+        """
+        score, target, predicted = (np.asarray(t) for t in self._run(x, index))
+        return score.astype("float64"), target, predicted
+
+    def at(self, x: np.ndarray, index: np.ndarray, size: int) -> list[np.ndarray]:
+        """The same for many samples, ``size`` at a time."""
+        rows = [slice(start, start + size) for start in range(0, len(x), size)]
+        parts = [self(x[s], index[s]) for s in rows]
+        return [np.concatenate(p) for p in zip(*parts, strict=True)]
+
+    def _forward(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        outputs = self.scorer(tree.pack_sequence_as(self.structure, [x]), training=False)
+        y = widen(tree.flatten(outputs)[self.position])
+        _, score, target = select(y, index, "max_activation")
+        classes = ops.shape(y)[-1] if len(y.shape) > 1 else 1
+        rows = ops.reshape(y, (ops.shape(y)[0], -1, classes))
+        row = ops.take_along_axis(rows, (target // classes)[:, None, None], axis=1)[:, 0]
+        if row.shape[-1] == 1:
+            return score, target, ops.cast(row[:, 0] > self.threshold, "int32")
+        return score, target, ops.cast(ops.argmax(row, axis=-1), "int32")
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------
+
+
+def maps_by_name(relevance: Any) -> dict[str, Any]:
+    """{name: map}; a single map is called "relevance", a random order "random"."""
+    if not isinstance(relevance, Mapping):
+        return {RANDOM if isinstance(relevance, str) else "relevance": relevance}
+    wrong = [name for name in relevance if not isinstance(name, str)]
+    if wrong or not relevance:
+        raise InvalidInputError(f"relevance must be an array or a dict {{name: array}}, got keys {list(relevance)}.")
+    return dict(relevance)
+
+
+def read_neurons(selection: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray:
+    """The flat index of the neuron per sample; -1 stands for the largest output."""
+    mode, index = inputs.resolve_selection("max_activation", selection, count, shape)
+    if mode == "all":
+        raise InvalidInputError("neuron_selection='all' is no single neuron; give one index per sample, or None.")
+    return index
+
+
+def read_labels(labels: Any, count: int) -> np.ndarray:
+    """One class per sample, int64."""
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iu" or array.shape != (count,):
+        raise InvalidInputError(
+            f"labels must be integers of shape ({count},), one class per sample, got dtype {array.dtype} and shape "
+            f"{array.shape}."
+        )
+    return array.astype("int64")
+
+
+def read_classes(labels: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray | None:
+    """One class per sample, of an output of this shape; None stays so."""
+    if labels is None:
+        return None
+    array = read_labels(labels, count)
+    classes = shape[-1] if len(shape) > 1 else 1
+    classes = 2 if classes == 1 else classes
+    wrong = np.flatnonzero((array < 0) | (array >= (np.inf if classes is None else classes)))
+    if wrong.size:
+        raise InvalidInputError(
+            f"labels holds {array[wrong[0]]} (sample {wrong[0]}), which is out of range; valid are 0..{classes - 1}."
+        )
+    return array
+
+
+# --- maps ----------------------------------------------------------------------------------------------------------
+
+
+def same_neurons(found: Explanation, neuron_selection: Any) -> Any:
+    """A ``neuron_selection`` for the neurons that were explained, whatever the largest output is elsewhere.
+
+    Where a sample's score is no single neuron, ``neuron_selection`` is returned as it was given.
+    """
+    if (found.target < 0).any():
+        return neuron_selection
+    shape = found.output.shape[1:]
+    return found.target if len(shape) < 2 else np.stack(np.unravel_index(found.target, shape), axis=1)
+
+
+def rows_of(selection: Any, rows: slice | np.ndarray) -> Any:
+    """The part of a selection that belongs to some samples."""
+    return selection[rows] if isinstance(selection, np.ndarray) else selection
+
+
+def check_analyzer(analyzer: Any) -> Analyzer:
+    """``analyzer`` if it is one."""
+    if not isinstance(analyzer, Analyzer):
+        raise InvalidInputError(
+            f"analyzer must be an analyzer, e.g. innv_ext.create_analyzer('gradient', model), got {analyzer!r}."
+        )
+    return analyzer
+
+
+def check_finite(maps: np.ndarray) -> None:
+    """Refuse maps with NaN or infinite values."""
+    wrong = np.flatnonzero(~np.isfinite(maps.reshape(len(maps), -1)).all(axis=1))
+    if wrong.size:
+        raise InvalidInputError(
+            f"The maps of {wrong.size} samples (first: {wrong[0]}) hold NaN or infinite values; leave these samples "
+            f"out of x."
+        )
