@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from innv_ext import analyzers, comparison, errors, evaluation, optim, visualization
+    from innv_ext import analyzers, comparison, errors, evaluation, optim, rules, visualization
     from innv_ext.analyzers import (
         Analyzer,
         Explanation,
@@ -48,10 +48,11 @@ __all__ = [
     "optim",
     "register_analyzer",
     "register_bilinear",
+    "rules",
     "visualization",
 ]
 
-_MODULES = ("analyzers", "comparison", "errors", "evaluation", "optim", "visualization")
+_MODULES = ("analyzers", "comparison", "errors", "evaluation", "optim", "rules", "visualization")
 _HOMES = {  # where they are not in analyzers
     "Comparison": "comparison",
     "Rules": "backend.rules",

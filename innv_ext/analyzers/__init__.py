@@ -9,7 +9,6 @@ from innv_ext.analyzers.gradient.baseline import Input, Random
 from innv_ext.analyzers.gradient.grad_cam import GradCAM
 from innv_ext.analyzers.gradient.gradient import Deconvnet, Gradient, GuidedBackprop, InputTimesGradient
 from innv_ext.analyzers.gradient.gradient_shap import GradientShap
-from innv_ext.analyzers.loading import load_analyzer
 from innv_ext.analyzers.loss.cafo import CAFO
 from innv_ext.analyzers.loss.caso import CASO
 from innv_ext.analyzers.loss.moreau import GroupSparseMoreauGrad, MoreauGrad, SparseMoreauGrad
@@ -22,7 +21,7 @@ from innv_ext.analyzers.prediction.occlusion import Occlusion
 from innv_ext.analyzers.prediction.prediction_difference import PredictionDifference
 from innv_ext.analyzers.rde.ordering import OrderingRDE
 from innv_ext.analyzers.rde.rates import LagrangianRDE, MultiRateRDE, RateConstrainedRDE
-from innv_ext.analyzers.registry import AnalyzerInfo, create_analyzer, list_analyzers, register_analyzer
+from innv_ext.analyzers.registry import AnalyzerInfo, create_analyzer, list_analyzers, load_analyzer, register_analyzer
 
 __all__ = [
     "CAFO",

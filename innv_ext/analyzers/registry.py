@@ -1,17 +1,25 @@
-"""The names behind ``create_analyzer``."""
+"""The names behind ``create_analyzer``, and reading analyzers, which needs names."""
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 import inspect
+import io
+import json
+import tempfile
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from innv_ext.analyzers.catalogue import ROWS
+from innv_ext.analyzers.core import saving
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.core.info import AnalyzerInfo, row
-from innv_ext.errors import InvalidInputError
+from innv_ext.errors import InvalidInputError, SaveError, UnsupportedModelError
 
 _TABLE: dict[str, AnalyzerInfo] = {info.name: info for info in ROWS}
 
@@ -53,6 +61,7 @@ def register_analyzer(
     description = description or (inspect.getdoc(cls) or "").split("\n")[0]
     facts = {"signed": signed, "relu": needs_relu, "cost": cost, "sums_to": sums_to}
     _TABLE[name] = row(name, cls, family, description, reference, **facts)
+    copyreg.pickle(cls, _by_archive)
 
 
 def find(name: str) -> AnalyzerInfo:
@@ -97,3 +106,63 @@ def class_named(name: str) -> type[Analyzer]:
         if info.cls.__name__ == name:
             return info.cls
     raise InvalidInputError(f"There is no analyzer class {name!r}; register it with innv_ext.register_analyzer.")
+
+
+# --- archives ----------------------------------------------------------------------------------------------------
+
+
+def load_analyzer(path: Any, *, safe_mode: bool = True, custom_objects: dict[str, Any] | None = None) -> Analyzer:
+    """Read an analyzer that ``Analyzer.save`` wrote.
+
+    Parameters
+    ----------
+    path : of the archive, or an open binary file
+    safe_mode : refuse models that hold code (Lambda layers); False only for files you trust
+    custom_objects : the model's custom layers, and own rules, as for ``keras.models.load_model``
+
+    Raises
+    ------
+    SaveError
+        if the file is not such an archive, or needs rules that are not registered
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            content = json.loads(archive.read("analyzer.json"))
+            stored = [_read_arrays(archive.read(name)) for name in ("params.npz", "state.npz")]
+            model_bytes = archive.read("model.keras")
+        if content.get("format") not in (1, saving.FORMAT):
+            raise ValueError(f"it has format {content.get('format')}, this version of innv_ext reads {saving.FORMAT}")
+        params = {k: saving.decode(v, stored[0], custom_objects or {}) for k, v in content["params"].items()}
+        name, class_name = content["name"], content["class"]
+        with tempfile.TemporaryDirectory() as folder:
+            model_file = Path(folder) / "model.keras"
+            model_file.write_bytes(model_bytes)
+            model = keras.models.load_model(model_file, custom_objects=custom_objects, safe_mode=safe_mode)
+        analyzer = class_named(class_name)(model, **params) if name is None else create_analyzer(name, model, **params)
+        if stored[1]:
+            analyzer.set_state(stored[1])
+    except (UnsupportedModelError, SaveError):
+        raise
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise SaveError(f"{path} cannot be loaded as an archive of Analyzer.save: {error}") from error
+    return analyzer
+
+
+def _read_arrays(data: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _restored(data: bytes) -> Analyzer:
+    return load_analyzer(io.BytesIO(data), safe_mode=False)  # who unpickles trusts the bytes anyway
+
+
+def _by_archive(analyzer: Analyzer) -> tuple[Any, ...]:
+    """How ``pickle`` and ``copy.deepcopy`` take an analyzer apart: as the bytes of its archive."""
+    buffer = io.BytesIO()
+    saving.write(analyzer, buffer)
+    return _restored, (buffer.getvalue(),)
+
+
+for _row in ROWS:
+    copyreg.pickle(_row.cls, _by_archive)

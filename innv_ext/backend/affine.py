@@ -12,7 +12,7 @@ from keras import ops
 
 from innv_ext.backend import numerics
 from innv_ext.backend.graph import Arg, Call
-from innv_ext.backend.tracing import keep_mask
+from innv_ext.backend.masks import keep_mask
 
 Tensor = Any
 ScaleKernel = Callable[[Tensor, Tensor], Tensor]

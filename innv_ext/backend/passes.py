@@ -17,7 +17,8 @@ from innv_ext.backend import linear as kernels
 from innv_ext.backend.affine import Affine
 from innv_ext.backend.graph import Call, Graph, Node, op_key
 from innv_ext.backend.kinds import FUNCTION_KINDS, TRAILING_SQUASH, Kind
-from innv_ext.backend.tracing import keep_mask, open_function
+from innv_ext.backend.masks import keep_mask
+from innv_ext.backend.tracing import open_function
 from innv_ext.errors import InnvError
 
 Tensor = Any

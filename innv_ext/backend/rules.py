@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+
+import keras
 
 from innv_ext.backend import facts, numerics
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
 from innv_ext.errors import NoRuleError
 
-Predicate = Callable[[Node, Graph], bool]
+PredicateLike = Callable[[Node, Graph], bool]
 
 
+savable = keras.saving.register_keras_serializable("innv_ext")
+
+
+class Saved:
+    """A dataclass that Keras can save: its config are its fields."""
+
+    def get_config(self) -> dict[str, Any]:
+        """What it is made with."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # type: ignore[arg-type]
+
+
+@savable
 @dataclass(frozen=True)
 class Rules:
     """An ordered table of rules.
@@ -24,7 +38,7 @@ class Rules:
 
     Examples
     --------
-    >>> from innv_ext.backend import rules
+    >>> from innv_ext import rules
     >>> table = rules.Rules((rules.named("conv1"), my_rule)).before(other_table)
     """
 
@@ -38,7 +52,16 @@ class Rules:
         return Rules(*self.rows, *other.rows)
 
     def __repr__(self) -> str:
-        return "Rules(" + ", ".join(f"{getattr(r[0], '__name__', r[0])}: {r[1]!r}" for r in self.rows) + ")"
+        return "Rules(" + ", ".join(f"{getattr(r[0], '__name__', repr(r[0]))}: {r[1]!r}" for r in self.rows) + ")"
+
+    def get_config(self) -> dict[str, Any]:
+        """What is saved: the rows, if their predicates and rules can be (built-in ones, registered ones)."""
+        return {"rows": self.rows}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Rules:
+        """The table again."""
+        return cls(*map(tuple, config["rows"]))
 
     def match(self, node: Node, graph: Graph) -> tuple[Any, ...] | None:
         """The first row whose predicate holds."""
@@ -59,6 +82,18 @@ class Rules:
         return tuple(row[1] for row in found if row is not None)
 
 
+    def describe(self, graph: Graph, bound: Sequence[Any]) -> list[str]:
+        """One line a node: number, name, what it does, the label of its row or else its rule, and whether x >= 0."""
+        width = max((len(n.name) for n in graph.nodes), default=0)
+        lines = []
+        for node, rule in zip(graph.nodes, bound, strict=True):
+            row = self.match(node, graph)
+            label = row[2] if row is not None and len(row) > 2 else getattr(rule, "__name__", repr(rule))
+            flag = " x>=0" if nonnegative_input(node, graph) else ""
+            lines.append(f"{node.index:4d}  {node.name:{width}s}  {op_key(node.op):22s}  {label}{flag}")
+        return lines
+
+
 def _describe(missing: Sequence[Node], hint: str, what: str) -> str:
     lines = [
         f"  - {n.name} ({op_key(n.op).removeprefix('custom:')}, node {n.index}"
@@ -72,13 +107,45 @@ def _describe(missing: Sequence[Node], hint: str, what: str) -> str:
 
 # --- predicates --------------------------------------------------------------------------------------------------
 
-
-def labelled(predicate: Predicate, name: str, *values: Any) -> Predicate:
-    """``predicate`` with a name that printing a table shows."""
-    predicate.__name__ = f"{name}({', '.join(map(str, values))})"
-    return predicate
+_TESTS: dict[str, Callable[..., bool]] = {}
 
 
+@savable
+@dataclass(frozen=True)
+class Predicate(Saved):
+    """What a function like ``named("conv1")`` makes: it can be printed, compared and saved.
+
+    Parameters
+    ----------
+    kind : name of the function that makes it
+    values : what that was called with
+    """
+
+    kind: str
+    values: tuple[Any, ...]
+
+    def __call__(self, node: Node, graph: Graph) -> bool:
+        return _TESTS[self.kind](node, graph, *self.values)
+
+    def __repr__(self) -> str:
+        return f"{self.kind}({', '.join(_shown(v) for v in self.values)})"
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else getattr(value, "value", None) or getattr(value, "__name__", repr(value))
+
+
+def makes(function: Callable[..., Any]) -> Callable[[Callable[..., bool]], Callable[..., bool]]:
+    """Decorate the test ``(node, graph, *values)`` of the predicates that ``function`` makes."""
+
+    def decorate(test: Callable[..., bool]) -> Callable[..., bool]:
+        _TESTS[function.__name__] = test
+        return test
+
+    return decorate
+
+
+@savable
 def anything(node: Node, graph: Graph) -> bool:
     """Every node."""
     return True
@@ -86,32 +153,43 @@ def anything(node: Node, graph: Graph) -> bool:
 
 def is_a(*classes: type) -> Predicate:
     """Nodes that come from a layer of one of these classes."""
-    return labelled(lambda node, graph: isinstance(node.op, classes), "is_a", *(c.__name__ for c in classes))
+    return Predicate("is_a", classes)
+
+
+@makes(is_a)
+def _is_a(node: Node, graph: Graph, *classes: type) -> bool:
+    return isinstance(node.op, classes)
 
 
 def op_is(*functions: Any) -> Predicate:
     """Nodes of these Keras operations or activation functions (or their names), whatever form they take."""
-    names = {f if isinstance(f, str) else op_key(f) for f in functions}
-    return labelled(lambda node, graph: facts.activation_key(node) in names, "op_is", *sorted(names))
+    return Predicate("op_is", tuple(sorted({f if isinstance(f, str) else op_key(f) for f in functions})))
+
+
+@makes(op_is)
+def _op_is(node: Node, graph: Graph, *names: str) -> bool:
+    return facts.activation_key(node) in names
 
 
 def named(*names: str) -> Predicate:
     """Nodes of these layers: by node name, layer name, or the name of an enclosing model."""
+    return Predicate("named", names)
 
-    def predicate(node: Node, graph: Graph) -> bool:
-        return bool({node.name, "/".join(node.layers), *node.layers}.intersection(names))
 
-    return labelled(predicate, "named", *names)
+@makes(named)
+def _named(node: Node, graph: Graph, *names: str) -> bool:
+    return bool({node.name, "/".join(node.layers), *node.layers}.intersection(names))
 
 
 def at_index(*positions: int) -> Predicate:
     """Nodes that belong to ``model.layers[i]``; negative positions count from the last layer with a node."""
+    return Predicate("at_index", positions)
 
-    def predicate(node: Node, graph: Graph) -> bool:
-        last = _last_position(graph)
-        return node.position is not None and (node.position in positions or node.position - last - 1 in positions)
 
-    return labelled(predicate, "at_index", *positions)
+@makes(at_index)
+def _at_index(node: Node, graph: Graph, *positions: int) -> bool:
+    last = _last_position(graph)
+    return node.position is not None and (node.position in positions or node.position - last - 1 in positions)
 
 
 def _last_position(graph: Graph) -> int:
@@ -120,34 +198,45 @@ def _last_position(graph: Graph) -> int:
 
 def kind_is(*kinds: Kind) -> Predicate:
     """Nodes of one of these kinds."""
-    return labelled(lambda node, graph: node.kind in kinds, "kind_is", *(k.value for k in kinds))
+    return Predicate("kind_is", kinds)
 
 
+@makes(kind_is)
+def _kind_is(node: Node, graph: Graph, *kinds: Kind) -> bool:
+    return node.kind in kinds
+
+
+@savable
 def relu_like(node: Node, graph: Graph) -> bool:
     """ReLU in any form."""
     return facts.is_relu_like(node)
 
 
+@savable
 def convolution(node: Node, graph: Graph) -> bool:
     """Affine nodes that share weights over space: convolutions of every type."""
     return node.kind is Kind.AFFINE and "conv" in op_key(node.op).lower()
 
 
+@savable
 def dense(node: Node, graph: Graph) -> bool:
     """Affine nodes that are not convolutions."""
     return node.kind is Kind.AFFINE and not convolution(node, graph)
 
 
+@savable
 def first_linear(node: Node, graph: Graph) -> bool:
     """The first affine node on every path from the input, looking through shapes, padding and rescaling."""
     return node.first
 
 
+@savable
 def nonnegative_input(node: Node, graph: Graph) -> bool:
     """Nodes whose inputs are proved non-negative."""
     return bool(node.nonnegative) and all(node.nonnegative)
 
 
+@savable
 def not_differentiable(node: Node, graph: Graph) -> bool:
     """Nodes whose outputs are integers or booleans: masks, positions, comparisons."""
     return not any(numerics.is_float(graph.specs[slot].dtype) for slot in node.outputs)
@@ -155,19 +244,23 @@ def not_differentiable(node: Node, graph: Graph) -> bool:
 
 def up_to(layer: int | str) -> Predicate:
     """Nodes up to and including a layer: by position in ``model.layers``, or everything a named layer depends on."""
+    return Predicate("up_to", (layer,))
 
-    def by_position(node: Node, graph: Graph) -> bool:
+
+@makes(up_to)
+def _up_to(node: Node, graph: Graph, layer: int | str) -> bool:
+    if isinstance(layer, int):
         limit = layer + _last_position(graph) + 1 if layer < 0 else layer
         return node.position is not None and node.position <= limit
-
-    def by_name(node: Node, graph: Graph) -> bool:
-        slots = {slot for n in graph.nodes if named(layer)(n, graph) for slot in n.outputs}
-        return node.index in facts.ancestors(graph, slots)
-
-    return labelled(by_position if isinstance(layer, int) else by_name, "up_to", layer)
+    slots = {slot for n in graph.nodes if _named(n, graph, layer) for slot in n.outputs}
+    return node.index in facts.ancestors(graph, slots)
 
 
-def both(*predicates: Predicate) -> Predicate:
+def both(*predicates: PredicateLike) -> Predicate:
     """All of the predicates hold."""
-    names = " and ".join(getattr(p, "__name__", str(p)) for p in predicates)
-    return labelled(lambda node, graph: all(p(node, graph) for p in predicates), "both", names)
+    return Predicate("both", predicates)
+
+
+@makes(both)
+def _both(node: Node, graph: Graph, *predicates: PredicateLike) -> bool:
+    return all(p(node, graph) for p in predicates)

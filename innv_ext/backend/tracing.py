@@ -19,6 +19,7 @@ from keras.src.models.functional import Functional
 
 from innv_ext.backend import numerics
 from innv_ext.backend.graph import Arg, Call, Graph, Node, Spec, op_key, try_out
+from innv_ext.backend.masks import mask_of
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
@@ -64,17 +65,48 @@ def untouched(model: keras.Model) -> Iterator[None]:
             names.update(counts)
 
 
-def alias(x: Tensor) -> Tensor:
-    """A tensor of its own with the value of ``x``, keeping the Keras mask."""
-    return keep_mask(x, numerics.identity(x))
+class Same:
+    """Equal to itself only, whatever equality means for the object."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
+
+    __hash__ = None  # type: ignore[assignment]
 
 
-def keep_mask(x: Tensor, y: Tensor) -> Tensor:
-    """Give ``y`` the Keras mask of ``x``, as a layer that supports masking does."""
-    mask = getattr(x, "_keras_mask", None)
-    if mask is not None:
-        y._keras_mask = mask
-    return y
+@functools.cache
+def _unstructural() -> frozenset[str]:
+    """Attributes of layers and models that do not say what they compute: of training, and records of calls."""
+    trainer = set(vars(keras.Model())) - set(vars(keras.layers.Layer()))
+    calls = {"built", "_called", "_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_metrics", "history"}
+    return frozenset(trainer | calls)
+
+
+def structure(model: keras.Model) -> list[Any]:
+    """What the graph of a model depends on: its layers with all their attributes, but not the values of weights.
+
+    Two results are equal as long as no layer was added, replaced or given another activation, stride, dtype ...
+    """
+    layers = list(model._flatten_layers())
+    layers += [op for m in layers if isinstance(m, Functional) for op in m.operations if op not in layers]
+    skipped = _unstructural()
+
+    def plain(value: Any, depth: int = 0) -> Any:
+        if value is None or isinstance(value, (bool, int, float, str, bytes)):
+            return type(value), value
+        if isinstance(value, (list, tuple)) and depth < 4:
+            return [plain(v, depth + 1) for v in value]
+        if isinstance(value, dict) and depth < 4:
+            return [(plain(k, depth + 1), plain(v, depth + 1)) for k, v in value.items()]
+        return Same(value)
+
+    def attributes(layer: Any) -> dict[str, Any]:
+        return {k: plain(v) for k, v in vars(layer).items() if k not in skipped and not k.startswith("_compile")}
+
+    return [(Same(layer), attributes(layer)) for layer in layers]
 
 
 def model_tensors(model: keras.Model) -> tuple[Any, Any]:
@@ -232,7 +264,7 @@ class _Tracer:
     def open(self, op: Any, args: Any, kwargs: Any, known: dict[int, int], here: tuple[str, ...]) -> Any:
         """Slots of the outputs after inlining ``op``, or (None, reason) where it has to stay one node."""
         outer = [kt for kt in tree.flatten((args, kwargs)) if isinstance(kt, keras.KerasTensor)]
-        if any(getattr(kt, "_keras_mask", None) is not None for kt in outer) and not isinstance(op, keras.Model):
+        if any(mask_of(kt) is not None for kt in outer) and not isinstance(op, keras.Model):
             return None, "a Keras mask reaches it"
         before = len(self.nodes), len(self.specs), dict(self.names), dict(self.layer_slots)
         context = self.training, self.recorded
@@ -323,12 +355,3 @@ def open_function(fn: Callable[..., Any], spec: Spec, is_leaf: Callable[[Any], b
         return Graph(tuple(tracer.nodes), (known[id(x)],), (known[id(y)],), tracer.specs, tracer.layer_slots)
     except Exception:
         return None
-
-
-def repeat_rows(x: Tensor, times: Tensor) -> Tensor:
-    """Each sample ``times`` times in a row, with its Keras mask."""
-    y = keras.ops.repeat(x, times, axis=0)
-    mask = getattr(x, "_keras_mask", None)
-    if mask is not None:
-        y._keras_mask = keras.ops.repeat(mask, times, axis=0)
-    return y

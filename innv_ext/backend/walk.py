@@ -10,7 +10,7 @@ from keras import ops
 
 from innv_ext.backend import numerics
 from innv_ext.backend.graph import Graph, Node, run
-from innv_ext.backend.tracing import alias
+from innv_ext.backend.masks import alias
 
 Tensor = Any
 ReverseRule = Callable[[Node, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]], Sequence[Tensor | None]]

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from PIL import Image, ImageOps
 
-from innv_ext.analyzers.core import inputs
+from innv_ext.analyzers.core import subject
 from innv_ext.backend import facts, numerics
 from innv_ext.backend.graph import Graph, Spec
 from innv_ext.backend.tracing import model_tensors, trace
@@ -73,7 +73,7 @@ class Reader:
             x = self.preprocessing(shown, image)
             grey = image and len(self.spec.shape) == 3  # the model takes (height, width)
             x = x[..., 0] if grey else _channels_first(x, self.channels_first)
-            x = inputs.standardize(x, self.structure, [self.spec], check=True)[0]
+            x = subject.standardize(x, self.structure, [self.spec], check=True)[0]
             if not len(x):
                 raise InvalidInputError("holds no samples.")
         except InvalidInputError as error:

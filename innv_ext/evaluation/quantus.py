@@ -75,8 +75,8 @@ def _make(analyzer: str | Analyzer, model: keras.Model, params: dict[str, Any]) 
     if isinstance(analyzer, str):
         return create_analyzer(analyzer, model, **params)
     other = type(analyzer)(model, **analyzer.get_params())
-    if state := analyzer.state():
-        other.set_state(state)
+    if analyzer.learnt_:
+        other.set_state(analyzer.learnt_)
     return other
 
 

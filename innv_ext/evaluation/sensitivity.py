@@ -9,7 +9,7 @@ import numpy as np
 from keras import tree
 
 from innv_ext import arguments, files
-from innv_ext.analyzers.core import inputs
+from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.subject import check_analyzer, generator, rows_of, same_neurons
@@ -77,7 +77,7 @@ def sensitivity(
     summary = SUMMARIES[arguments.choice("kind", kind, tuple(SUMMARIES))]
     seed = arguments.positive_int("seed", seed, 0)
     size = analyzer.batch_size if batch_size is None else arguments.positive_int("batch_size", batch_size)
-    xs = inputs.standardize(x, analyzer.input_structure_, analyzer.input_specs(), True)
+    xs = subject.standardize(x, analyzer.input_structure_, analyzer.input_specs(), True)
     if any(a.dtype.kind != "f" for a in xs):
         raise InvalidInputError("x holds whole numbers (tokens or bytes), which cannot move by a little.")
     at_x = analyzer.explain(x, neuron_selection, batch_size=size)
@@ -89,7 +89,7 @@ def sensitivity(
         number = np.arange(first, min(first + size, total))
         i = number // samples
         moved = _moved(xs, i, [generator(seed, *divmod(int(n), samples)) for n in number], radius, norm)
-        given = inputs.pack_like(x, moved, analyzer.input_structure_)
+        given = subject.pack_like(x, moved, analyzer.input_structure_)
         found = _rows(analyzer.analyze(given, rows_of(neurons, i), batch_size=size))
         changes[number] = np.linalg.norm(found - start[i], axis=1)
     length = np.linalg.norm(start, axis=1)[:, None]

@@ -10,13 +10,13 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext import arguments
-from innv_ext.analyzers.core import inputs
+from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Analyzer, Explanation
 from innv_ext.analyzers.core.reverse import select
 from innv_ext.backend import facts, numerics, passes, walk
 from innv_ext.backend.models import model_wo_softmax
 from innv_ext.backend.numerics import Compiled, widen
-from innv_ext.backend.tracing import model_tensors, trace, untouched
+from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.features import RANDOM
 
@@ -52,14 +52,15 @@ class OneInput:
     """
 
     def __init__(self, model: keras.Model, caller: str):
-        self.model, self.structure = model, model_tensors(model)[0]
+        self.model, self.subject = model, subject.subject_of(model)
+        self.structure = self.subject.input_structure
         names = [getattr(i, "name", "?") for i in tree.flatten(self.structure)]
         if len(names) > 1:
             raise InvalidInputError(
                 f"{caller} takes models with one input, but {model.name!r} has {len(names)}: {names}. Hold the "
                 f"others fixed: keras.Model(a, model([a, b])) with a = keras.Input(...) and b a function of a."
             )
-        self.graph = trace(model, facts.is_leaf)
+        self.graph = self.subject.graph
         self.channels_first = facts.channels_first(self.graph)
         self.spec = self.graph.specs[self.graph.inputs[0]]
 
@@ -71,7 +72,7 @@ class OneInput:
         InvalidInputError
             for an x that does not fit the model, holds NaN, or is empty
         """
-        (array,) = inputs.standardize(x, self.structure, [self.spec], True)
+        (array,) = subject.standardize(x, self.structure, [self.spec], True)
         if not array.size:
             raise InvalidInputError(f"x has shape {array.shape}; there is nothing to explain.")
         return array
@@ -97,7 +98,7 @@ class Scores(OneInput):
         numerics.check_backend()
         arguments.choice("on", on, ("output", "logits"))
         super().__init__(model, caller)
-        self.position = inputs.output_position(model, self.graph, output)
+        self.position = subject.output_position(model, self.graph, output)
         self.scorer = model if on == "output" else model_wo_softmax(model)
         self.threshold = 0.5 if on == "output" and self._squashed() else 0.0
         fed = self.spec.dtype
@@ -106,7 +107,7 @@ class Scores(OneInput):
 
     def _squashed(self) -> bool:
         """Whether the output is a probability."""
-        whole = passes.canonical(self.graph)
+        whole = self.subject.form("linear")
         return bool(passes.cut_softmax(whole.rebuilt(whole.nodes, outputs=(whole.outputs[self.position],)))[1])
 
     def output_shape(self, x: np.ndarray) -> tuple[int | None, ...]:
@@ -136,7 +137,7 @@ class Scores(OneInput):
     def _forward(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         outputs = self.scorer(tree.pack_sequence_as(self.structure, [x]), training=False)
         y = widen(tree.flatten(outputs)[self.position])
-        _, score, target = select(y, index, "max_activation")
+        _, score, target = select(y, index)
         classes = ops.shape(y)[-1] if len(y.shape) > 1 else 1
         rows = ops.reshape(y, (ops.shape(y)[0], -1, classes))
         row = ops.take_along_axis(rows, (target // classes)[:, None, None], axis=1)[:, 0]
@@ -160,8 +161,8 @@ def maps_by_name(relevance: Any) -> dict[str, Any]:
 
 def read_neurons(selection: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray:
     """The flat index of the neuron per sample; -1 stands for the largest output."""
-    mode, index = inputs.resolve_selection("max_activation", selection, count, shape)
-    if mode == "all":
+    _, index = subject.resolve_selection("max_activation", selection, count, shape)
+    if (index == subject.ALL).any():
         raise InvalidInputError("neuron_selection='all' is no single neuron; give one index per sample, or None.")
     return index
 

@@ -15,8 +15,8 @@ from innv_ext.analyzers.core.program import GraphAnalyzer
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.backend import facts, numerics
 from innv_ext.backend.graph import Graph, Node
+from innv_ext.backend.masks import keep_mask
 from innv_ext.backend.numerics import Compiled, widen
-from innv_ext.backend.tracing import keep_mask
 from innv_ext.backend.twice import check_second_derivatives, twice_differentiable
 from innv_ext.errors import UnsupportedModelError
 

@@ -10,10 +10,10 @@ import numpy as np
 from keras import ops
 
 from innv_ext import arguments
-from innv_ext.analyzers.core import inputs
+from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.program import GraphAnalyzer
 from innv_ext.backend.graph import Graph
-from innv_ext.errors import InvalidInputError, NotFittedError
+from innv_ext.errors import InvalidInputError
 
 Tensor = Any
 
@@ -36,19 +36,19 @@ class Background(GraphAnalyzer):
     background: int = arguments.count(32)
 
     needs_fit = True
+    learns, fit_instead = "reference samples, with which it compares x", "pass references="
 
     def build(self) -> None:
         """Read the references once it is known what samples look like."""
-        self.references_: list[np.ndarray] | None = None
         super().build()
+        self._given: list[np.ndarray] = []
         if self.references is not None:
             try:
-                self.references_ = inputs.standardize(
-                    self.references, self.input_structure_, self.input_specs(), check=True
-                )
+                specs = self.input_specs()
+                self._given = subject.standardize(self.references, self.input_structure_, specs, check=True)
             except InvalidInputError as error:
                 raise InvalidInputError(f"references (samples like those to explain): {error}") from error
-            if not len(self.references_[0]):
+            if not len(self._given[0]):
                 raise InvalidInputError("references is empty; at least one sample is needed.")
 
     def fit(self, X: Any, *, samples: int | None = None, batch_size: int | None = None) -> Background:
@@ -66,30 +66,17 @@ class Background(GraphAnalyzer):
         """
         count = arguments.positive_int("samples", self.background if samples is None else samples)
         if self.references is None:
-            self.references_ = random_subset(self.training_batches(X, batch_size), count, self.seed)
+            kept = random_subset(self.training_batches(X, batch_size), count, self.seed)
+            self.set_state({f"reference{i}": array for i, array in enumerate(kept)})
         return self
 
-    def is_fitted(self) -> bool:
-        """Whether there are reference samples."""
-        return self.references_ is not None
+    def must_fit(self) -> bool:
+        return self.references is None
 
-    def not_fitted(self) -> NotFittedError:
-        """What to do about missing references."""
-        return NotFittedError(
-            f"{type(self).__name__} compares x with reference samples: call fit(X) with training data, or pass "
-            f"references=."
-        )
-
-    def state(self) -> dict[str, np.ndarray]:
-        """The samples that ``fit`` kept."""
-        if self.references is not None or self.references_ is None:
-            return {}
-        return {f"reference{i}": a for i, a in enumerate(self.references_)}
-
-    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restore them."""
-        if arrays:
-            self.references_ = [arrays[f"reference{i}"] for i in range(len(arrays))]
+    @property
+    def references_(self) -> list[np.ndarray] | None:
+        """The reference samples, given or learnt."""
+        return self._given or self.learnt_list("reference") or None
 
     def references_like(self, xs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The references, which must have the shape of the samples (models may leave it open)."""

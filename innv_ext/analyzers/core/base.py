@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,12 +14,12 @@ import numpy as np
 from keras import tree
 
 from innv_ext import arguments, files
-from innv_ext.analyzers.core import data, inputs
+from innv_ext.analyzers.core import data, saving, subject
 from innv_ext.analyzers.core.tensor_map import TensorMap
-from innv_ext.backend import facts, numerics, walk
+from innv_ext.backend import numerics, walk
 from innv_ext.backend import tracing as graphs
 from innv_ext.backend.graph import Graph, Spec
-from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelError
+from innv_ext.errors import InvalidInputError, NotFittedError, SaveError, UnsupportedModelError
 
 Selection = Any  # None, int, sequence of ints, or tuple indices for outputs of rank > 2
 
@@ -81,7 +82,8 @@ class Analyzer:
     check_forward: bool = arguments.flag(True)
     jit_compile: bool = arguments.flag(False)
 
-    needs_fit = False
+    needs_fit = False  # whether the class learns from data; ``must_fit`` says whether the object has to
+    learns, fit_instead = "from data", ""  # for the error of ``analyze`` before ``fit``
 
     def __post_init__(self) -> None:
         numerics.check_backend()
@@ -89,10 +91,12 @@ class Analyzer:
             raise InvalidInputError(f"model must be a keras.Model, got {type(self.model).__name__}.")
         arguments.check_fields(self)
         self.check_parameters()
-        self.input_structure_ = graphs.model_tensors(self.model)[0]
-        self.graph_: Graph = graphs.trace(self.model, facts.is_leaf)
+        self.subject_ = subject.subject_of(self.model)
+        self.input_structure_ = self.subject_.input_structure
+        self.graph_: Graph = self.subject_.graph
         self._traced = self.graph_
-        self.output_position_ = inputs.output_position(self.model, self.graph_, self.output)
+        self.learnt_: dict[str, np.ndarray] = {}  # by ``fit``; it is what is saved
+        self.output_position_ = subject.output_position(self.model, self.graph_, self.output)
         self._traced_output = self._traced.outputs[self.output_position_]
         self.registered_name_: str | None = None
         self.registered_params_: dict[str, Any] = {}
@@ -157,18 +161,18 @@ class Analyzer:
         """
         if trace and not self.layer_names():
             raise InvalidInputError(f"trace=True needs one backward walk, which {type(self).__name__} is not.")
-        if self.needs_fit and not self.is_fitted():
+        if not self.is_fitted():
             raise self.not_fitted()
         size = arguments.positive_int("batch_size", self.batch_size if batch_size is None else batch_size)
         specs = self.input_specs()
-        xs = inputs.standardize(x, self.input_structure_, specs, self.check_input)
+        xs = subject.standardize(x, self.input_structure_, specs, self.check_input)
         count = len(xs[0])
         shape = self._output_shape(xs) if neuron_selection is not None else (None,)
-        mode, index = inputs.resolve_selection(self.neuron_selection_mode, neuron_selection, count, shape)
-        options = {"mode": mode, "layers": inputs.layer_names(return_layers, self.layer_names()), "trace": trace}
+        mode, index = subject.resolve_selection(self.neuron_selection_mode, neuron_selection, count, shape)
+        options = {"mode": mode, "layers": subject.layer_names(return_layers, self.layer_names()), "trace": trace}
         if count == 0:  # shapes come from one sample of zeros, which is cut off again
             xs = [np.zeros((1, *a.shape[1:]), a.dtype) for a in xs]
-            index = np.full(1, -1 if mode != "index" else 0, "int32")
+            index = np.full(1, subject.BEST, "int32")
         parts = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(graphs.untouched(self.model))
@@ -180,13 +184,18 @@ class Analyzer:
         return self._collect(parts, x, count)
 
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
-        """Explain at most ``size`` samples: "attributions" (list), "output", "target", and per-sample extras."""
+        """Explain at most ``size`` samples: "attributions" (list), "output", "target", and per-sample extras.
+
+        ``index`` has the flat neuron of each sample (``subject.BEST``: the largest output, ``subject.ALL``: the sum of
+        all). ``options["mode"]`` is "index", or a function of the outputs that takes the neuron's place.
+        """
         raise NotImplementedError
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
         """The map as a differentiable function of tensors, for samples of these shapes (one per input).
 
-        ``mode`` is "index", "all" or a function of the outputs. ``GraphAnalyzer.on_graph`` says on which graph.
+        ``mode`` is "index", "all" (the sum of all outputs) or a function of the outputs. ``GraphAnalyzer.on_graph``
+        says on which graph.
 
         Raises
         ------
@@ -199,34 +208,71 @@ class Analyzer:
             f"GradientSHAP, CAFO, CASO and MoreauGrad with their variants."
         )
 
+    def per_input(self, value: Any, several: tuple[type, ...] = (list, tuple, dict)) -> list[Any]:
+        """A parameter for each input: one of the types ``several`` holds one for each input of a model with several."""
+        specs = self.input_specs()
+        if isinstance(value, several) and len(specs) > 1:
+            return subject.flatten_inputs(value, self.input_structure_, specs)
+        return [value] * len(specs)
+
     def layer_names(self) -> tuple[str, ...]:
         """The names that ``return_layers`` accepts; empty where the method has no relevance per layer."""
         return ()
 
     def is_fitted(self) -> bool:
         """Whether ``analyze`` may be called."""
-        return not self.needs_fit or any(k.endswith("_fit_") for k in vars(self))
+        return bool(self.learnt_) or not self.must_fit()
+
+    def must_fit(self) -> bool:
+        """Whether the parameters leave something to learn."""
+        return self.needs_fit
 
     def not_fitted(self) -> NotFittedError:
-        """The error of ``analyze`` before ``fit``."""
-        return NotFittedError(f"{type(self).__name__} learns from data: call fit(X) before analyze(x).")
+        """The error of ``analyze`` before ``fit``; ``fit_instead`` says what else would do."""
+        other = f", or {self.fit_instead}" if self.fit_instead else ""
+        return NotFittedError(
+            f"{type(self).__name__} learns {self.learns}: call fit(X) with training data before analyze(x){other}."
+        )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What ``fit`` learnt, as arrays."""
+        return dict(self.learnt_)
+
+    def set_state(self, arrays: dict[str, Any]) -> None:
+        """Take over what ``fit`` found, or what was saved of it."""
+        self.learnt_ = {name: np.asarray(array) for name, array in arrays.items()}
+
+    def learnt_list(self, name: str) -> list[np.ndarray]:
+        """The learnt arrays ``name0``, ``name1``, ..., one per input."""
+        return [self.learnt_[f"{name}{i}"] for i in range(len(self.learnt_)) if f"{name}{i}" in self.learnt_]
 
     def get_params(self) -> dict[str, Any]:
         """The constructor's arguments without the model."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "model"}
 
     def save(self, path: Any) -> None:
-        """Write model, parameters and learnt state to one archive; see ``innv_ext.load_analyzer``."""
-        from innv_ext.analyzers.loading import save_analyzer
+        """Write model, parameters and learnt state to one archive; see ``innv_ext.load_analyzer``.
 
-        save_analyzer(self, path)
+        Raises
+        ------
+        SaveError
+            if a parameter is a function or an object that is neither built-in nor registered with
+            ``keras.saving.register_keras_serializable``
+        OSError
+            if the file cannot be written
+        """
+        path = Path(path)
+        files.write(path, lambda file: saving.write(self, file))
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Learnt arrays to save."""
-        return {}
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        cls = type(self).__name__
+        raise SaveError(f"{cls} cannot be pickled or deep-copied: call innv_ext.register_analyzer(name, {cls}) first.")
 
-    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restore what ``state`` gave."""
+    def __copy__(self) -> Analyzer:
+        """A shallow copy on the same model; ``copy.deepcopy`` and ``pickle`` save and load, so the model is copied."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
 
     def summary(self) -> str:
         """What the analyzer does, in one line a node where it walks a graph."""
@@ -288,10 +334,11 @@ class Analyzer:
         arrays = [self.postprocess_array(a) for a in joined.pop("attributions")]
         output, target = joined.pop("output"), joined.pop("target")
         flat = [np.reshape(a, (len(a), int(np.prod(a.shape[1:])))) for a in arrays]
+        target = np.maximum(target, -1)  # what is no single neuron
         extras = joined
         extras["sum"] = np.sum([a.sum(axis=1) for a in flat], axis=0)
         extras["finite"] = np.all([np.isfinite(a).all(axis=1) for a in flat], axis=0)
-        attribution = inputs.pack_like(x, arrays, self.input_structure_)
+        attribution = subject.pack_like(x, arrays, self.input_structure_)
         return Explanation(attribution, output, target, self.finish_extras(extras))
 
     def postprocess_array(self, attribution: np.ndarray) -> np.ndarray:

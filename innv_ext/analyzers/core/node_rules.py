@@ -12,27 +12,32 @@ from innv_ext import arguments
 from innv_ext.backend import facts, numerics
 from innv_ext.backend.graph import op_key
 from innv_ext.backend.numerics import safe_divide, widen
+from innv_ext.backend.rules import Saved, savable
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]
 Relevance = Sequence[Tensor | None]
 
 
+@savable
 def gradient(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """The vector-Jacobian product: plain back-propagation."""
     return node.pullback(*rs)
 
 
+@savable
 def pass_through(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """The first input takes the relevance unchanged; other inputs (masks, statistics) get none."""
     return [rs[0]] + [None] * (len(xs) - 1)
 
 
+@savable
 def nothing(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """No input gets any relevance: masks, comparisons, counts."""
     return [None] * len(xs)
 
 
+@savable
 def rescale(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """y = a x + b with constants: each value has one input value, which takes all (also where y = 0)."""
     return (
@@ -43,8 +48,9 @@ def rescale(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     )
 
 
+@savable
 @dataclass(frozen=True)
-class ScaleShift:
+class ScaleShift(Saved):
     """Batch normalisation on its own: x g in y = x g + s, like ``Epsilon``; where y = 0 all relevance goes to x.
 
     Every output has one input, so there is nothing to share at a silent neuron, only something to lose.
@@ -61,6 +67,7 @@ class ScaleShift:
         return [ops.where(ops.abs(z) < numerics.TINY, rs[0], share)]
 
 
+@savable
 def linear(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """The Z rule of a linear node without a kernel (sums, means, pooling, interpolation).
 
@@ -81,6 +88,7 @@ def linear(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     ]
 
 
+@savable
 def winner_takes_all(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """Maxima: the winner takes all; ties go to the first in row-major order."""
     key = op_key(node.op)
@@ -126,8 +134,9 @@ def _first_equal(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     return shares
 
 
+@savable
 @dataclass(frozen=True)
-class Gate:
+class Gate(Saved):
     """A product of inputs: the signal takes all (``gate="signal"``), or the factors share equally (``"half"``).
 
     The signal is what is neither squashed (sigmoid, softmax, tanh) nor broadcast; several such factors share
@@ -158,11 +167,13 @@ def _to_shape(r: Tensor, x: Tensor) -> Tensor:
     return pullback(r)[0]
 
 
+@savable
 def embedding(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """A token takes the relevance of all components of its vector (the Z rule on one-hot input)."""
     return [ops.sum(rs[0], axis=-1)]
 
 
+@savable
 def embedding_gradient(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """The derivative with respect to the one-hot coordinate of the token that is present."""
     return [ops.sum(widen(ys[0]) * rs[0], axis=-1)]

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from keras import ops, tree
 
+from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Analyzer
+from innv_ext.analyzers.core.subject import ALL, BEST
 from innv_ext.backend import numerics, passes, walk
 from innv_ext.backend.graph import Graph, Spec, op_key
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import Compiled, widen
 from innv_ext.backend.rules import not_differentiable
-from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InnvError, UnsupportedModelError
 
 Tensor = Any
-_TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -33,6 +33,7 @@ class GraphAnalyzer(Analyzer):
 
     batchnorm_form = "linear"
     propagates = True
+    behind_embeddings = False  # whether ``graph_`` starts behind the embeddings of token inputs, which are in ``head_``
 
     def check_model(self, graph: Graph) -> None:
         """Refuse models for which the method is not defined."""
@@ -45,7 +46,7 @@ class GraphAnalyzer(Analyzer):
 
     def build(self) -> None:
         """Rewrite the graph and check that it still computes what the model does; compile nothing yet."""
-        self._whole = graph = passes.canonical(self.graph_, self.batchnorm_form)
+        self._whole = graph = self.subject_.form(self.batchnorm_form)
         graph = graph.rebuilt(graph.nodes, outputs=(graph.outputs[self.output_position_],))
         self.output_position_ = 0
         self.cut_: tuple[str, ...] = ()
@@ -55,38 +56,54 @@ class GraphAnalyzer(Analyzer):
         if self.propagates:
             _check_reachable(self.graph_)
         self.check_model(self.graph_)
+        self.head_ = Graph((), self.graph_.inputs, self.graph_.inputs, self.graph_.specs, {})
+        if self.behind_embeddings:
+            self.head_, self.graph_ = passes.split_embeddings(self.graph_)
         self.prepare()
         self.bind()
         self._compiled: dict[Any, Compiled] = {}
-        self._checked = not self.check_forward
-        if not self._checked and all(None not in spec.shape[1:] for spec in self.input_specs()):
-            self._check_forward(
-                [
-                    _probe(replace(fed, dtype=self._whole.specs[slot].dtype)).astype(
-                        numerics.wide_dtype(fed.dtype) if numerics.is_float(fed.dtype) else fed.dtype
-                    )
-                    for fed, slot in zip(self.input_specs(), self._whole.inputs, strict=True)
-                ]
-            )
+        fed = self.input_specs()
+        dtypes = [numerics.wide_dtype(s.dtype) if numerics.is_float(s.dtype) else s.dtype for s in fed]
+        self._checked = not self.check_forward or self.subject_.is_checked(self.batchnorm_form, dtypes)
+        if not self._checked and all(None not in spec.shape[1:] for spec in fed):
+            own = [replace(s, dtype=self._whole.specs[i].dtype) for s, i in zip(fed, self._whole.inputs, strict=True)]
+            self._check([subject.probe(s).astype(d) for s, d in zip(own, dtypes, strict=True)])
 
-    def _check_forward(self, xs: Sequence[np.ndarray]) -> None:
-        """The rewritten graph must compute what the model computes, on ``xs``."""
-        with untouched(self.model):
-            own = [x.astype(self._whole.specs[s].dtype) for x, s in zip(xs, self._whole.inputs, strict=True)]
-            expected = self.model(tree.pack_sequence_as(self.input_structure_, own), training=False)
-            received = walk.evaluate(self._whole, [ops.convert_to_tensor(x) for x in xs])
-        dtypes = {self.graph_.specs[s].dtype for node in self.graph_.nodes for s in node.outputs}
-        tolerance = (
-            5e-2 if dtypes & {"float16", "bfloat16"} else max(_TOLERANCE.get(d, 0.0) for d in dtypes | {"float64"})
-        )
-        pairs = [ops.convert_to_numpy(widen(t)) for t in tree.flatten(expected)]
-        passes.check_equal(pairs, [ops.convert_to_numpy(widen(t)) for t in received], repr(self), tolerance)
+    def _check(self, xs: Sequence[np.ndarray]) -> None:
+        self.subject_.check(self.model, self.batchnorm_form, xs, repr(self))
         self._checked = True
 
     def check_once(self, xs: Sequence[np.ndarray]) -> None:
         """Check the rewritten graph on a sample if the model's free dimensions put it off so far."""
         if not self._checked:
-            self._check_forward([x[:1] for x in xs])
+            self._check([x[:1] for x in xs])
+
+    def input_specs(self) -> list[Spec]:
+        """What is fed: tokens where the model takes tokens."""
+        return [self.head_.specs[s] for s in self.head_.inputs]
+
+    def embedded(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        """What ``graph_`` starts from: the inputs, or the vectors of tokens."""
+        return walk.evaluate(self.head_, list(xs))
+
+    def at_x(self, xs: Sequence[np.ndarray], index: np.ndarray, mode: Any) -> dict[str, np.ndarray]:
+        """"output", "score" and "target" at x: the neuron of each sample, chosen if it was not given."""
+        return tree.map_structure(np.asarray, self.compiled(self._at_x, {"mode": mode})(*xs, index))
+
+    def _at_x(self, xs: list[Tensor], index: Tensor, mode: Any) -> dict[str, Tensor]:
+        y = widen(walk.evaluate(self.graph_, self.embedded(xs))[0])
+        _, score, target = select(y, index, mode)
+        return {"output": y, "target": target, "score": score}
+
+    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
+        """Choose the neuron at x, and keep to it wherever the method looks."""
+        self.check_once(xs)
+        start = self.at_x(xs, index, options["mode"])
+        return {**start, **self.attribute(xs, start, size, options["mode"])}
+
+    def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
+        """"attributions" (list) and extras per sample; ``start`` is what ``at_x`` found."""
+        raise NotImplementedError
 
     def compiled(self, function: Callable[..., Any], options: dict[str, Any], extra: Sequence[Any] = ()) -> Compiled:
         """``function(xs, index, *extra, **options)`` compiled for these options with a free batch dimension."""
@@ -112,29 +129,26 @@ class GraphAnalyzer(Analyzer):
         return repr(self) + (f"; {', '.join(self.cut_)} cut" if self.cut_ else "; explains the model's output as it is")
 
 
-def select(y: Tensor, index: Tensor, mode: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """(d score / d y, score, flat index of the neuron or -1) for outputs y (batch, ...)."""
+def select(y: Tensor, index: Tensor, mode: Any = "index") -> tuple[Tensor, Tensor, Tensor]:
+    """(d score / d y, score, flat index of the neuron) for outputs y (batch, ...).
+
+    Parameters
+    ----------
+    index : flat index (batch,); ``BEST`` for the largest output, ``ALL`` for the sum of all
+    mode : "index"; "all", whatever the index; or a function of y that gives the score
+    """
     count = ops.shape(y)[0]
-    flat = ops.reshape(y, (count, -1))
-    nothing = -ops.ones_like(index)
-    if mode == "all":
-        return ops.ones_like(y), ops.sum(flat, axis=1), nothing
     if callable(mode):
         (score,), pullback = numerics.vjp(mode, numerics.identity(y))
         if len(score.shape) != 1:
             raise InnvError(f"The target function must return one score per sample, shape (batch,), got {score.shape}.")
-        return pullback(ops.ones_like(score))[0], score, nothing
-    best = ops.cast(ops.argmax(flat, axis=1), "int32")
-    target = ops.where(index < 0, best, index) if mode == "max_activation" else index
-    hot = ops.cast(ops.equal(ops.arange(ops.shape(flat)[1])[None], target[:, None]), y.dtype)
-    return ops.reshape(hot, ops.shape(y)), ops.sum(hot * flat, axis=1), target
-
-
-def at_input(xs: list[Tensor], index: Tensor, graph: Graph, mode: Any) -> dict[str, Tensor]:
-    """Output, explained neuron and its score at x."""
-    y = widen(walk.evaluate(graph, xs)[0])
-    _, score, target = select(y, index, mode)
-    return {"output": y, "target": target, "score": score}
+        return pullback(ops.ones_like(score))[0], score, index
+    flat = ops.reshape(y, (count, -1))
+    index = ops.full_like(index, ALL) if isinstance(mode, str) and mode == "all" else index
+    target = ops.where(index == BEST, ops.cast(ops.argmax(flat, axis=1), "int32"), index)
+    hot = ops.equal(ops.arange(ops.shape(flat)[1])[None], target[:, None])
+    weights = ops.cast(ops.logical_or(hot, (target == ALL)[:, None]), y.dtype)
+    return ops.reshape(weights, ops.shape(y)), ops.sum(weights * flat, axis=1), target
 
 
 def check_float_inputs(graph: Graph, what: str) -> None:
@@ -178,12 +192,3 @@ def _check_reachable(graph: Graph) -> None:
             f"No gradient reaches input {graph.inputs.index(blocked[0])}, because {names} has none. Explain the "
             f"part of the model behind it: keras.Model(layer.output, model.output)."
         )
-
-
-def _probe(spec: Spec) -> np.ndarray:
-    """One repeatable sample to compare the graph with the model; integers stay in the smallest vocabulary."""
-    shape = (1, *(int(d) for d in spec.shape[1:] if d is not None))
-    rng = np.random.default_rng(0)
-    if not numerics.is_float(spec.dtype):
-        return rng.integers(0, 2, shape).astype(spec.dtype)
-    return rng.uniform(-1, 1, shape).astype(numerics.wide_dtype(spec.dtype))

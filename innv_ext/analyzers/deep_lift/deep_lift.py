@@ -11,17 +11,15 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext import arguments
-from innv_ext.analyzers.core import inputs
 from innv_ext.analyzers.core.background import per_input
 from innv_ext.analyzers.core.program import GraphAnalyzer, select
 from innv_ext.analyzers.deep_lift.differences import Differences, PartedDifferences, at_reference, masks_samples
 from innv_ext.analyzers.deep_lift.rescale import alike, mean_pullback, rescale_rules
 from innv_ext.analyzers.deep_lift.reveal_cancel import Total, reveal_rule
-from innv_ext.backend import numerics, passes, walk
-from innv_ext.backend.graph import Spec, op_key
+from innv_ext.backend import numerics, walk
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.rules import Rules
-from innv_ext.errors import InvalidInputError, NotFittedError
+from innv_ext.errors import InvalidInputError
 
 Tensor = Any
 
@@ -43,12 +41,9 @@ class ReferenceDifference(GraphAnalyzer):
     rules: Rules | None = arguments.optional(Rules)
 
     batchnorm_form = "fold"
+    behind_embeddings = True
 
     # --- building ------------------------------------------------------------------------------------------------
-
-    def prepare(self) -> None:
-        """Start the walk behind the embeddings of token inputs."""
-        self.head_, self.graph_ = passes.split_embeddings(self.graph_)
 
     def bind(self) -> None:
         """One rule per node; under RevealCancel users' rules see whole differences."""
@@ -59,10 +54,6 @@ class ReferenceDifference(GraphAnalyzer):
                 Total(rule) if own.match(node, self.graph_) else reveal_rule(node, self.graph_, rule)
                 for node, rule in zip(self.graph_.nodes, self.rules_, strict=True)
             )
-
-    def input_specs(self) -> list[Spec]:
-        """Tokens where the model takes tokens."""
-        return [self.head_.specs[s] for s in self.head_.inputs]
 
     # --- the walk ------------------------------------------------------------------------------------------------
 
@@ -122,12 +113,7 @@ class ReferenceDifference(GraphAnalyzer):
 
     def summary(self) -> str:
         """One line a node with the rule that it got."""
-        width = max((len(n.name) for n in self.graph_.nodes), default=0)
-        lines = [
-            f"{n.index:4d}  {n.name:{width}s}  {op_key(n.op):22s}  {getattr(rule, '__name__', repr(rule))}"
-            for n, rule in zip(self.graph_.nodes, self.rules_, strict=True)
-        ]
-        return "\n".join([self.head(), *lines])
+        return "\n".join([self.head(), *Rules().describe(self.graph_, self.rules_)])
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -154,18 +140,18 @@ class DeepLift(ReferenceDifference):
 
     reference_inputs: Any = 0
 
+    learns, fit_instead = "the mean of the data, with which it compares x", "pass reference_inputs="
+
     def bind(self) -> None:
         """Check the reference where the shape of a sample is known."""
         super().bind()
-        self.needs_fit = self.reference_inputs is None
-        self.mean_: list[np.ndarray] | None = None
         specs = self.input_specs()
-        if self.needs_fit and (self.head_.nodes or not all(numerics.is_float(s.dtype) for s in specs)):
+        if self.must_fit() and (self.head_.nodes or not all(numerics.is_float(s.dtype) for s in specs)):
             raise InvalidInputError(
                 "reference_inputs=None stands for the mean of the data, which tokens do not have; pass the number of a "
                 "token, e.g. that of padding."
             )
-        if not self.needs_fit and all(None not in spec.shape[1:] for spec in specs):
+        if not self.must_fit() and all(None not in spec.shape[1:] for spec in specs):
             self.reference([spec.shape[1:] for spec in specs])
 
     def fit(self, X: Any, *, batch_size: int | None = None) -> DeepLift:
@@ -180,7 +166,7 @@ class DeepLift(ReferenceDifference):
         InvalidInputError
             for data that don't fit the model, hold NaN, or are empty; nothing is changed then
         """
-        if not self.needs_fit:
+        if not self.must_fit():
             return self
         count, means = 0, []
         for arrays in self.training_batches(X, batch_size):
@@ -189,36 +175,16 @@ class DeepLift(ReferenceDifference):
             if any(m.shape != a.shape[1:] for m, a in zip(means, arrays, strict=True)):
                 raise InvalidInputError("The mean of the data needs samples of one shape; resize them.")
             means = [m + (a - m).sum(axis=0) / count for m, a in zip(means, arrays, strict=True)]
-        self.mean_ = means
+        self.set_state({f"mean{i}": mean for i, mean in enumerate(means)})
         return self
 
-    def is_fitted(self) -> bool:
-        """Whether the reference is known."""
-        return not self.needs_fit or self.mean_ is not None
-
-    def not_fitted(self) -> NotFittedError:
-        """What to do about an unknown reference."""
-        return NotFittedError(
-            f"{type(self).__name__} with reference_inputs=None compares x with the mean of the data: call fit(X), or "
-            f"pass reference_inputs=."
-        )
-
-    def state(self) -> dict[str, np.ndarray]:
-        """The mean of the data."""
-        return {f"mean{i}": m for i, m in enumerate(self.mean_ or [])}
-
-    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restore the mean."""
-        if arrays:
-            self.mean_ = [arrays[f"mean{i}"] for i in range(len(arrays))]
+    def must_fit(self) -> bool:
+        return self.reference_inputs is None
 
     def reference(self, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
         """x0 as one sample (1, ...) per input."""
-        given, specs = self.mean_ if self.needs_fit else self.reference_inputs, self.input_specs()
-        several = len(specs) > 1 and isinstance(given, (list, tuple, dict))
-        values = inputs.flatten_inputs(given, self.input_structure_, specs) if several else [given] * len(specs)
-        if self.needs_fit:
-            values = given
+        specs = self.input_specs()
+        values = self.learnt_list("mean") if self.must_fit() else self.per_input(self.reference_inputs)
         found = []
         for value, shape, spec in zip(values, shapes, specs, strict=True):
             array = arguments.one_sample("reference_inputs", value, shape)
@@ -240,7 +206,7 @@ class DeepLift(ReferenceDifference):
         return tree.map_structure(np.asarray, run(*xs, index, *self.reference([x.shape[1:] for x in xs])))
 
     def _one_reference(self, xs: list[Tensor], index: Tensor, *references: Tensor, **options: Any) -> dict[str, Any]:
-        features, bases = (walk.evaluate(self.head_, list(v)) for v in (xs, references))
+        features, bases = map(self.embedded, (xs, references))
         if masks_samples(self.head_, self.graph_):
             bases = [alike(base, x) for base, x in zip(bases, features, strict=True)]
         return self.walk(features, bases, index, **options)

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
 from innv_ext.analyzers.core.background import Background
-from innv_ext.analyzers.core.program import select
 from innv_ext.analyzers.deep_lift.deep_lift import ReferenceDifference
 from innv_ext.analyzers.deep_lift.rescale import alike
-from innv_ext.backend import walk
-from innv_ext.backend.numerics import widen
-from innv_ext.backend.tracing import repeat_rows
+from innv_ext.backend.masks import repeat_rows
 
 Tensor = Any
 
@@ -34,13 +31,9 @@ class DeepShap(Background, ReferenceDifference):
     >>> relevance = analyzer.analyze(x)
     """
 
-    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
-        """Select the neuron at x, then add up over references; at most ``size`` pairs at once."""
-        self.check_once(xs)
-        mode = options["mode"]
+    def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
+        """Add up over references; at most ``size`` pairs at once."""
         references, rows = self.references_like(xs), len(xs[0])
-        start = tree.map_structure(np.asarray, self.compiled(self._at_input, {"mode": mode})(*xs, index))
-        mode = "index" if mode == "max_activation" else mode
         specs = [((None, *spec.shape[1:]), spec.dtype) for spec in self.input_specs()]
         run = self.compiled(self._all_pairs, {"mode": mode}, specs)
         count, step = len(references[0]), max(1, size // rows)
@@ -52,16 +45,11 @@ class DeepShap(Background, ReferenceDifference):
         *maps, reference_score = (t / count for t in totals)
         dtypes = [x.dtype if x.dtype.kind == "f" else start["score"].dtype for x in xs]
         attributions = [m.astype(d) for m, d in zip(maps, dtypes, strict=True)]
-        return {**start, "attributions": attributions, "reference_score": reference_score}
-
-    def _at_input(self, xs: list[Tensor], index: Tensor, mode: Any) -> dict[str, Tensor]:
-        y = widen(walk.evaluate(self.graph_, walk.evaluate(self.head_, xs))[0])
-        _, score, target = select(y, index, mode)
-        return {"output": y, "target": target, "score": score}
+        return {"attributions": attributions, "reference_score": reference_score}
 
     def _all_pairs(self, xs: list[Tensor], target: Tensor, *references: Tensor, mode: Any) -> list[Tensor]:
         """Sums over the references, of attributions and of scores."""
-        features, bases = (walk.evaluate(self.head_, list(v)) for v in (xs, references))
+        features, bases = map(self.embedded, (xs, references))
         rows, count = ops.shape(target)[0], ops.shape(references[0])[0]
         repeated = [repeat_rows(x, count) for x in features]
         tiled = [alike(ops.tile(b, (rows, *(1 for _ in b.shape[1:]))), x) for b, x in zip(bases, repeated, strict=True)]

@@ -11,8 +11,8 @@ from keras import ops, tree
 from innv_ext.analyzers.deep_lift.reveal_cancel import At, Parts, total_parts
 from innv_ext.backend import numerics
 from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
+from innv_ext.backend.masks import alias, keep_mask
 from innv_ext.backend.numerics import widen
-from innv_ext.backend.tracing import alias, keep_mask
 from innv_ext.backend.walk import Env
 
 Tensor = Any

@@ -23,9 +23,9 @@ from innv_ext.analyzers.core import node_rules
 from innv_ext.backend import facts, numerics
 from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
+from innv_ext.backend.masks import alias, keep_mask
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.rules import Rules, anything, both, kind_is, not_differentiable, op_is
-from innv_ext.backend.tracing import alias, keep_mask
 from innv_ext.backend.walk import live
 
 Tensor = Any

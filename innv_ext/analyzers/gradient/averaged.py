@@ -7,19 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
 from innv_ext import arguments
-from innv_ext.analyzers.core import inputs
-from innv_ext.analyzers.core.program import select
+from innv_ext.analyzers.core.program import GraphAnalyzer
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.analyzers.gradient.gradient import POSTPROCESS
-from innv_ext.backend import passes, walk
-from innv_ext.backend.graph import Spec
+from innv_ext.backend.masks import keep_mask, repeat_rows
 from innv_ext.backend.numerics import widen
-from innv_ext.backend.tracing import keep_mask, repeat_rows
-from innv_ext.errors import InvalidInputError
 
 Tensor = Any
 
@@ -32,13 +28,8 @@ class AveragedGradient(ReverseAnalyzer):
     embedding, and the result is summed over the components of the vector.
     """
 
-    def prepare(self) -> None:
-        """Start the walk behind the embeddings of token inputs."""
-        self.head_, self.graph_ = passes.split_embeddings(self.graph_)
-
-    def input_specs(self) -> list[Spec]:
-        """Tokens where the model takes tokens."""
-        return [self.head_.specs[s] for s in self.head_.inputs]
+    behind_embeddings = True
+    explain_batch = GraphAnalyzer.explain_batch  # not one walk
 
     def layer_names(self) -> tuple[str, ...]:
         """None: the points of a sample have no common layers' relevance."""
@@ -64,12 +55,8 @@ class AveragedGradient(ReverseAnalyzer):
         """One reference sample (1, ...) per input; zeros where the method has none."""
         return [np.zeros((1, *shape), spec.dtype) for shape, spec in zip(shapes, self.input_specs(), strict=True)]
 
-    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
-        """Select the neuron at x, then add up the weighted gradients chunk by chunk."""
-        self.check_once(xs)
-        mode = options["mode"]
-        start = tree.map_structure(np.asarray, self.compiled(self._at_input, {"mode": mode})(*xs, index))
-        mode = "index" if mode == "max_activation" else mode
+    def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
+        """Add up the weighted gradients chunk by chunk."""
         references = self.references([x.shape[1:] for x in xs])
         shapes = self._feature_shapes(xs)
         specs = self.input_specs()
@@ -77,7 +64,7 @@ class AveragedGradient(ReverseAnalyzer):
         dtypes = [self._float(slot) for slot in self.graph_.inputs]
         extra_points = [((None,) * (len(s) + 1), d) for s, d in zip(shapes, dtypes, strict=True)]
         run = self.compiled(self._sum_points, {"mode": mode}, [*extra, *extra_points, ((None,), "float64")])
-        weights, step = self.point_weights(), max(1, size // len(index))
+        weights, step = self.point_weights(), max(1, size // len(xs[0]))
         total: list[Any] = [0.0] * len(shapes)
         for first in range(0, len(weights), step):
             last = min(first + step, len(weights))
@@ -85,7 +72,7 @@ class AveragedGradient(ReverseAnalyzer):
             found = run(*xs, start["target"], *references, *at, weights[first:last])
             total = [t + np.asarray(f) for t, f in zip(total, found, strict=True)]
         end = self.compiled(self._combined, {}, [*extra, *extra_points])
-        return {**start, "attributions": [np.asarray(a) for a in end(*xs, start["target"], *references, *total)]}
+        return {"attributions": [np.asarray(a) for a in end(*xs, start["target"], *references, *total)]}
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
         """The weighted sum of the gradients at all points, and what follows from it."""
@@ -115,17 +102,9 @@ class AveragedGradient(ReverseAnalyzer):
             shapes.append((*x.shape[1:], *width))
         return shapes
 
-    def _features(self, xs: list[Tensor]) -> list[Tensor]:
-        return walk.evaluate(self.head_, xs)
-
-    def _at_input(self, xs: list[Tensor], index: Tensor, mode: Any) -> dict[str, Tensor]:
-        y = widen(walk.evaluate(self.graph_, self._features(xs))[0])
-        _, score, target = select(y, index, mode)
-        return {"output": y, "target": target, "score": score}
-
     def _sum_points(self, xs: list[Tensor], target: Tensor, *rest: Tensor, mode: Any) -> list[Tensor]:
         references, at, weights = list(rest[: len(xs)]), rest[len(xs) : -1], rest[-1]
-        features, bases, count = self._features(xs), self._features(references), ops.shape(weights)[0]
+        features, bases, count = self.embedded(xs), self.embedded(references), ops.shape(weights)[0]
         rows = []
         for x, base, a in zip(features, bases, at, strict=True):
             if not x.dtype.is_floating:  # token numbers that only a mask reads
@@ -149,7 +128,7 @@ class AveragedGradient(ReverseAnalyzer):
 
     def _combined(self, xs: list[Tensor], target: Tensor, *rest: Tensor) -> list[Tensor]:
         references, means = list(rest[: len(xs)]), rest[len(xs) :]
-        features, bases = self._features(xs), self._features(references)
+        features, bases = self.embedded(xs), self.embedded(references)
         combined = {
             slot: self.combine(m, widen(x), widen(b))
             for slot, m, x, b in zip(self.graph_.inputs, means, features, bases, strict=True)
@@ -273,19 +252,5 @@ class IntegratedGradients(AveragedGradient):
 
     def references(self, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
         """The reference of each input, broadcast to one sample."""
-        given, specs = self.reference_inputs, self.input_specs()
-        if isinstance(given, (list, tuple, dict)) and len(specs) > 1:
-            given = inputs.flatten_inputs(given, self.input_structure_, specs)
-        else:
-            given = [given] * len(specs)
-        found = []
-        for value, shape, spec in zip(given, shapes, specs, strict=True):
-            array = np.asarray(value, spec.dtype)
-            array = array[0] if array.ndim == len(shape) + 1 and len(array) == 1 else array
-            try:
-                found.append(np.ascontiguousarray(np.broadcast_to(array, shape)[None]))
-            except ValueError as error:
-                raise InvalidInputError(
-                    f"reference_inputs has shape {np.shape(value)}, which does not broadcast to one sample {shape}."
-                ) from error
-        return found
+        found = zip(self.per_input(self.reference_inputs), shapes, self.input_specs(), strict=True)
+        return [arguments.one_sample("reference_inputs", v, s).astype(spec.dtype)[None] for v, s, spec in found]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
 from innv_ext import arguments
 from innv_ext.analyzers.core.background import Background, per_input
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.analyzers.gradient.averaged import AveragedGradient
+from innv_ext.backend.masks import keep_mask, repeat_rows
 from innv_ext.backend.numerics import widen
-from innv_ext.backend.tracing import keep_mask, repeat_rows
 
 Tensor = Any
 
@@ -58,19 +58,15 @@ class GradientShap(Background, AveragedGradient):
         noise = [n.astype(self._float(slot)) for n, slot in zip(drawn, self.graph_.inputs, strict=True)]
         return TensorMap(part, end, [alphas, *(r[chosen] for r in references), *noise], lambda found: [])
 
-    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
-        """Select the neuron at x, then add up over draws; at most ``size`` points at once."""
-        self.check_once(xs)
-        mode = options["mode"]
+    def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
+        """Add up over draws; at most ``size`` points at once."""
         references, shapes = self.references_like(xs), self._feature_shapes(xs)
-        start = tree.map_structure(np.asarray, self.compiled(self._at_input, {"mode": mode})(*xs, index))
-        mode = "index" if mode == "max_activation" else mode
         like_x = [((None, *spec.shape[1:]), spec.dtype) for spec in self.input_specs()]
         dtypes = [self._float(slot) for slot in self.graph_.inputs]
         noise_specs = [((None,) * (len(s) + 1), d) for s, d in zip(shapes, dtypes, strict=True)]
         run = self.compiled(self._sum_draws, {"mode": mode}, [((None,), "float64"), *like_x, *noise_specs])
         chosen, alphas = self._draws(len(references[0]))
-        step = max(1, size // len(index))
+        step = max(1, size // len(xs[0]))
         total: list[Any] = [0.0] * len(xs)
         for first in range(0, self.samples, step):
             part = slice(first, min(first + step, self.samples))
@@ -79,7 +75,7 @@ class GradientShap(Background, AveragedGradient):
             total = [t + np.asarray(f, "float64") for t, f in zip(total, found, strict=True)]
         kinds = [x.dtype if x.dtype.kind == "f" else start["score"].dtype for x in xs]
         means = [(t / self.samples).astype(d) for t, d in zip(total, kinds, strict=True)]
-        return {**start, "attributions": means}
+        return {"attributions": means}
 
     def _draws(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """(number of a reference, alpha) of each draw."""
@@ -103,7 +99,7 @@ class GradientShap(Background, AveragedGradient):
 
     def _sum_draws(self, xs: list[Tensor], target: Tensor, alphas: Tensor, *rest: Tensor, mode: Any) -> list[Tensor]:
         """(x - ref) * gradient, summed over the draws."""
-        features, bases = self._features(xs), self._features(list(rest[: len(xs)]))
+        features, bases = self.embedded(xs), self.embedded(list(rest[: len(xs)]))
         count, rows, changes = ops.shape(alphas)[0], [], []
         for x, base, noise in zip(features, bases, rest[len(xs) :], strict=True):
             if not x.dtype.is_floating:  # token numbers that only a mask reads

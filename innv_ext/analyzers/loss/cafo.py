@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from keras import tree
 
 from innv_ext import arguments
-from innv_ext.analyzers.core import inputs
+from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Explanation
-from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, check_float_inputs
+from innv_ext.analyzers.core.program import GraphAnalyzer, check_float_inputs
+from innv_ext.analyzers.core.subject import ALL
 from innv_ext.analyzers.core.tensor_map import TensorMap, field_map, flat_attribution, soft_threshold
 from innv_ext.analyzers.loss.curvature import Curvature, Loss, loss_gradient
 from innv_ext.analyzers.loss.objective import FirstOrder, Solutions, choose_lambda1
@@ -125,14 +125,12 @@ class CAFO(GraphAnalyzer):
         self, xs: list[np.ndarray], index: np.ndarray, size: int, mode: Any
     ) -> tuple[Curvature, dict[str, np.ndarray]]:
         """The loss around x, and what is known at x."""
-        if mode in ("max_activation", "index"):
-            self._check_classes(self.graph_)
         self.check_once(xs)
-        start = tree.map_structure(
-            np.asarray, self.compiled(at_input, {"graph": self.graph_, "mode": mode})(*xs, index)
-        )
-        shapes = tuple(x.shape[1:] for x in xs)
-        mode = "index" if mode == "max_activation" else mode
+        start, shapes = self.at_x(xs, index, mode), tuple(x.shape[1:] for x in xs)
+        if not callable(mode):  # the sum of all outputs is a score as it is
+            mode = "all" if index[0] == ALL else "index"
+        if mode == "index":
+            self._check_classes(self.graph_)
         if (shapes, mode) not in self._losses:
             features = partition("component", arrangements(self.graph_, shapes))
             self._losses[shapes, mode] = Loss(self.graph_, features, mode, self._binary)
@@ -146,7 +144,7 @@ class CAFO(GraphAnalyzer):
         loss = Loss(self.graph_, features, mode, self._binary)
 
         def held(found: Explanation) -> list[np.ndarray]:
-            arrays = inputs.flatten_inputs(found.attribution, self.input_structure_, self.input_specs())
+            arrays = subject.flatten_inputs(found.attribution, self.input_structure_, self.input_specs())
             step = flat_attribution(arrays)
             return [step, *(found.extras[name][:, None].astype(step.dtype) for name in ("lambda1", "lambda2"))]
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from keras import tree
 
 from innv_ext import arguments, optim
-from innv_ext.analyzers.core import inputs
+from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Explanation
-from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, check_float_inputs, select
+from innv_ext.analyzers.core.program import GraphAnalyzer, check_float_inputs, select
 from innv_ext.analyzers.core.tensor_map import TensorMap, field_map, flat_attribution, shrunk
 from innv_ext.analyzers.loss.curvature import flat, shifted, spread
 from innv_ext.analyzers.parts.partition import Partition, blocks, numbered, partition
@@ -102,7 +101,6 @@ class MoreauGrad(GraphAnalyzer):
     def bind(self) -> None:
         """One score per shape of the inputs and way to select a neuron."""
         self._scores: dict[Any, Score] = {}
-        self.mean_norm_fit_: np.ndarray | None = None
 
     # --- rho -----------------------------------------------------------------------------------------------------
 
@@ -124,21 +122,13 @@ class MoreauGrad(GraphAnalyzer):
             total, count = total + float(np.sqrt(squares).sum()), count + len(xs[0])
         if not total > 0:
             raise InvalidInputError("X is zero everywhere, so that rho = 1 / sqrt(mean |X|_2) is infinite: pass rho=.")
-        self.mean_norm_fit_ = np.array(total / count)
+        self.set_state({"mean_norm": total / count})
         return self
-
-    def state(self) -> dict[str, np.ndarray]:
-        """The mean of |X|_2."""
-        return {} if self.mean_norm_fit_ is None else {"mean_norm": self.mean_norm_fit_}
-
-    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restore what ``fit`` learnt."""
-        self.mean_norm_fit_ = arrays.get("mean_norm")
 
     def current_rho(self) -> float:
         if self.rho != "auto":
             return float(self.rho)
-        return 1.0 if self.mean_norm_fit_ is None else 1 / math.sqrt(float(self.mean_norm_fit_))
+        return 1 / math.sqrt(float(self.learnt_.get("mean_norm", 1.0)))
 
     # --- running -------------------------------------------------------------------------------------------------
 
@@ -146,21 +136,15 @@ class MoreauGrad(GraphAnalyzer):
         """What is added to the envelope, as a function of u - x."""
         return optim.Zero()
 
-    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
+    def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         """All samples at once."""
-        self.check_once(xs)
-        mode = options["mode"]
-        start = tree.map_structure(
-            np.asarray, self.compiled(at_input, {"graph": self.graph_, "mode": mode})(*xs, index)
-        )
-        shapes = tuple(x.shape[1:] for x in xs)
-        mode = "index" if mode == "max_activation" else mode
+        index, shapes = start["target"], tuple(x.shape[1:] for x in xs)
         if (shapes, mode) not in self._scores:
             features = partition("component", arrangements(self.graph_, shapes))
             self._scores[shapes, mode] = Score(self.graph_, mode, features)
         score, rho = self._scores[shapes, mode], self.current_rho()
         wide = "float64" if any(x.dtype == np.float64 for x in xs) else "float32"
-        objective = self._objective(score, xs, start["target"], size, rho)
+        objective = self._objective(score, xs, index, size, rho)
         result = optim.run(
             self._solver(shapes, rho),
             objective,
@@ -185,7 +169,7 @@ class MoreauGrad(GraphAnalyzer):
             "rho": np.full(len(index), rho),
         }
         # + 0.0: components that did not move are 0, not -0
-        return {**start, "attributions": score.features.maps((-result.x / rho + 0.0).astype(wide)), **extras}
+        return {"attributions": score.features.maps((-result.x / rho + 0.0).astype(wide)), **extras}
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
         """The gradient at x*, shrunk by the penalty (which the map solves), with x* - x held constant."""
@@ -193,7 +177,7 @@ class MoreauGrad(GraphAnalyzer):
         score = Score(self.graph_, mode, features)
 
         def held(found: Explanation) -> list[np.ndarray]:
-            arrays = inputs.flatten_inputs(found.attribution, self.input_structure_, self.input_specs())
+            arrays = subject.flatten_inputs(found.attribution, self.input_structure_, self.input_specs())
             step = flat_attribution(arrays)
             return [(-found.extras["rho"][:, None] * step).astype(step.dtype)]
 

@@ -85,8 +85,7 @@ class LRP(ReverseAnalyzer):
 
     Examples
     --------
-    >>> from innv_ext.backend.rules import Rules, named
-    >>> from innv_ext.analyzers.lrp.rules import Gamma
+    >>> from innv_ext.rules import Gamma, Rules, named
     >>> innv_ext.create_analyzer("lrp", model, rule="epsilon", rules=Rules((named("conv1"), Gamma(0.5))))
     """
 

@@ -23,6 +23,7 @@ from innv_ext.backend import numerics
 from innv_ext.backend.affine import Affine
 from innv_ext.backend.graph import Node
 from innv_ext.backend.numerics import safe_divide, widen
+from innv_ext.backend.rules import Saved, savable
 from innv_ext.errors import InvalidInputError
 
 Tensor = Any
@@ -128,7 +129,7 @@ def rule(
     known = RULE_NAMES[name.lower()] = RuleName(name, description, source, cost, sums_to, signed, fixed)
 
     def decorate(cls: type) -> type:
-        known.cls = cls
+        known.cls = savable(cls)
         return cls
 
     return decorate
@@ -137,8 +138,8 @@ def rule(
 # --- affine nodes ------------------------------------------------------------------------------------------------
 
 
-class AffineRule:
-    """Base of the rules of affine nodes."""
+class AffineRule(Saved):
+    """Base of the rules of affine nodes; a dataclass."""
 
     def __post_init__(self) -> None:
         arguments.check_fields(self)
@@ -286,6 +287,7 @@ def _unit_share(affine: Affine, x: Tensor, w: Tensor, r: Tensor) -> Tensor:
     return pullback(safe_divide(r, z, sign=+1))[0]
 
 
+@savable
 @dataclass(frozen=True)
 class Bounded(AffineRule):
     """z^B: contributions x w - low w+ - high w- for inputs in [low, high]. Source: Montavon et al. 2017, table 1.
@@ -315,6 +317,7 @@ class Bounded(AffineRule):
         return [sum(proportional(affine, terms, rs[0]))]
 
 
+@savable
 @dataclass(frozen=True)
 class HuiBinder(AffineRule):
     """BatchNormalization with weights 2, -1, 0, 0 for x+w+, x+w-, x-w+, x-w-. Source: thesis A.3 (Hui, Binder 2018)."""

@@ -26,7 +26,7 @@ from innv_ext.analyzers.moments.values import (
 from innv_ext.backend import facts, numerics
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.rules import Predicate, Rules, both, kind_is, labelled
+from innv_ext.backend.rules import Predicate, PredicateLike, Rules, both, kind_is, op_is
 
 Tensor = Any
 Values = tuple[Any, ...]
@@ -155,13 +155,13 @@ def _homogeneous(node: Node, *xs: Tensor) -> Any:
 
 def keys(*names: str) -> Predicate:
     """Nodes by what they do: layer classes, operations or activation functions, separated by spaces."""
-    wanted = {name for group in names for name in group.split()}
-    return labelled(lambda node, graph: facts.activation_key(node) in wanted, "keys", *sorted(wanted))
+    return op_is(*(name for group in names for name in group.split()))
 
 
-def but_not(*names: str) -> Predicate:
+def but_not(*names: str) -> PredicateLike:
     """Nodes that do something else."""
-    return labelled(lambda node, graph: facts.activation_key(node) not in names, "but_not", *names)
+    others = op_is(*names)
+    return lambda node, graph: not others(node, graph)
 
 
 def stays_float(node: Node, graph: Graph) -> bool:

@@ -14,7 +14,7 @@ from keras import ops, tree
 
 from innv_ext.analyzers.moments.gaussian import FLOOR
 from innv_ext.backend import numerics, walk
-from innv_ext.backend.graph import Graph, Node, op_key
+from innv_ext.backend.graph import Graph, Node
 from innv_ext.backend.rules import Rules
 
 Tensor = Any
@@ -150,6 +150,9 @@ class Guarded:
             return self.rule(node, values)
         return evaluated(node, values)
 
+    def __repr__(self) -> str:
+        return getattr(self.rule, "__name__", repr(self.rule))
+
 
 def bind(graph: Graph, table: Rules) -> tuple[Any, ...]:
     """One moment rule per node.
@@ -179,16 +182,3 @@ def evaluated(node: Node, values: tuple[Any, ...]) -> Sequence[Any]:
 def propagate(graph: Graph, rules: Sequence[Any], inputs: Sequence[Any]) -> Any:
     """The moments of the graph's first output."""
     return walk.forward(graph, inputs, rules).slots[graph.outputs[0]]
-
-
-def describe(graph: Graph, table: Rules) -> list[str]:
-    """One line a node with its moment rule; approximate ones say so."""
-    width = max((len(n.name) for n in graph.nodes), default=0)
-    lines = []
-    for node in graph.nodes:
-        row = table.match(node, graph)
-        label = (
-            "no moment rule" if row is None else row[2] if len(row) > 2 else getattr(row[1], "__name__", repr(row[1]))
-        )
-        lines.append(f"{node.index:4d}  {node.name:{width}s}  {op_key(node.op):22s}  {label}")
-    return lines

@@ -29,7 +29,7 @@ from innv_ext.backend.kinds import Kind
 from innv_ext.backend.neurons import neurons_of
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.rules import Rules, kind_is
-from innv_ext.errors import DeadNeuronWarning, InvalidInputError, NotFittedError
+from innv_ext.errors import DeadNeuronWarning, InvalidInputError
 
 Tensor = Any
 CHUNK_BYTES = 2**29  # of activations in one pass of ``fit``
@@ -62,6 +62,7 @@ class PatternNet(ReverseAnalyzer):
 
     batchnorm_form = "fold"
     needs_fit = True
+    learns, fit_instead = "the pattern of every neuron", "pass patterns="
     multiplies = False  # whether patterns are multiplied by the weights
 
     def prepare(self) -> None:
@@ -71,7 +72,6 @@ class PatternNet(ReverseAnalyzer):
         for node in self._affine:  # a shared layer has a pattern for each of its calls
             counts[node.name] += 1
             self._keys.append(node.name if counts[node.name] == 1 else f"{node.name}#{counts[node.name]}")
-        self.patterns_: dict[str, np.ndarray] | None = None
         self._tensors: dict[int, Tensor] = {}
 
     def build(self) -> None:
@@ -233,31 +233,17 @@ class PatternNet(ReverseAnalyzer):
         return found
 
     def _accept(self, patterns: dict[str, np.ndarray]) -> None:
-        self._tensors = {
-            node.index: ops.convert_to_tensor(patterns[key]) for key, node in zip(self._keys, self._affine, strict=True)
-        }
-        self.patterns_ = patterns
+        self.set_state({f"{i}": patterns[key] for i, key in enumerate(self._keys)})
+
+    def set_state(self, arrays: dict[str, Any]) -> None:
+        super().set_state(arrays)
+        self._tensors = {n.index: ops.convert_to_tensor(self.learnt_[f"{i}"]) for i, n in enumerate(self._affine)}
         self._compiled = {}  # walks hold the patterns that they were traced with
 
-    def is_fitted(self) -> bool:
-        """Whether there are patterns."""
-        return self.patterns_ is not None
-
-    def not_fitted(self) -> NotFittedError:
-        """What to do."""
-        return NotFittedError(
-            f"{type(self).__name__} needs the pattern of every neuron: call fit(X) with training data, or pass "
-            f"patterns=."
-        )
-
-    def state(self) -> dict[str, np.ndarray]:
-        """The patterns."""
-        return {} if self.patterns_ is None else {f"{i}": self.patterns_[key] for i, key in enumerate(self._keys)}
-
-    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restore the patterns."""
-        if arrays:
-            self._accept({key: arrays[f"{i}"] for i, key in enumerate(self._keys)})
+    @property
+    def patterns_(self) -> dict[str, np.ndarray] | None:
+        """{node name: pattern}, learnt or given."""
+        return {key: self.learnt_[f"{i}"] for i, key in enumerate(self._keys)} if self.learnt_ else None
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -65,12 +65,11 @@ class KernelShap(Background, SegmentAnalyzer):
             self._coalitions[n] = shapley_coalitions(n, self.samples, np.random.default_rng((self.seed, n)))
         return self._coalitions[n]
 
-    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
+    def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         """Samples with the same number of segments share coalitions, and so the matrix of their regression."""
         references = self.references_like(xs)
-        start, mode = self.at_x(xs, index, options["mode"])
         segments = self.segments_of(xs, self.arranged(xs))
-        shapley, base = np.zeros((len(index), segments.count)), np.zeros(len(index))
+        shapley, base = np.zeros((len(xs[0]), segments.count)), np.zeros(len(xs[0]))
         for n in np.unique(segments.counts):
             group, own = segments.alike(n)
             on, weights = self.coalitions(int(n))
@@ -82,7 +81,7 @@ class KernelShap(Background, SegmentAnalyzer):
             base[group] = values[:, 0]
             shapley[group, :n] = solve(on[1:], weights, values[:, 1:], values[:, 0], start["score"][group])
         maps = segments.maps(shapley / np.maximum(segments.sizes(), 1))
-        return {**start, "attributions": as_maps(maps, xs), "segments": segments.pictures(), "base": base}
+        return {"attributions": as_maps(maps, xs), "segments": segments.pictures(), "base": base}
 
 
 def _mixed(

@@ -75,14 +75,13 @@ class Lime(SegmentAnalyzer):
         on[0] = True
         return on
 
-    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
+    def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         """Samples with the same number of segments share masks, and so the matrix of their regression."""
-        start, mode = self.at_x(xs, index, options["mode"])
         arranged = self.arranged(xs)
         segments = self.segments_of(xs, arranged)
         others = [fill.like(x) for fill, x in zip(self.fills(arranged), xs, strict=True)]
-        coefficients = np.zeros((len(index), segments.count))
-        intercept, r2 = np.zeros(len(index)), np.zeros(len(index))
+        coefficients = np.zeros((len(xs[0]), segments.count))
+        intercept, r2 = np.zeros(len(xs[0])), np.zeros(len(xs[0]))
         for n in np.unique(segments.counts):
             group, own = segments.alike(n)
             on, some = self.masks(int(n)), [x[group] for x in xs]
@@ -90,7 +89,7 @@ class Lime(SegmentAnalyzer):
             scores = self.scores(self.score(mode), versions, self.samples, start["target"][group], size)
             coefficients[group, :n], intercept[group], r2[group] = self.regress(on, scores)
         maps = as_maps(segments.maps(coefficients), xs)
-        return {**start, "attributions": maps, "segments": segments.pictures(), "r2": r2, "intercept": intercept}
+        return {"attributions": maps, "segments": segments.pictures(), "r2": r2, "intercept": intercept}
 
     def regress(self, on: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Coefficients (batch, n), intercepts and R^2 of the scores (batch, samples)."""

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from keras import tree
 
 from innv_ext import arguments, files
-from innv_ext.analyzers.core import inputs
-from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, select
+from innv_ext.analyzers.core.program import GraphAnalyzer, select
 from innv_ext.analyzers.parts.partition import Partition, numbered, segmentation, segments_of, superpixels
 from innv_ext.backend import walk
 from innv_ext.backend.arrangement import Arrangement, arrangements
@@ -43,18 +41,9 @@ class MaskingAnalyzer(GraphAnalyzer):
         """The arrangement of inputs like these."""
         return arrangements(self.graph_, [x.shape[1:] for x in xs])
 
-    def per_input(self, value: Any) -> list[Any]:
-        """A parameter for each input: a list or dict has one for each input of a model with several."""
-        specs = self.input_specs()
-        if isinstance(value, (list, dict)) and len(specs) > 1:
-            return inputs.flatten_inputs(value, self.input_structure_, specs)
-        return [value] * len(specs)
-
-    def at_x(self, xs: list[np.ndarray], index: np.ndarray, mode: Any) -> tuple[dict[str, np.ndarray], Any]:
-        """Output, neuron and score at x; and the mode that keeps to this neuron."""
-        self.check_once(xs)
-        found = self.compiled(at_input, {"graph": self.graph_, "mode": mode})(*xs, index)
-        return tree.map_structure(np.asarray, found), "index" if mode == "max_activation" else mode
+    def per_input(self, value: Any, several: tuple[type, ...] = (list, dict)) -> list[Any]:
+        """A tuple is one value for all inputs: the sides of a patch."""
+        return super().per_input(value, several)
 
     def score(self, mode: Any) -> Compiled:
         """The compiled score of samples and neurons."""

@@ -59,9 +59,8 @@ class Occlusion(MaskingAnalyzer):
         fills = [reference(*three) for three in zip(self.per_input(self.reference), arranged, patches, strict=True)]
         return [windows(*three) for three in zip(arranged, patches, strides, strict=True)], fills
 
-    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
+    def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         """All patches of all samples, as many at once as ``size`` allows."""
-        start, mode = self.at_x(xs, index, options["mode"])
         parts, fills = self.patches_of(self.arranged(xs))
         others = [fill.like(x) for fill, x in zip(fills, xs, strict=True)]
 
@@ -75,4 +74,4 @@ class Occlusion(MaskingAnalyzer):
         scores = self.scores(self.score(mode), occluded, sum(counts), start["target"], size)
         losses = np.split(start["score"][:, None].astype("float64") - scores, np.cumsum(counts)[:-1], axis=1)
         maps = [part.average(loss) for part, loss in zip(parts, losses, strict=True)]
-        return {**start, "attributions": as_maps(maps, xs)}
+        return {"attributions": as_maps(maps, xs)}

@@ -13,6 +13,7 @@ from keras import ops
 
 from innv_ext import arguments
 from innv_ext.analyzers.core.program import check_float_inputs, select
+from innv_ext.analyzers.core.subject import ALL
 from innv_ext.analyzers.parts.windows import all_sizes, check_gaps, default_sizes, owned, windows
 from innv_ext.analyzers.prediction.masking import MaskingAnalyzer, as_maps
 from innv_ext.analyzers.prediction.patch_gaussian import PatchGaussian, PatchMoments, Places, components
@@ -76,8 +77,6 @@ class PredictionDifference(MaskingAnalyzer):
     def build(self) -> None:
         """Remember which output of the whole model is explained."""
         self._explained = self.output_position_
-        self.gaussians_: list[PatchGaussian] | None = None
-        self.trained_, self._inner = 0, []
         super().build()
 
     def check_model(self, graph: Graph) -> None:
@@ -154,48 +153,38 @@ class PredictionDifference(MaskingAnalyzer):
                 moment.add(array)
             count += len(arrays[0])
         _warn(moments)
-        self.gaussians_ = [moment.gaussian() for moment in moments]
-        self.trained_, self._inner = count, inner
+        arrays: dict[str, Any] = {"trained": count}
+        for i, (moment, own) in enumerate(zip(moments, inner, strict=True)):
+            gaussian = moment.gaussian()
+            arrays |= {f"{name}{i}": getattr(gaussian, name) for name in ("mean", "covariance", "low", "high", "outer")}
+            arrays[f"inner{i}"] = own
+        self.set_state(arrays)
         return self
 
-    def is_fitted(self) -> bool:
-        return self.gaussians_ is not None
-
-    def state(self) -> dict[str, np.ndarray]:
-        if self.gaussians_ is None:
-            return {}
-        arrays = {"trained": np.array(self.trained_)}
-        for i, (gaussian, inner) in enumerate(zip(self.gaussians_, self._inner, strict=True)):
-            arrays |= {f"{name}{i}": getattr(gaussian, name) for name in ("mean", "covariance", "low", "high")}
-            arrays |= {f"inner{i}": np.array(inner, int), f"outer{i}": np.array(gaussian.outer, int)}
-        return arrays
-
-    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
-        if not arrays:
-            return
-        count = sum(key.startswith("mean") for key in arrays)
-        names = ("mean", "covariance", "low", "high")
-        outer = [tuple(int(o) for o in arrays[f"outer{i}"]) for i in range(count)]
-        self.gaussians_ = [PatchGaussian(o, *(arrays[f"{name}{i}"] for name in names)) for i, o in enumerate(outer)]
-        self._inner = [tuple(int(v) for v in arrays[f"inner{i}"]) for i in range(count)]
-        self.trained_ = int(arrays["trained"])
+    def set_state(self, arrays: dict[str, Any]) -> None:
+        super().set_state(arrays)
+        self.trained_ = int(self.learnt_["trained"])
+        self._inner = [tuple(map(int, inner)) for inner in self.learnt_list("inner")]
+        parts = [self.learnt_list(name) for name in ("mean", "covariance", "low", "high")]
+        outer = [tuple(map(int, sides)) for sides in self.learnt_list("outer")]
+        self.gaussians_ = [PatchGaussian(*found) for found in zip(outer, *parts, strict=True)]
 
     # --- running -------------------------------------------------------------------------------------------------
 
-    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
+    def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         """All draws of all patches of all samples, as many at once as ``size`` allows."""
-        start, mode = self.at_x(xs, index, options["mode"])
         places = self._places(self.arranged(xs))
-        evident = self._evident and mode == "index"
+        target = start["target"]
+        evident = self._evident and not callable(mode) and target[0] != ALL
         if self.evidence and not evident:
             raise InvalidInputError(
-                f"evidence=True needs a single output, but the score is {mode!r}; pass evidence=False for the "
-                f"difference of the score."
+                f"evidence=True needs a single output, but the score is {mode if callable(mode) else 'all'!r}; pass "
+                f"evidence=False for the difference of the score."
             )
         run = self.compiled(self._probability, {}) if evident else self.score(mode)
         parts = [place.parts for place in places]
         counts = [part.count for part in parts]
-        target, versions = start["target"], partial(self._drawn, xs, places)
+        versions = partial(self._drawn, xs, places)
         found = self.scores(run, versions, sum(counts), target, size, draws=self.samples)
         whole = np.asarray(run(*xs, target), "float64")[:, None]
         if evident:
@@ -207,10 +196,9 @@ class PredictionDifference(MaskingAnalyzer):
         changes = np.split(change, np.cumsum(counts)[:-1], axis=1)
         maps = [part.average(part_change) for part, part_change in zip(parts, changes, strict=True)]
         extras = {"probability": whole[:, 0]} if evident else {}
-        return {**start, "attributions": as_maps(maps, xs), **extras}
+        return {"attributions": as_maps(maps, xs), **extras}
 
     def _places(self, arranged: Sequence[Arrangement]) -> list[Places]:
-        assert self.gaussians_ is not None
         found = []
         for one, inner, gaussian, stride in zip(
             arranged, self._inner, self.gaussians_, self._strides(arranged, self._inner), strict=True
@@ -238,7 +226,6 @@ class PredictionDifference(MaskingAnalyzer):
 
         All samples share the standard normal numbers of a patch.
         """
-        assert self.gaussians_ is not None
         gaussian, inner = self.gaussians_[i], place.parts.size
         corners, offsets = place.around(number)
         at = components(place.parts.shape, corners, gaussian.outer)

@@ -11,8 +11,7 @@ import numpy as np
 from keras import tree
 
 from innv_ext import arguments, optim
-from innv_ext.analyzers.core import inputs
-from innv_ext.analyzers.core.program import GraphAnalyzer, at_input, check_float_inputs
+from innv_ext.analyzers.core.program import GraphAnalyzer, check_float_inputs
 from innv_ext.analyzers.moments import values as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
 from innv_ext.analyzers.parts.partition import Partition, partition
@@ -22,7 +21,7 @@ from innv_ext.analyzers.rde.reference import KINDS, LEARNT, Reference, learn
 from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.rules import Rules
-from innv_ext.errors import InvalidInputError, NonFiniteWarning, NotFittedError
+from innv_ext.errors import InvalidInputError, NonFiniteWarning
 
 Tensor = Any
 
@@ -66,6 +65,8 @@ class RateDistortion(GraphAnalyzer):
 
     batchnorm_form = "fold"
     needs_fit = True
+    learns = "the reference distribution, draws of which replace components"
+    fit_instead = "pass mean= and variance= (or reference='uniform')"
 
     # --- building ------------------------------------------------------------------------------------------------
 
@@ -88,7 +89,6 @@ class RateDistortion(GraphAnalyzer):
     def bind(self) -> None:
         """Bind the moment rules, where they are needed."""
         self.moment_table_ = (self.moment_rules or Rules()).before(MOMENT_RULES)
-        self.reference_fit_: Any = None
         self.bound_ = moments.bind(self.graph_, self.moment_table_) if self.distortion == "adf" else ()
         self._features: dict[Any, Partition] = {}
         self._contexts: dict[Any, Context] = {}
@@ -122,42 +122,20 @@ class RateDistortion(GraphAnalyzer):
             for data that don't fit the model, hold NaN, or are empty; nothing is changed then
         """
         if self.reference in LEARNT:
-            self.reference_fit_ = learn(self.training_batches(X, batch_size), self.reference, self.rank)
+            self.set_state(learn(self.training_batches(X, batch_size), self.reference, self.rank))
         return self
 
-    def is_fitted(self) -> bool:
-        """Whether V is known."""
-        return self.reference not in LEARNT or self.mean is not None or self.reference_fit_ is not None
-
-    def not_fitted(self) -> NotFittedError:
-        """What to do about an unknown V."""
-        return NotFittedError(
-            f"{type(self).__name__} replaces components by draws from a reference distribution, which is not known "
-            f"yet: call fit(X) with training data, or pass mean= and variance= (or reference='uniform')."
-        )
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Mean, variance and directions of V."""
-        if self.reference_fit_ is None:
-            return {}
-        means, variances, factor = self.reference_fit_
-        arrays = {f"mean{i}": m for i, m in enumerate(means)} | {f"variance{i}": v for i, v in enumerate(variances)}
-        return arrays if factor is None else {**arrays, "factor": factor}
-
-    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restore V."""
-        if arrays:
-            count = sum(k.startswith("mean") for k in arrays)
-            parts = [[arrays[f"{name}{i}"] for i in range(count)] for name in ("mean", "variance")]
-            self.reference_fit_ = (parts[0], parts[1], arrays.get("factor"))
+    def must_fit(self) -> bool:
+        return self.reference in LEARNT and self.mean is None
 
     def given_reference(self, shapes: Sequence[tuple[int, ...]] | None = None) -> Reference:
         """V from the constructor's arguments or from ``fit``."""
         shapes = shapes or [spec.shape[1:] for spec in self.input_specs()]
         if callable(self.reference):
             return Reference([Custom(self.reference, "reference")])
-        if self.reference_fit_ is not None:
-            return Reference.of(self.reference, *self.reference_fit_)
+        if self.learnt_:
+            learnt = self.learnt_list("mean"), self.learnt_list("variance"), self.learnt_.get("factor")
+            return Reference.of(self.reference, *learnt)
         means = self._broadcast("mean", 0.0 if self.mean is None else self.mean, shapes)
         variances = self._broadcast("variance", 0.0 if self.variance is None else self.variance, shapes)
         if any((v < 0).any() for v in variances):
@@ -165,39 +143,30 @@ class RateDistortion(GraphAnalyzer):
         return Reference.of(self.reference, means, variances)
 
     def _broadcast(self, name: str, value: Any, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-        several = len(shapes) > 1 and isinstance(value, (list, tuple, dict))
-        values = (
-            inputs.flatten_inputs(value, self.input_structure_, self.input_specs())
-            if several
-            else [value] * len(shapes)
-        )
-        return [arguments.one_sample(name, part, shape) for part, shape in zip(values, shapes, strict=True)]
+        return [arguments.one_sample(name, v, shape) for v, shape in zip(self.per_input(value), shapes, strict=True)]
 
     # --- running -------------------------------------------------------------------------------------------------
 
-    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
+    def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         """Solve for some samples at once."""
-        self.check_once(xs)
         features = self.features_of([x.shape[1:] for x in xs])
         self.check_count(features.count)
         step = self.samples_at_once(features.count, size)
-        parts = [
-            self._explain_some([x[i : i + step] for x in xs], index[i : i + step], size, features, options["mode"])
-            for i in range(0, len(index), step)
-        ]
+        parts = []
+        for rows in (slice(i, i + step) for i in range(0, len(xs[0]), step)):
+            some = {name: array[rows] for name, array in start.items()}
+            parts.append(self.solve(self._distortion([x[rows] for x in xs], some, size, features, mode)))
         return tree.map_structure(lambda *a: np.concatenate(a), *parts)
 
-    def _explain_some(self, xs: list[np.ndarray], index: np.ndarray, size: int, features: Partition, mode: Any) -> Any:
-        start = tree.map_structure(
-            np.asarray, self.compiled(at_input, {"graph": self.graph_, "mode": mode})(*xs, index)
-        )
-        mode = "index" if mode == "max_activation" else mode
+    def _distortion(
+        self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, features: Partition, mode: Any
+    ) -> Distortion:
         key = (mode, features)
         reference = self.given_reference([x.shape[1:] for x in xs])
         if key not in self._contexts:
             shapes = tuple(tuple(spec.shape[1:]) for spec in self.input_specs())
             self._contexts[key] = Context(self.graph_, self.bound_, features, mode, reference.covariance, shapes)
-        distortion = Distortion(
+        return Distortion(
             self.compiled,
             self._contexts[key],
             reference,
@@ -208,7 +177,6 @@ class RateDistortion(GraphAnalyzer):
             self.samples if self.distortion == "monte_carlo" else 0,
             self.seed,
         )
-        return {**start, **self.solve(distortion)}
 
     def samples_at_once(self, n: int, size: int) -> int:
         """Samples with n features that are solved together; their forward passes are split by ``size`` anyway."""
@@ -259,4 +227,4 @@ class RateDistortion(GraphAnalyzer):
         """The plan: one line a node with its moment rule."""
         if self.distortion == "monte_carlo":
             return f"{self.head()}; {self.samples} Monte Carlo samples per evaluation"
-        return "\n".join([self.head(), *moments.describe(self.graph_, self.moment_table_)])
+        return "\n".join([self.head(), *self.moment_table_.describe(self.graph_, self.bound_)])

@@ -87,8 +87,8 @@ def _split(rows: np.ndarray, xs: Sequence[np.ndarray]) -> Arrays:
 # --- learning it -------------------------------------------------------------------------------------------------
 
 
-def learn(batches: Iterator[Arrays], kind: str, rank: int) -> tuple[Arrays, Arrays, np.ndarray | None]:
-    """Mean, variance and directions of the data, in one pass.
+def learn(batches: Iterator[Arrays], kind: str, rank: int) -> dict[str, np.ndarray]:
+    """Mean and variance of each input ("mean0", "variance0", ...) and, where V has them, directions ("factor").
 
     "low_rank" keeps the ``rank`` leading principal directions: exactly, from the covariance matrix, up to
     4096 components, by incremental PCA beyond; "full" keeps all of them.
@@ -123,8 +123,11 @@ def learn(batches: Iterator[Arrays], kind: str, rank: int) -> tuple[Arrays, Arra
         factor = incremental.directions() if incremental is not None else _directions(spread, kind, rank)
         variance = np.zeros_like(variance)
     ends = np.cumsum([int(np.prod(s)) for s in shapes])[:-1]
-    pieces = [[p.reshape(s) for p, s in zip(np.split(v, ends), shapes, strict=True)] for v in (moments.mean, variance)]
-    return pieces[0], pieces[1], factor
+    found = {} if factor is None else {"factor": factor}
+    for name, whole in (("mean", moments.mean), ("variance", variance)):
+        parts = zip(np.split(whole, ends), shapes, strict=True)
+        found |= {f"{name}{i}": part.reshape(shape) for i, (part, shape) in enumerate(parts)}
+    return found
 
 
 def _directions(covariance: np.ndarray, kind: str, rank: int) -> np.ndarray:

@@ -1,16 +1,94 @@
-"""Reads what users pass to ``analyze``: samples, the choice of a neuron, layers; packs maps like the samples."""
+"""A model as all its analyzers see it, and what users pass to ``analyze``: samples, the choice of a neuron, layers."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
+from keras import ops, tree
 
+from innv_ext.backend import facts, numerics, passes, tracing, walk
 from innv_ext.backend.graph import Graph, Spec
+from innv_ext.backend.numerics import widen
 from innv_ext.errors import InvalidInputError
+
+BEST, ALL = -1, -2  # in place of the flat index of a neuron: the largest output, the sum of all
+_TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
+
+
+class Subject:
+    """What all analyzers of one model share: its graph, the forms of it, and which of these were compared with it.
+
+    Weights are not kept: functions read them when they run.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.input_structure = tracing.model_tensors(model)[0]
+        self.graph = tracing.trace(model, facts.is_leaf)
+        self.structure = tracing.structure(model)
+        self._forms: dict[str, Graph] = {}
+        self._checked: set[Any] = set()
+
+    def form(self, batchnorm: str) -> Graph:
+        """The graph as ``passes.canonical`` gives it."""
+        if batchnorm not in self._forms:
+            self._forms[batchnorm] = passes.canonical(self.graph, batchnorm)
+        return self._forms[batchnorm]
+
+    def is_checked(self, batchnorm: str, dtypes: Sequence[str]) -> bool:
+        """Whether this form was found right for inputs of these dtypes."""
+        return (batchnorm, tuple(dtypes)) in self._checked
+
+    def check(self, model: keras.Model, batchnorm: str, xs: Sequence[np.ndarray], who: str) -> None:
+        """Compare a form of the graph with the model on some samples, unless that was done before.
+
+        Raises
+        ------
+        InnvError
+            if it computes something else
+        """
+        key = (batchnorm, tuple(x.dtype.name for x in xs))
+        if key in self._checked:
+            return
+        graph = self.form(batchnorm)
+        with tracing.untouched(model):
+            own = [x.astype(graph.specs[s].dtype) for x, s in zip(xs, graph.inputs, strict=True)]
+            expected = model(tree.pack_sequence_as(self.input_structure, own), training=False)
+            received = walk.evaluate(graph, [ops.convert_to_tensor(x) for x in xs])
+        dtypes = {graph.specs[s].dtype for node in graph.nodes for s in node.outputs}
+        half = dtypes & {"float16", "bfloat16"}
+        tolerance = 5e-2 if half else max(_TOLERANCE.get(d, 0.0) for d in dtypes | {"float64"})
+        pairs = [ops.convert_to_numpy(widen(t)) for t in tree.flatten(expected)]
+        passes.check_equal(pairs, [ops.convert_to_numpy(widen(t)) for t in received], who, tolerance)
+        self._checked.add(key)
+
+
+_SUBJECTS: weakref.WeakKeyDictionary[keras.Model, weakref.ref[Subject]] = weakref.WeakKeyDictionary()
+
+
+def subject_of(model: keras.Model) -> Subject:
+    """The ``Subject`` that analyzers of this model have already, or a new one if there is none or layers changed."""
+    held = _SUBJECTS.get(model)
+    found = held() if held is not None else None
+    if found is None or found.structure != tracing.structure(model):
+        found = Subject(model)
+        _SUBJECTS[model] = weakref.ref(found)  # those who use it hold it, so that a model is never kept alive
+    return found
+
+
+def probe(spec: Spec) -> np.ndarray:
+    """One repeatable sample to compare the graph with the model; integers stay in the smallest vocabulary."""
+    shape = (1, *(int(d) for d in spec.shape[1:] if d is not None))
+    rng = np.random.default_rng(0)
+    if not numerics.is_float(spec.dtype):
+        return rng.integers(0, 2, shape).astype(spec.dtype)
+    return rng.uniform(-1, 1, shape).astype(numerics.wide_dtype(spec.dtype))
+
+
+# --- what users pass -----------------------------------------------------------------------------------------------
 
 
 def output_position(model: keras.Model, graph: Graph, output: str | int | None) -> int:
@@ -104,16 +182,15 @@ def _checked(array: np.ndarray, spec: Spec, name: str, check: bool) -> np.ndarra
 
 
 def resolve_selection(mode: Any, selection: Any, count: int, shape: tuple[int | None, ...]) -> tuple[Any, np.ndarray]:
-    """(mode, flat neuron index per sample); index -1 stands for the largest output."""
-    if selection is None:
-        if mode == "index" and count:
-            raise InvalidInputError("neuron_selection_mode='index' needs an index: analyze(x, neuron_selection).")
-        return mode, np.full(count, -1, "int32")
-    if isinstance(selection, str):
-        if selection not in ("max_activation", "all"):
-            raise InvalidInputError(f"neuron_selection must be indices, 'max_activation' or 'all', got {selection!r}.")
-        return selection, np.full(count, -1, "int32")
-    return "index", _flat_index(selection, count, shape)
+    """(mode, flat neuron per sample): BEST and ALL are neurons, too, so that mode is "index" or a function."""
+    if isinstance(selection, str) and selection not in ("max_activation", "all"):
+        raise InvalidInputError(f"neuron_selection must be indices, 'max_activation' or 'all', got {selection!r}.")
+    if selection is not None and not isinstance(selection, str):
+        return "index", _flat_index(selection, count, shape)
+    if selection is None and isinstance(mode, str) and mode == "index" and count:
+        raise InvalidInputError("neuron_selection_mode='index' needs an index: analyze(x, neuron_selection).")
+    chosen = mode if selection is None else selection
+    return chosen if callable(chosen) else "index", np.full(count, ALL if chosen == "all" else BEST, "int32")
 
 
 def _flat_index(selection: Any, count: int, shape: tuple[int | None, ...]) -> np.ndarray:

@@ -1,0 +1,87 @@
+"""The public home of rules: tables of rules, predicates that say which nodes a rule is for, and the rules themselves.
+
+>>> from innv_ext.rules import Epsilon, Gamma, Rules, convolution, named
+>>> table = Rules((named("conv1"), Gamma(0.5)), (convolution, Epsilon(1e-3)))
+"""
+
+from innv_ext.analyzers.core.node_rules import (
+    Gate,
+    ScaleShift,
+    embedding,
+    gradient,
+    linear,
+    nothing,
+    pass_through,
+    rescale,
+    winner_takes_all,
+)
+from innv_ext.analyzers.lrp.rules import (
+    AffineRule,
+    AlphaBeta,
+    Bounded,
+    Epsilon,
+    Flat,
+    Gamma,
+    HuiBinder,
+    WSquare,
+    ZPlus,
+    proportional,
+    rule,
+)
+from innv_ext.backend.kinds import Kind
+from innv_ext.backend.rules import (
+    Predicate,
+    Rules,
+    anything,
+    at_index,
+    both,
+    convolution,
+    dense,
+    first_linear,
+    is_a,
+    kind_is,
+    named,
+    nonnegative_input,
+    op_is,
+    relu_like,
+    up_to,
+)
+
+__all__ = [
+    "AffineRule",
+    "AlphaBeta",
+    "Bounded",
+    "Epsilon",
+    "Flat",
+    "Gamma",
+    "Gate",
+    "HuiBinder",
+    "Kind",
+    "Predicate",
+    "Rules",
+    "ScaleShift",
+    "WSquare",
+    "ZPlus",
+    "anything",
+    "at_index",
+    "both",
+    "convolution",
+    "dense",
+    "embedding",
+    "first_linear",
+    "gradient",
+    "is_a",
+    "kind_is",
+    "linear",
+    "named",
+    "nonnegative_input",
+    "nothing",
+    "op_is",
+    "pass_through",
+    "proportional",
+    "relu_like",
+    "rescale",
+    "rule",
+    "up_to",
+    "winner_takes_all",
+]
