@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.optim.base import Solver, State, Status, flat, per_problem
-from innv_ext.optim.sets.penalties import Penalty, check_count, for_problems, plain_numbers
+from innv_ext.arguments import Spec
+from innv_ext.optim.base import Solver, State, Status, check_count, flat, for_problems, one_or_each, per_problem
+from innv_ext.optim.sets.penalties import Penalty
 from innv_ext.optim.solvers.projected import first_length
 
 GROW = 1 / 0.9  # of the step after a success
@@ -40,7 +41,6 @@ class ProximalState(State):
 
     @classmethod
     def start(cls, x0: np.ndarray, **fields: Any) -> ProximalState:
-        """No step length yet."""
         count = len(x0)
         mine = {name: np.zeros(count) for name in ("length", "smooth", "scale", "origin_value")}
         mine |= {name: np.full(count, np.inf) for name in ("least_gap", "least_value")}
@@ -63,10 +63,9 @@ class Backtracking(Solver):
 
     def __post_init__(self) -> None:
         if self.length is not None:
-            object.__setattr__(self, "length", plain_numbers("length", self.length, "positive", lambda a: a > 0))
+            object.__setattr__(self, "length", one_or_each("length", self.length, Spec("number", 0, above=True)))
 
     def init(self, x0: np.ndarray) -> ProximalState:
-        """The penalty must fit x0."""
         self.penalty.check(x0)
         if self.length is not None:
             check_count("length", self.length, len(x0))

@@ -56,7 +56,6 @@ class ProjectedGradient(Solver):
             )
 
     def init(self, x0: np.ndarray) -> ProjectedState:
-        """No step length yet."""
         return ProjectedState.start(x0, length=np.zeros(len(x0)), slope=np.zeros(len(x0)))
 
     def update(self, state: ProjectedState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
@@ -126,18 +125,9 @@ class SpectralProjectedGradient(Solver):
             )
 
     def init(self, x0: np.ndarray) -> SpectralState:
-        """No direction yet."""
-        zeros = [np.zeros(len(x0)) for _ in range(4)]
+        zeros = {name: np.zeros(len(x0)) for name in ("length", "slope", "share", "moves")}
         recent = np.full((len(x0), self.memory), -np.inf)
-        return SpectralState.start(
-            x0,
-            length=zeros[0],
-            slope=zeros[1],
-            share=zeros[2],
-            moves=zeros[3],
-            target=np.zeros_like(x0),
-            recent=recent,
-        )
+        return SpectralState.start(x0, target=np.zeros_like(x0), recent=recent, **zeros)
 
     def update(self, state: SpectralState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
         """Accepted trials get a new direction, rejected ones a shorter step along theirs."""
