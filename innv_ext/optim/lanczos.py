@@ -76,11 +76,9 @@ def largest_eigenvalues(
     if isinstance(k, bool) or int(k) != k or not 1 <= k <= n:
         raise InvalidInputError(f"k must be an integer between 1 and the number of components, {n}; got {k!r}.")
     steps = 2 * k + 20 if iterations is None else arguments.positive_int("iterations", iterations, k)
-    counted = _Counted(product, -1 if smallest else 1)
-    basis, images = _krylov(counted, start, min(steps, n))
-    values, vectors, residuals = _ritz(basis, images, k)
-    vectors = vectors.reshape(len(start), k, *start.shape[1:])
-    return Eigen(-values if smallest else values, vectors, residuals, counted.calls)
+    basis, images = _krylov(product, start, min(steps, n))
+    values, vectors, residuals = _ritz(basis, images, k, smallest)
+    return Eigen(values, vectors.reshape(len(start), k, *start.shape[1:]), residuals, min(steps, n))
 
 
 def largest_eigenvalue(product: Product, start: np.ndarray, *, iterations: int = 10, smallest: bool = False) -> Eigen:
@@ -89,21 +87,7 @@ def largest_eigenvalue(product: Product, start: np.ndarray, *, iterations: int =
     return Eigen(found.values[:, 0], found.vectors[:, 0], found.residuals[:, 0], found.products)
 
 
-class _Counted:
-    """The product function with a sign, a check of its results and the number of its calls."""
-
-    def __init__(self, product: Product, sign: int) -> None:
-        self.product, self.sign, self.calls = product, sign, 0
-
-    def __call__(self, vectors: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        self.calls += 1
-        result = np.asarray(self.product(vectors.copy(), problems.copy()), vectors.dtype)
-        if result.shape != vectors.shape:
-            raise InvalidInputError(f"product must return vectors of shape {vectors.shape}, got {result.shape}.")
-        return result if self.sign > 0 else -result
-
-
-def _krylov(product: _Counted, start: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def _krylov(product: Product, start: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """An orthonormal basis (P, steps, n) of the Krylov spaces and its images under H."""
     count, everything = len(start), np.arange(len(start))
     basis = np.zeros((count, steps, math.prod(start.shape[1:])), start.dtype)
@@ -112,7 +96,10 @@ def _krylov(product: _Counted, start: np.ndarray, steps: int) -> tuple[np.ndarra
     v = flat(start)
     for j in range(steps):
         basis[:, j] = v
-        images[:, j] = flat(product(v.reshape(start.shape), everything))
+        image = np.asarray(product(v.reshape(start.shape).copy(), everything.copy()))
+        if image.shape != start.shape:
+            raise InvalidInputError(f"product must return vectors of shape {start.shape}, got {image.shape}.")
+        images[:, j] = flat(image)
         if j + 1 == steps:
             break
         w, length = _orthogonalised(images[:, j], basis[:, : j + 1])
@@ -133,8 +120,9 @@ def _orthogonalised(w: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.nd
     return w, length
 
 
-def _ritz(basis: np.ndarray, images: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The k largest Ritz values of each problem, their vectors and residuals."""
+def _ritz(basis: np.ndarray, images: np.ndarray, k: int, smallest: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The k largest or smallest Ritz values of each problem, their vectors and residuals."""
+    extreme = slice(None, k) if smallest else slice(None, -k - 1, -1)
     count, _, n = basis.shape
     values, residuals = np.full((2, count, k), np.nan)
     vectors = np.zeros((count, k, n), basis.dtype)
@@ -144,8 +132,7 @@ def _ritz(basis: np.ndarray, images: np.ndarray, k: int) -> tuple[np.ndarray, np
             continue
         projected = v @ hv.T
         values_p, turn = np.linalg.eigh((projected + projected.T) / 2)
-        turn = turn[:, ::-1][:, :k].T
-        values[p] = values_p[::-1][:k]
+        values[p], turn = values_p[extreme], turn[:, extreme].T
         vectors[p] = turn @ v
         residuals[p] = np.linalg.norm(turn @ hv - values[p][:, None] * (turn @ v), axis=1)
     return values, vectors, residuals

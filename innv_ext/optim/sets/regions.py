@@ -8,7 +8,7 @@ import numpy as np
 
 from innv_ext.arguments import Spec
 from innv_ext.errors import InvalidInputError
-from innv_ext.optim.base import flat, for_problems, one_or_each
+from innv_ext.optim.base import flat, for_problems, inner, one_or_each
 from innv_ext.optim.sets import oracles, projections
 from innv_ext.optim.transport.exact import rate_grid
 from innv_ext.optim.transport.grids import checked_rates
@@ -25,6 +25,10 @@ class Region:
     def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
         """A vertex v that minimises <gradient, v>."""
         raise NotImplementedError
+
+    def gap(self, x: np.ndarray, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
+        """The Frank-Wolfe dual gap <gradient, x - v> at x, (q,) float64."""
+        return inner(gradient, x - self.minimize(gradient, problems))
 
     def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
         """The nearest point of the region."""

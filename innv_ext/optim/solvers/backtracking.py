@@ -87,15 +87,13 @@ class Backtracking(Solver):
         """The start: the scale of the residual and a first length."""
         tiny = np.finfo(gradients.dtype).tiny
         state.scale[problems] = np.maximum(self.penalty.norm(gradients), tiny)
-        state.length[problems] = first_length(gradients) if self.length is None else LONGEST
-        self._limit(state, problems)
+        state.length[problems] = np.minimum(self._longest(problems), np.inf if self.length else first_length(gradients))
         self._accept(state, problems, values, gradients)
         state.least_gap[problems], state.least_value[problems] = state.gap[problems], state.value[problems]
         self._to_x(state, problems)
 
-    def _limit(self, state: ProximalState, problems: np.ndarray) -> None:
-        longest = LONGEST if self.length is None else for_problems(self.length, problems)
-        state.length[problems] = np.minimum(state.length[problems], longest)
+    def _longest(self, problems: np.ndarray) -> np.ndarray:
+        return for_problems(LONGEST if self.length is None else self.length, problems)
 
     def _accept(self, state: ProximalState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
         state.accept(problems, values + self.penalty.value(state.trial[problems], problems), gradients)
@@ -113,9 +111,9 @@ class Backtracking(Solver):
         rises, level = self._rise(state, problems, values, gradients)
         fits, rises = factor == 1, rises & self.restart
         factor[fits & rises & state.plain[problems]] = 0.5
-        state.length[problems] *= np.where(fits & ~rises, GROW, factor)
-        self._limit(state, problems)
         accepted = fits & ~rises
+        length = state.length[problems] * np.where(accepted, GROW, factor)
+        state.length[problems] = np.minimum(length, self._longest(problems))
         state.reject(problems[~accepted])
         self._to_x(state, problems[fits & rises])
         moved, old = problems[accepted], state.value[problems[accepted]]

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from innv_ext.errors import InvalidInputError
-from innv_ext.optim.base import Solver, State, flat, inner
+from innv_ext.optim.base import Solver, State, flat
 from innv_ext.optim.sets.regions import RateGrid
 from innv_ext.optim.transport.entropic import balance_columns
-from innv_ext.optim.transport.exact import rate_grid
 from innv_ext.optim.transport.grids import checked_rates, grid_of, group_sizes, plan_cost, plan_of
 
 MOST_SOFTMAXES = 40  # of a balance
@@ -108,8 +107,7 @@ class EntropicMirror(Solver):
     def finish(self, state: MirrorState) -> None:
         known = np.flatnonzero(np.isfinite(state.value))
         if len(known):
-            g = state.gradient[known]
-            state.gap[known] = inner(g, state.x[known] - rate_grid(g, self.rates))
+            state.gap[known] = RateGrid(self.rates).gap(state.x[known], state.gradient[known], known)
             state.oracle_calls[known] += 1
 
     def _adapt(self, state: MirrorState, problems: np.ndarray, first: np.ndarray, accepted: np.ndarray) -> None:

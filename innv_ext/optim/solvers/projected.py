@@ -64,10 +64,12 @@ class ProjectedGradient(Solver):
         enough = state.value[problems] - values >= self.armijo * state.slope[problems]
         accepted = first | (enough & (values < state.value[problems]))
         state.length[problems] *= np.where(accepted, self.grow, self.shrink)
-        state.accept(problems[accepted], values[accepted], gradients[accepted])
+        moved = problems[accepted]
+        state.accept(moved, values[accepted], gradients[accepted])
         state.reject(problems[~accepted])
         state.length[problems[first]] = first_length(gradients[first])
-        update_gap(self.region, state, problems[accepted])
+        if len(moved):
+            state.gap[moved] = self.region.gap(state.x[moved], gradients[accepted], moved)
         x, g = state.x[problems], state.gradient[problems]
         trial = self.region.project(x - per_problem(state.length[problems], g) * g, problems)
         state.slope[problems] = inner(g, x - trial)
@@ -144,7 +146,7 @@ class SpectralProjectedGradient(Solver):
             state.recent[moved] = np.roll(state.recent[moved], 1, axis=1)
             state.recent[moved, 0] = values[accepted]
             state.accept(moved, values[accepted], g)
-            update_gap(self.region, state, moved)
+            state.gap[moved] = self.region.gap(state.x[moved], g, moved)
             self._aim(state, moved, g, warm[accepted])
         x = state.x[problems]
         state.propose(problems, x + per_problem(state.share[problems], x) * (state.target[problems] - x))
@@ -184,10 +186,3 @@ def barzilai_borwein(s: np.ndarray, y: np.ndarray) -> np.ndarray:
     curvature = inner(s, y)
     ratio = np.divide(inner(s, s), curvature, out=np.full(len(s), 1e10), where=curvature > 0)
     return np.clip(ratio, 1e-10, 1e10)
-
-
-def update_gap(region: Region, state: State, problems: np.ndarray) -> None:
-    """The Frank-Wolfe dual gap <g, x - v> at x."""
-    if len(problems):
-        g = state.gradient[problems]
-        state.gap[problems] = inner(g, state.x[problems] - region.minimize(g, problems))
