@@ -145,7 +145,9 @@ def excess(model: keras.Model, data: mnist.Digits, x: np.ndarray, starts: int) -
         return distortion(s, images[problems], np.zeros_like(problems))
 
     def solve(solver: optim.Solver, x0: np.ndarray, evaluations: int) -> np.ndarray:
-        return np.array(optim.run(solver, objective, x0, max_iter=evaluations - 1).history)
+        best: list[np.ndarray] = []
+        optim.run(solver, objective, x0, max_iter=evaluations - 1, callback=lambda s: best.append(s.best_value.copy()))
+        return np.array(best)
 
     uniform = np.repeat((ks / n)[:, None], n, axis=1).astype("float32")
     weights = np.tile(analyzer.starting_weights(distortion), (len(RATES), 1))

@@ -17,9 +17,9 @@ from innv_ext.optim.solvers.mirror import EntropicMirror
 from innv_ext.optim.solvers.projected import ProjectedGradient, SpectralProjectedGradient
 from innv_ext.optim.solvers.proximal import Fista, ProximalGradient
 from innv_ext.optim.steps import Adaptive, Monotone, Open, StepRule
+from innv_ext.optim.transport.entropic import balance
 from innv_ext.optim.transport.exact import rate_grid
 from innv_ext.optim.transport.grids import mean_over_rates, single_rate, to_permutation
-from innv_ext.optim.transport.sinkhorn import balance
 
 __all__ = [  # noqa: RUF022 - alphabetical, although L1 looks like a constant
     "Adaptive",

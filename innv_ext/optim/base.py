@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext import files
+from innv_ext import arguments, files
 from innv_ext.errors import InvalidInputError
 
 Objective = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -38,6 +38,27 @@ def per_problem(values: np.ndarray, like: np.ndarray) -> np.ndarray:
 def flat(array: np.ndarray) -> np.ndarray:
     """One row per problem; also for no problem at all."""
     return array.reshape(len(array), math.prod(array.shape[1:]))
+
+
+def one_or_each(name: str, given: Any, spec: arguments.Spec) -> Any:
+    """A number for all problems or a tuple of one each: plain, so that parameters can be compared and printed."""
+    values = arguments.as_array(name, given).tolist()
+    try:
+        return tuple(spec(name, v) for v in values) if isinstance(values, list) else spec(name, values)
+    except InvalidInputError as error:
+        expected = f"{spec.expected}, for all problems or one each"
+        raise InvalidInputError(f"{name} must be {expected}, got {given!r}.") from error
+
+
+def check_count(name: str, numbers: Any, count: int) -> None:
+    """As many numbers as problems, or one for all."""
+    if isinstance(numbers, tuple) and len(numbers) != count:
+        raise InvalidInputError(f"{name} has {len(numbers)} entries, but there are {count} problems; give one each.")
+
+
+def for_problems(numbers: Any, problems: np.ndarray) -> np.ndarray:
+    """The number of each of the problems, (q,)."""
+    return np.array(numbers)[problems] if isinstance(numbers, tuple) else np.full(len(problems), numbers)
 
 
 def inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -140,7 +161,6 @@ class Result:
         the gap of lazy methods also where the best point is not the last one
     status : array of Status
     iterations, evaluations : of each problem; the first evaluation, at x0, is no iteration
-    history : per round the best value so far (of open-loop solvers: the value of that round), shape (P,)
     state : the solver's final state
     """
 
@@ -150,7 +170,6 @@ class Result:
     status: np.ndarray
     iterations: np.ndarray
     evaluations: np.ndarray
-    history: list[np.ndarray]
     state: State = field(repr=False)
 
     @property
@@ -189,7 +208,7 @@ def run(
     x0 : start, shape (P, ...), float32 or float64; the work is done in its dtype, and it is not changed
     max_iter : evaluations per problem after the first one
     tol : a problem is CONVERGED when its dual gap (or KKT residual, see the solver) is at most this
-    callback : called with the state after each round; a true return value stops the run
+    callback : called with the state after each round, e.g. to keep its ``best_value``; a true return value stops
     progress : show a bar with the mean objective and the largest gap or residual, on runs of more than 3 seconds
     description : label of the bar
 
@@ -218,14 +237,12 @@ def run(
     """
     x0 = _checked_start(x0, max_iter, tol)
     state = solver.init(x0)
-    history: list[np.ndarray] = []
     with files.Progress(max_iter + 1, description, progress, "round") as bar:
         for _ in range(max_iter + 1):
             problems = state.running
             if not len(problems):
                 break
             _one_round(solver, objective, state, problems, tol)
-            history.append(np.where(np.isinf(state.best_value), np.nan, state.best_value))
             bar.update(note=_summary(solver, state))
             if callback is not None and callback(state):
                 break
@@ -240,7 +257,6 @@ def run(
         status=state.status,
         iterations=state.iterations,
         evaluations=state.evaluations,
-        history=history,
         state=state,
     )
 
@@ -253,10 +269,8 @@ def _checked_start(x0: np.ndarray, max_iter: int, tol: float) -> np.ndarray:
         )
     if not np.all(np.isfinite(x0)):
         raise InvalidInputError("x0 contains values that are not finite; give a point of the feasible region.")
-    if isinstance(max_iter, bool) or int(max_iter) != max_iter or max_iter < 0:
-        raise InvalidInputError(f"max_iter must be an integer of at least 0, got {max_iter!r}.")
-    if not tol >= 0:
-        raise InvalidInputError(f"tol must not be negative, got {tol!r}.")
+    arguments.positive_int("max_iter", max_iter, 0)
+    arguments.number("tol", tol)
     return x0
 
 

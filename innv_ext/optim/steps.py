@@ -57,7 +57,6 @@ class Open(StepRule):
     """eta = 1 / sqrt(t + 1) after t steps, without looking at values (equation (5) of the Frank-Wolfe paper)."""
 
     def length(self, steps: Steps, problems: np.ndarray) -> np.ndarray:
-        """1 / sqrt(t + 1)."""
         return np.minimum(steps.largest[problems], 1 / np.sqrt(steps.accepted[problems] + 1))
 
 
@@ -69,12 +68,10 @@ class Monotone(StepRule):
     """
 
     def length(self, steps: Steps, problems: np.ndarray) -> np.ndarray:
-        """2^-r / sqrt(t + 1)."""
         eta = 0.5 ** steps.halvings[problems] / np.sqrt(steps.accepted[problems] + 1)
         return np.minimum(steps.largest[problems], eta)
 
     def accepts(self, steps: Steps, problems: np.ndarray, decrease: np.ndarray) -> np.ndarray:
-        """The value must fall."""
         return decrease > 0
 
     def learn(self, steps: Steps, problems: np.ndarray, accepted: np.ndarray) -> None:
@@ -112,7 +109,6 @@ class Adaptive(StepRule):
         return np.minimum(steps.largest[problems], np.maximum(eta, 0))
 
     def accepts(self, steps: Steps, problems: np.ndarray, decrease: np.ndarray) -> np.ndarray:
-        """Sufficient decrease by the quadratic model."""
         eta, curvature = steps.eta[problems], steps.smoothness[problems] * steps.norm[problems]
         return decrease >= eta * steps.slope[problems] - eta**2 * curvature / 2
 

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import pkgutil
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,12 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(optim.__path__, "innv_ext
 def test_examples(name):
     module = importlib.import_module(name)
     assert doctest.testmod(module).failed == 0
+
+
+def test_examples_of_the_page():
+    page = Path(__file__).parents[2] / "docs/api/optim.rst"
+    tried = doctest.testfile(str(page), module_relative=False)
+    assert tried.failed == 0 and tried.attempted > 10
 
 
 def test_most_modules_have_examples():

@@ -166,7 +166,7 @@ def test_bad_input():
         (lambda: project_capped_simplex(np.zeros(3), 1), "shape"),
         (lambda: project_capped_simplex(np.zeros((1, 3)), 4), "between 1 and 3"),
         (lambda: entropic_capped_simplex(np.array([[1.0, 0.0]]), 1), "weights must be positive"),
-        (lambda: project_k_sparse(np.zeros((1, 3)), 1, -2.0), "radius must be positive"),
+        (lambda: project_k_sparse(np.zeros((1, 3)), 1, -2.0), "radius must be a positive number, got -2.0"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             call()

@@ -42,7 +42,6 @@ SIMPLEX_SOLVERS = {
 }
 GRID_SOLVERS = {
     "mirror": EntropicMirror((2, 5)),
-    "noisy mirror": EntropicMirror((2, 5), stochastic=True, decay=0.5),
     "grid fw": FrankWolfe(RateGrid((2, 5))),
     "grid afw": AwayFrankWolfe(RateGrid((2, 5))),
     "grid sfw": StochasticFrankWolfe(RateGrid((2, 5))),
@@ -80,22 +79,27 @@ def test_a_run_keeps_its_books(name):
         at += 1e9  # the solver's arrays are its own
         return values, gradients
 
-    states = []
-    result = run(SOLVERS[name], counted, x0, max_iter=12, callback=lambda s: states.append(s.value.copy()))
+    states, best = [], []
+
+    def watch(state):
+        states.append(state.value.copy())
+        best.append(state.best_value.copy())
+
+    result = run(SOLVERS[name], counted, x0, max_iter=12, callback=watch)
     np.testing.assert_array_equal(points[0], x0)
     np.testing.assert_array_equal(result.evaluations, [len(v) for v in seen.values()])
     np.testing.assert_array_equal(result.iterations, result.evaluations - 1)
-    assert result.evaluations.max() <= 13 and len(result.history) == len(states) == result.evaluations.max()
+    assert result.evaluations.max() <= 13 and len(best) == len(states) == result.evaluations.max()
     value, gradient = objective(result.x, np.arange(4))
     np.testing.assert_allclose(result.value, value, rtol=1e-12)
     if SOLVERS[name].stochastic:
         np.testing.assert_array_equal(result.value, [v[-1] for v in seen.values()])
-        np.testing.assert_array_equal(result.history, states)
+        np.testing.assert_array_equal(best, states)
     else:
         np.testing.assert_array_equal(result.value, np.min(states, axis=0))
         if "adaptive" not in name and name != "pgd":  # which may reject a smaller value as not small enough
             np.testing.assert_array_equal(result.value, [min(v) for v in seen.values()])
-        assert np.all(np.diff(result.history, axis=0) <= 0) and np.all(result.history[-1] == result.value)
+        assert np.all(np.diff(best, axis=0) <= 0) and np.all(best[-1] == result.value)
     if name not in ("fw open", "sfw", "grid sfw"):  # a gap that belongs to the result
         region = RateGrid((2, 5)) if name in GRID_SOLVERS else CappedSimplex(3)
         v = region.minimize(gradient, np.arange(4))
@@ -153,7 +157,7 @@ def test_a_failing_problem_does_not_stop_the_others(name):
     assert list(result.status[:3]) == failed and result.status[3] == clean.status[3]
     assert result.status[0] == Status.FAILED and np.isnan(result.value[0]) and np.isnan(result.gap[0])
     np.testing.assert_array_equal(result.x[0], x0[0])
-    assert result.evaluations[0] == 1 and np.isnan(result.history[0][0])
+    assert result.evaluations[0] == 1
     for p in (1, 2):
         assert np.all(np.isfinite(result.x[p])) and np.isfinite(result.value[p])
         np.testing.assert_allclose(objective(result.x[p : p + 1], np.array([p]))[0][0], result.value[p])
@@ -200,7 +204,7 @@ def test_stalled(name, rise):
     np.testing.assert_array_equal(result.value, 1)
 
 
-@pytest.mark.parametrize("name", ["sfw", "noisy mirror", "grid sfw"])
+@pytest.mark.parametrize("name", ["sfw", "grid sfw"])
 def test_noisy_solvers_never_stop_early(name):
     _, x0 = problem(name)
     constant = -np.ones_like(x0)
@@ -252,7 +256,7 @@ def test_no_problem_at_all():
     objective, x0 = problem("fw")
     for solver in SIMPLEX_SOLVERS.values():
         result = run(solver, objective, x0[:0])
-        assert result.x.shape == (0, 8) and len(result.status) == 0 and result.history == []
+        assert result.x.shape == (0, 8) and len(result.status) == 0
         assert repr(result) == "Result(0 problems ())"
 
 
@@ -286,8 +290,8 @@ def test_a_solver_of_ones_own():
         ({"x0": np.array([[np.nan]])}, "x0 contains values that are not finite"),
         ({"max_iter": -1}, "max_iter must be an integer of at least 0, got -1"),
         ({"max_iter": 2.5}, "max_iter"),
-        ({"tol": -1.0}, "tol must not be negative"),
-        ({"tol": float("nan")}, "tol must not be negative"),
+        ({"tol": -1.0}, "tol must be a number of at least 0, got"),
+        ({"tol": float("nan")}, "tol must be a number of at least 0, got"),
         ({"objective": lambda x, p: (np.zeros(7), np.zeros_like(x))}, r"values \(1,\) and gradients \(1, 3\)"),
         ({"objective": lambda x, p: (np.zeros(len(x)), np.zeros((1, 4)))}, "objective must return"),
     ],

@@ -100,9 +100,7 @@ class CASO(CAFO):
 
     def _extreme(self, product: Product, g: np.ndarray, smallest: bool) -> np.ndarray:
         """How far the spectrum of H reaches above 0, or below."""
-        found = optim.largest_eigenvalues(product, g, 1, iterations=self.power_iterations, smallest=smallest).values[
-            :, 0
-        ]
+        found = optim.largest_eigenvalue(product, g, iterations=self.power_iterations, smallest=smallest).values
         return np.nan_to_num(np.maximum(-found if smallest else found, 0))
 
     def _factored(self, curvature: Curvature) -> bool:

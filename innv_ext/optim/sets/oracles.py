@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
 
 
@@ -32,8 +33,7 @@ def k_sparse(gradient: np.ndarray, k: int | np.ndarray, radius: float = 1.0) -> 
     array([[-1.,  1., -0.]])
     """
     k = checked_k(checked_gradient(gradient, 2), k)
-    if not radius > 0:
-        raise InvalidInputError(f"radius must be positive, got {radius!r}.")
+    arguments.number("radius", radius, positive=True)
     signed = np.where(gradient >= 0, -radius, radius).astype(gradient.dtype)
     return signed * k_smallest(-np.abs(gradient), k)
 
@@ -135,8 +135,7 @@ def checked_gradient(gradient: np.ndarray, ndim: int | None = None) -> np.ndarra
 
 def checked_k(array: np.ndarray, k: int | np.ndarray) -> np.ndarray:
     """k as one int64 per row of the array (P, n)."""
-    given = np.asarray(k)
-    count, n = array.shape
+    given, (count, n) = np.asarray(k), array.shape
     if given.dtype.kind not in "iu" or given.shape not in ((), (count,)):
         raise InvalidInputError(f"k must be an integer or one integer per problem ({count}), got {k!r}.")
     if np.any((given < 1) | (given > n)):

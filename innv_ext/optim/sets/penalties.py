@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from innv_ext.arguments import Spec
 from innv_ext.errors import InvalidInputError
-from innv_ext.optim.base import flat, per_problem
+from innv_ext.optim.base import check_count, flat, for_problems, one_or_each, per_problem
+
+WEIGHT = Spec("number", 0)
 
 
 def soft_threshold(y: np.ndarray, t: float | np.ndarray) -> np.ndarray:
@@ -103,19 +104,15 @@ class Zero(Penalty):
     """No penalty."""
 
     def value(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """0."""
         return np.zeros(len(x))
 
     def change(self, x: np.ndarray, y: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """0."""
         return np.zeros(len(x))
 
     def prox(self, x: np.ndarray, lengths: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """x itself."""
         return x
 
     def residual(self, x: np.ndarray, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """Largest |gradient|."""
         return self.norm(gradient)
 
 
@@ -138,23 +135,19 @@ class L1(Penalty):
     weight: float | tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", plain_numbers("weight", self.weight, "at least 0", lambda w: w >= 0))
+        object.__setattr__(self, "weight", one_or_each("weight", self.weight, WEIGHT))
 
     def check(self, x: np.ndarray) -> None:
-        """As many weights as problems."""
         check_count("weight", self.weight, len(x))
 
     def value(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """weight times the sum of the |x_i|."""
         return for_problems(self.weight, problems) * np.abs(flat(x)).sum(axis=1, dtype=np.float64)
 
     def change(self, x: np.ndarray, y: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """Differences first: they are exact for neighbours."""
-        longer = np.abs(flat(y)) - np.abs(flat(x))
+        longer = np.abs(flat(y)) - np.abs(flat(x))  # differences first: they are exact for neighbours
         return for_problems(self.weight, problems) * longer.sum(axis=1, dtype=np.float64)
 
     def prox(self, x: np.ndarray, lengths: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """Soft threshold at length times weight."""
         return soft_threshold(x, lengths * for_problems(self.weight, problems))
 
     def residual(self, x: np.ndarray, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
@@ -177,16 +170,14 @@ class GroupL2(Penalty):
     groups: np.ndarray = field(repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", plain_numbers("weight", self.weight, "at least 0", lambda w: w >= 0))
+        object.__setattr__(self, "weight", one_or_each("weight", self.weight, WEIGHT))
         object.__setattr__(self, "groups", _checked_groups(self.groups))
 
     def check(self, x: np.ndarray) -> None:
-        """As many weights as problems, as many labels as components."""
         check_count("weight", self.weight, len(x))
         _labels_for(self.groups, x)
 
     def value(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """weight times the sum of the norms."""
         return for_problems(self.weight, problems) * _group_norms(x, _labels_for(self.groups, x)).sum(axis=1)
 
     def change(self, x: np.ndarray, y: np.ndarray, problems: np.ndarray) -> np.ndarray:
@@ -199,11 +190,9 @@ class GroupL2(Penalty):
         return for_problems(self.weight, problems) * longer.sum(axis=1)
 
     def prox(self, x: np.ndarray, lengths: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """Group soft threshold at length times weight."""
         return _shrunk_groups(x, lengths * for_problems(self.weight, problems), _labels_for(self.groups, x))
 
     def norm(self, gradient: np.ndarray) -> np.ndarray:
-        """Largest 2-norm of a group."""
         return _group_norms(gradient, _labels_for(self.groups, gradient)).max(axis=1, initial=0)
 
     def residual(self, x: np.ndarray, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
@@ -214,29 +203,6 @@ class GroupL2(Penalty):
         pulled = flat(gradient) + pull[:, labels] * flat(x)
         left = _group_norms(pulled, labels) - np.where(sizes > 0, 0, weight[:, None])
         return np.maximum(left, 0).max(axis=1, initial=0)
-
-
-def plain_numbers(
-    name: str, given: Any, wanted: str, fits: Callable[[np.ndarray], np.ndarray]
-) -> float | tuple[float, ...]:
-    """One float or a tuple of them, so that parameters can be compared and printed."""
-    numbers = np.asarray(given)
-    if numbers.dtype.kind not in "iuf" or numbers.ndim > 1 or not np.all(np.isfinite(numbers) & fits(numbers)):
-        raise InvalidInputError(f"{name} must be {wanted}, one number or one per problem, got {given!r}.")
-    return float(numbers) if numbers.ndim == 0 else tuple(numbers.astype(float).tolist())
-
-
-def check_count(name: str, numbers: float | tuple[float, ...], count: int) -> None:
-    """As many numbers as problems, or one for all."""
-    if isinstance(numbers, tuple) and len(numbers) != count:
-        raise InvalidInputError(f"{name} has {len(numbers)} entries, but there are {count} problems; give one each.")
-
-
-def for_problems(numbers: float | tuple[float, ...], problems: np.ndarray) -> np.ndarray:
-    """One number for each of the problems, (q,)."""
-    if isinstance(numbers, float):
-        return np.full(len(problems), numbers)
-    return np.array(numbers)[problems]
 
 
 def _floating(y: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
 from innv_ext.optim.sets.oracles import checked_k, kth_smallest
 
@@ -69,8 +70,7 @@ def project_k_sparse(y: np.ndarray, k: int | np.ndarray, radius: float = 1.0) ->
     >>> project_k_sparse(np.array([[-3.0, 1.5, 1.0]]), 2, radius=2.0)
     array([[-2.  ,  1.25,  0.75]])
     """
-    if not radius > 0:
-        raise InvalidInputError(f"radius must be positive, got {radius!r}.")
+    arguments.number("radius", radius, positive=True)
     return (np.sign(y) * radius * project_capped_simplex(np.abs(y) / radius, k)).astype(y.dtype)
 
 

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from innv_ext.arguments import Spec
 from innv_ext.errors import InvalidInputError
-from innv_ext.optim.base import flat
+from innv_ext.optim.base import flat, for_problems, inner, one_or_each
 from innv_ext.optim.sets import oracles, projections
 from innv_ext.optim.transport.exact import rate_grid
 from innv_ext.optim.transport.grids import checked_rates
+
+COUNT = Spec("integer", 1)
 
 
 class Region:
@@ -22,6 +25,10 @@ class Region:
     def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
         """A vertex v that minimises <gradient, v>."""
         raise NotImplementedError
+
+    def gap(self, x: np.ndarray, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
+        """The Frank-Wolfe dual gap <gradient, x - v> at x, (q,) float64."""
+        return inner(gradient, x - self.minimize(gradient, problems))
 
     def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
         """The nearest point of the region."""
@@ -40,14 +47,12 @@ class CappedSimplex(Region):
     k: int | tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "k", _plain(self.k))
+        object.__setattr__(self, "k", one_or_each("k", self.k, COUNT))
 
     def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """Ones at the k smallest entries, as far as they are negative."""
         return oracles.nonnegative_k_sparse(flat(gradient), _of(self.k, problems)).reshape(gradient.shape)
 
     def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """clip(x - tau, 0, 1)."""
         return projections.project_capped_simplex(flat(x), _of(self.k, problems)).reshape(x.shape)
 
 
@@ -65,14 +70,12 @@ class KSparse(Region):
     radius: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "k", _plain(self.k))
+        object.__setattr__(self, "k", one_or_each("k", self.k, COUNT))
 
     def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """-radius * sign(g) at the k largest entries."""
         return oracles.k_sparse(flat(gradient), _of(self.k, problems), self.radius).reshape(gradient.shape)
 
     def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """By symmetry from the capped simplex."""
         return projections.project_k_sparse(flat(x), _of(self.k, problems), self.radius).reshape(x.shape)
 
 
@@ -81,11 +84,9 @@ class Box(Region):
     """{0 <= x <= 1}."""
 
     def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """Ones at the negative entries."""
         return oracles.box(gradient)
 
     def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """clip(x, 0, 1)."""
         return projections.project_box(x)
 
 
@@ -94,7 +95,6 @@ class Birkhoff(Region):
     """The doubly stochastic matrices; x has the shape (P, n, n)."""
 
     def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """The permutation matrix that the Hungarian method finds."""
         return oracles.birkhoff(gradient)
 
 
@@ -118,21 +118,10 @@ class RateGrid(Region):
         object.__setattr__(self, "rates", tuple(checked_rates(rates, int(rates.max(initial=0)) + 1).tolist()))
 
     def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        """The exact solution of a transport problem."""
         return rate_grid(gradient, self.rates)
 
 
-def _plain(k: int | tuple[int, ...] | np.ndarray) -> int | tuple[int, ...]:
-    """Plain integers, so that regions can be compared and printed."""
-    given = np.asarray(k)
-    if given.dtype.kind not in "iu" or given.ndim > 1 or np.any(given < 1):
-        raise InvalidInputError(f"k must be a positive integer or a sequence of them, one per problem, got {k!r}.")
-    return int(given) if given.ndim == 0 else tuple(given.tolist())
-
-
-def _of(k: int | tuple[int, ...], problems: np.ndarray) -> int | np.ndarray:
-    if isinstance(k, int):
-        return k
-    if len(problems) and problems.max() >= len(k):
+def _of(k: int | tuple[int, ...], problems: np.ndarray) -> np.ndarray:
+    if isinstance(k, tuple) and len(problems) and problems.max() >= len(k):
         raise InvalidInputError(f"k has {len(k)} entries, but there are at least {problems.max() + 1} problems.")
-    return np.asarray(k)[problems]
+    return for_problems(k, problems)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from innv_ext.optim.base import Solver, flat, inner
-from innv_ext.optim.sets.regions import Region
+from innv_ext.optim.base import flat, inner
 from innv_ext.optim.solvers.atoms import ActiveSet
-from innv_ext.optim.solvers.frank_wolfe import FrankWolfeState, lowered, settle, settle_gaps
-from innv_ext.optim.steps import Monotone, StepRule
+from innv_ext.optim.solvers.frank_wolfe import ConditionalGradient, FrankWolfeState
 
 
 @dataclass(kw_only=True)
@@ -34,7 +32,7 @@ class AwayState(FrankWolfeState):
 
 
 @dataclass(frozen=True)
-class AwayFrankWolfe(Solver):
+class AwayFrankWolfe(ConditionalGradient):
     """Away-step Frank-Wolfe (Guelat and Marcotte 1986; Lacoste-Julien and Jaggi 2015).
 
     x is a convex combination of atoms, x0 being the first. A step goes to the oracle's vertex or, where this promises
@@ -64,12 +62,7 @@ class AwayFrankWolfe(Solver):
     array([ True])
     """
 
-    region: Region
-    step: StepRule = field(default_factory=Monotone)
-    lazy: bool = False
-
     def init(self, x0: np.ndarray) -> AwayState:
-        """x0 as the only atom."""
         count, size = len(x0), math.prod(x0.shape[1:])
         active = ActiveSet(count, size, x0.dtype)
         everyone = np.arange(count)
@@ -77,32 +70,15 @@ class AwayFrankWolfe(Solver):
         weights = np.zeros_like(active.weights)
         weights[:, 0] = 1
         active.assign(everyone, weights)
-        return AwayState.start(
-            x0,
-            active=active,
-            slot=np.zeros(count, np.int64),
-            away=np.zeros(count, bool),
-        )
+        return AwayState.start(x0, active=active, slot=np.zeros(count, np.int64), away=np.zeros(count, bool))
 
-    def update(self, state: AwayState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
-        """Accepted trials get their weights and a new direction, rejected ones a shorter step."""
-        later = ~state.first(problems)
-        accepted = settle(self.step, state, problems, values, gradients)
-        stepped = problems[accepted & later]
-        state.active.assign(stepped, state.weights_after(stepped, state.steps.eta[stepped]))
-        moved = problems[accepted]
-        if len(moved):
-            self._aim(state, moved, state.x[moved], gradients[accepted])
-        eta = self.step.length(state.steps, problems)
-        state.steps.eta[problems] = eta
+    def _leave(self, state: AwayState, problems: np.ndarray) -> None:
+        state.active.assign(problems, state.weights_after(problems, state.steps.eta[problems]))
+
+    def _trial(self, state: AwayState, problems: np.ndarray, eta: np.ndarray) -> np.ndarray:
         # from the weights, not from x: so the decomposition stays exact and the point feasible
         trial = state.active.combine(problems, state.weights_after(problems, eta))
-        state.propose(problems, trial.reshape(len(problems), *state.x.shape[1:]))
-
-    def finish(self, state: AwayState) -> None:
-        """The gap of lazy rounds."""
-        if self.lazy:
-            settle_gaps(self.region, state)
+        return trial.reshape(len(problems), *state.x.shape[1:])
 
     def _aim(self, state: AwayState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> None:
         """Choose between the best atom, the worst atom and the oracle's vertex."""
@@ -117,10 +93,10 @@ class AwayFrankWolfe(Solver):
         away = known & (away_gain > gain)
         if not known.all():
             new = rows[~known]
-            v, gap = self._call_oracle(state, problems[new], x[new], g[new])
+            nearer[new] = self._call_oracle(state, problems[new], x[new], g[new])
+            gain[new] = state.gap[problems[new]]
             # the lazy method has found the away step too short already
-            away[new] = False if self.lazy else away_gain[new] > gap
-            nearer[new], gain[new] = v, gap
+            away[new] = False if self.lazy else away_gain[new] > gain[new]
         state.gap[problems[known]] = np.inf  # the gain of an atom only bounds it from below
         towards = np.where(known, best, 0)
         calling = rows[~known & ~away]
@@ -131,13 +107,3 @@ class AwayFrankWolfe(Solver):
         mask = away.reshape((-1,) + (1,) * (x.ndim - 1))
         d = np.where(mask, x - farther, nearer - x)
         state.steps.aim(problems, np.where(away, away_gain, gain), inner(d, d), np.where(away, cap, 1.0))
-
-    def _call_oracle(
-        self, state: AwayState, problems: np.ndarray, x: np.ndarray, g: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        v = self.region.minimize(g, problems)
-        gap = inner(g, x - v)
-        state.oracle_calls[problems] += 1
-        state.gap[problems] = gap
-        state.promise[problems] = lowered(state.promise[problems], gap)
-        return v, gap

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.optim.base import Solver, State, Status, flat, per_problem
-from innv_ext.optim.sets.penalties import Penalty, check_count, for_problems, plain_numbers
+from innv_ext.arguments import Spec
+from innv_ext.optim.base import Solver, State, Status, check_count, flat, for_problems, one_or_each, per_problem
+from innv_ext.optim.sets.penalties import Penalty
 from innv_ext.optim.solvers.projected import first_length
 
 GROW = 1 / 0.9  # of the step after a success
@@ -40,7 +41,6 @@ class ProximalState(State):
 
     @classmethod
     def start(cls, x0: np.ndarray, **fields: Any) -> ProximalState:
-        """No step length yet."""
         count = len(x0)
         mine = {name: np.zeros(count) for name in ("length", "smooth", "scale", "origin_value")}
         mine |= {name: np.full(count, np.inf) for name in ("least_gap", "least_value")}
@@ -63,10 +63,9 @@ class Backtracking(Solver):
 
     def __post_init__(self) -> None:
         if self.length is not None:
-            object.__setattr__(self, "length", plain_numbers("length", self.length, "positive", lambda a: a > 0))
+            object.__setattr__(self, "length", one_or_each("length", self.length, Spec("number", 0, above=True)))
 
     def init(self, x0: np.ndarray) -> ProximalState:
-        """The penalty must fit x0."""
         self.penalty.check(x0)
         if self.length is not None:
             check_count("length", self.length, len(x0))
@@ -88,15 +87,13 @@ class Backtracking(Solver):
         """The start: the scale of the residual and a first length."""
         tiny = np.finfo(gradients.dtype).tiny
         state.scale[problems] = np.maximum(self.penalty.norm(gradients), tiny)
-        state.length[problems] = first_length(gradients) if self.length is None else LONGEST
-        self._limit(state, problems)
+        state.length[problems] = np.minimum(self._longest(problems), np.inf if self.length else first_length(gradients))
         self._accept(state, problems, values, gradients)
         state.least_gap[problems], state.least_value[problems] = state.gap[problems], state.value[problems]
         self._to_x(state, problems)
 
-    def _limit(self, state: ProximalState, problems: np.ndarray) -> None:
-        longest = LONGEST if self.length is None else for_problems(self.length, problems)
-        state.length[problems] = np.minimum(state.length[problems], longest)
+    def _longest(self, problems: np.ndarray) -> np.ndarray:
+        return for_problems(LONGEST if self.length is None else self.length, problems)
 
     def _accept(self, state: ProximalState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
         state.accept(problems, values + self.penalty.value(state.trial[problems], problems), gradients)
@@ -114,9 +111,9 @@ class Backtracking(Solver):
         rises, level = self._rise(state, problems, values, gradients)
         fits, rises = factor == 1, rises & self.restart
         factor[fits & rises & state.plain[problems]] = 0.5
-        state.length[problems] *= np.where(fits & ~rises, GROW, factor)
-        self._limit(state, problems)
         accepted = fits & ~rises
+        length = state.length[problems] * np.where(accepted, GROW, factor)
+        state.length[problems] = np.minimum(length, self._longest(problems))
         state.reject(problems[~accepted])
         self._to_x(state, problems[fits & rises])
         moved, old = problems[accepted], state.value[problems[accepted]]

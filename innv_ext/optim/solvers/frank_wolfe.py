@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
 from innv_ext.optim.base import Solver, State, flat, inner, per_problem
 from innv_ext.optim.sets.regions import Region
@@ -52,7 +53,59 @@ class MomentumState(FrankWolfeState):
 
 
 @dataclass(frozen=True)
-class FrankWolfe(Solver):
+class ConditionalGradient(Solver):
+    """Base: steps along directions that the region's oracle gives, by a rule that accepts or shortens them.
+
+    A subclass makes the state, chooses the direction of accepted problems (``_aim``) and finds the trial (``_trial``).
+    """
+
+    region: Region
+    step: StepRule = field(default_factory=Monotone)
+    lazy: bool = False
+
+    def update(self, state: FrankWolfeState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
+        """Accepted trials get a new direction, rejected ones a shorter step along theirs."""
+        first = state.first(problems)
+        accepted, later = first.copy(), problems[~first]
+        accepted[~first] = self.step.accepts(state.steps, later, state.value[later] - values[~first])
+        self.step.learn(state.steps, later, accepted[~first])
+        self._leave(state, problems[accepted & ~first])
+        moved = problems[accepted]
+        state.accept(moved, values[accepted], gradients[accepted])
+        state.reject(problems[~accepted])
+        if len(moved):
+            self._aim(state, moved, state.x[moved], gradients[accepted])
+        eta = self.step.length(state.steps, problems)
+        state.steps.eta[problems] = eta
+        state.propose(problems, self._trial(state, problems, eta))
+
+    def finish(self, state: FrankWolfeState) -> None:
+        """The gap of lazy rounds."""
+        rest = np.flatnonzero(np.isinf(state.gap) & np.isfinite(state.value))
+        if len(rest):
+            self._call_oracle(state, rest, state.x[rest], state.gradient[rest])
+
+    def _leave(self, state: FrankWolfeState, problems: np.ndarray) -> None:
+        """Called where a step is accepted, before the trial becomes the point."""
+
+    def _aim(self, state: FrankWolfeState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _trial(self, state: FrankWolfeState, problems: np.ndarray, eta: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def _call_oracle(self, state: FrankWolfeState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> np.ndarray:
+        """A vertex; phi becomes the gap at first, and again when the vertex promises less than phi / 2."""
+        v = self.region.minimize(g, problems)
+        gap, promise = inner(g, x - v), state.promise[problems]
+        state.oracle_calls[problems] += 1
+        state.gap[problems] = gap
+        state.promise[problems] = np.where(np.isinf(promise) | (gap < promise / 2), gap, promise)
+        return v
+
+
+@dataclass(frozen=True)
+class FrankWolfe(ConditionalGradient):
     """The Frank-Wolfe (conditional gradient) method: x + eta (v - x), v from the region's oracle.
 
     Parameters
@@ -76,53 +129,30 @@ class FrankWolfe(Solver):
     array([[0.55, 0.45, 0.  , 0.  ]])
     """
 
-    region: Region
-    step: StepRule = field(default_factory=Monotone)
-    lazy: bool = False
-
     def init(self, x0: np.ndarray) -> VertexState:
-        """No vertex yet."""
         cache = Atoms(len(x0), math.prod(x0.shape[1:]), x0.dtype) if self.lazy else None
         return VertexState.start(x0, vertex=np.zeros_like(x0), cache=cache)
 
-    def update(self, state: VertexState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
-        """Accepted trials get a new vertex, rejected ones a shorter step to the same one."""
-        accepted = settle(self.step, state, problems, values, gradients)
-        moved = problems[accepted]
-        if len(moved):
-            x, g = state.x[moved], gradients[accepted]
-            v = self._cached_or_new(state, moved, x, g) if self.lazy else self._new(state, moved, x, g)
-            state.vertex[moved] = v
-            state.steps.aim(moved, inner(g, x - v), inner(v - x, v - x))
-        x, eta = state.x[problems], self.step.length(state.steps, problems)
-        state.steps.eta[problems] = eta
-        state.propose(problems, x + per_problem(eta, x) * (state.vertex[problems] - x))
+    def _aim(self, state: VertexState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> None:
+        v = self._cached_or_new(state, problems, x, g) if self.lazy else self._call_oracle(state, problems, x, g)
+        state.vertex[problems] = v
+        state.steps.aim(problems, inner(g, x - v), inner(v - x, v - x))
 
-    def finish(self, state: VertexState) -> None:
-        """The gap of lazy rounds, where x is still the best point."""
-        if self.lazy:
-            settle_gaps(self.region, state)
-
-    def _new(self, state: VertexState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> np.ndarray:
-        v = self.region.minimize(g, problems)
-        state.oracle_calls[problems] += 1
-        state.gap[problems] = inner(g, x - v)
-        return v
+    def _trial(self, state: VertexState, problems: np.ndarray, eta: np.ndarray) -> np.ndarray:
+        x = state.x[problems]
+        return x + per_problem(eta, x) * (state.vertex[problems] - x)
 
     def _cached_or_new(self, state: VertexState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> np.ndarray:
-        cache, promise = state.cache, state.promise
-        scores = cache.scores(problems, g)
-        slots = np.argmin(np.where(cache.used[problems], scores, np.inf), axis=1)
+        cache, used = state.cache, state.cache.used[problems]
+        slots = np.argmin(np.where(used, cache.scores(problems, g), np.inf), axis=1)
         v = cache.points[problems, slots].reshape(g.shape)
-        gain = np.where(cache.used[problems, slots], inner(g, x - v), -np.inf)
+        gain = np.where(used.any(axis=1), inner(g, x - v), -np.inf)
         state.gap[problems] = np.inf  # the gain of a cached vertex only bounds it from below
-        missing = gain < promise[problems] / 2
-        missing |= np.isinf(promise[problems])
+        missing = gain < state.promise[problems] / 2
         if missing.any():
             rest = problems[missing]
-            v[missing] = self._new(state, rest, x[missing], g[missing])
+            v[missing] = self._call_oracle(state, rest, x[missing], g[missing])
             cache.insert(rest, flat(v[missing]))
-            promise[rest] = lowered(promise[rest], state.gap[rest])
         return v
 
 
@@ -156,11 +186,9 @@ class StochasticFrankWolfe(Solver):
             raise InvalidInputError(f"step must not compare values, which are noisy here: use Open(), got {self.step}.")
 
     def init(self, x0: np.ndarray) -> MomentumState:
-        """M = 0."""
         return MomentumState.start(x0, averaged=np.zeros_like(x0))
 
     def update(self, state: MomentumState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
-        """Average the gradient and go to its vertex."""
         x = state.trial[problems]
         state.accept(problems, values, gradients)
         rho = 0.0 if self.momentum is None else per_problem(self._rates(state, problems), gradients)
@@ -184,34 +212,6 @@ class StochasticFrankWolfe(Solver):
         return np.array([rho[t] for t in times])
 
 
-def settle(
-    step: StepRule, state: FrankWolfeState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray
-) -> np.ndarray:
-    """Accept or reject the trials by the step rule; returns the mask of the accepted ones."""
-    first = state.first(problems)
-    accepted = first.copy()
-    later = problems[~first]
-    accepted[~first] = step.accepts(state.steps, later, state.value[later] - values[~first])
-    step.learn(state.steps, later, accepted[~first])
-    state.accept(problems[accepted], values[accepted], gradients[accepted])
-    state.reject(problems[~accepted])
-    return accepted
-
-
-def lowered(promise: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """phi after an oracle call: the gap at first, and again when the oracle's vertex promises less than phi / 2."""
-    return np.where(np.isinf(promise) | (gap < promise / 2), gap, promise)
-
-
-def settle_gaps(region: Region, state: FrankWolfeState) -> None:
-    """One oracle call for each problem whose last rounds were lazy."""
-    rest = np.flatnonzero(np.isinf(state.gap) & np.isfinite(state.value))
-    if len(rest):
-        g = state.gradient[rest]
-        state.gap[rest] = inner(g, state.x[rest] - region.minimize(g, rest))
-        state.oracle_calls[rest] += 1
-
-
 def schedule(variant: str) -> tuple[Callable[[int], float], Callable[[int], int]]:
     """Momentum and batch size of the variants "A" to "F" of stochastic Frank-Wolfe (appendix C of the paper).
 
@@ -228,8 +228,7 @@ def schedule(variant: str) -> tuple[Callable[[int], float], Callable[[int], int]
     ------
     InvalidInputError : unknown variant
     """
-    if variant not in ("A", "B", "C", "D", "E", "F"):
-        raise InvalidInputError(f'variant must be one of "A" to "F", got {variant!r}.')
+    arguments.choice("variant", variant, tuple("ABCDEF"))
     kind, growing = divmod("ABCDEF".index(variant), 2)
     momenta: list[Callable[[int], float]] = [lambda t: 0.0, lambda t: 0.5, lambda t: 1 - 4 / (8 + t) ** (2 / 3)]
     return momenta[kind], (lambda t: min(40 + t, 100)) if growing else (lambda t: 40)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from innv_ext.errors import InvalidInputError
-from innv_ext.optim.base import Solver, State, flat, inner
+from innv_ext.optim.base import Solver, State, flat
 from innv_ext.optim.sets.regions import RateGrid
+from innv_ext.optim.transport.entropic import balance_columns
 from innv_ext.optim.transport.grids import checked_rates, grid_of, group_sizes, plan_cost, plan_of
-from innv_ext.optim.transport.sinkhorn import balance_columns
 
+MOST_SOFTMAXES = 40  # of a balance
 FLOOR = 1e-6  # of the plan at x0: an entry of zero could never grow
 HARDEST = 200.0  # bound of eta std(C): beyond, a step is a jump to a vertex, which float32 cannot balance
 
@@ -24,7 +25,6 @@ class MirrorState(State):
     trial_plan: np.ndarray
     eta: np.ndarray
     spread: np.ndarray
-    first_eta: np.ndarray
     potentials: np.ndarray
     oracle_calls: np.ndarray
 
@@ -43,14 +43,11 @@ class EntropicMirror(Solver):
     rates : the m column sums of S, increasing within 1..n-1
     scale : first eta times the standard deviation of C
     grow, shrink : factors of eta after a success and a failure
-    stochastic : the objective is noisy: every step is accepted, and eta is scale / std(C_0) / t^decay, t = 1, 2, ...
-    decay : 0 (constant) to 1; only with ``stochastic``
-    exact_gap : the dual gap in every round, so that the run can stop at ``tol``
-    tol, max_balance : precision of the column sums, and number of softmax evaluations for it
+    tol : largest relative error of a column sum of X
 
     Raises
     ------
-    InvalidInputError : factors out of range, or decay without ``stochastic``
+    InvalidInputError : rates do not increase, factors out of range
 
     Examples
     --------
@@ -69,24 +66,17 @@ class EntropicMirror(Solver):
     scale: float = 2.0
     grow: float = 1.3
     shrink: float = 0.4
-    stochastic: bool = False
-    decay: float = 0.0
-    exact_gap: bool = False
     tol: float = 1e-6
-    max_balance: int = 40
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rates", RateGrid(self.rates).rates)
-        if not (self.scale > 0 and self.grow >= 1 and 0 < self.shrink < 1 and 0 <= self.decay <= 1):
+        if not (self.scale > 0 and self.grow >= 1 and 0 < self.shrink < 1):
             raise InvalidInputError(
-                "EntropicMirror needs scale > 0, grow >= 1, 0 < shrink < 1 and 0 <= decay <= 1, got "
-                f"{self.scale}, {self.grow}, {self.shrink} and {self.decay}."
+                "EntropicMirror needs scale > 0, grow >= 1 and 0 < shrink < 1, got "
+                f"{self.scale}, {self.grow} and {self.shrink}."
             )
-        if self.decay and not self.stochastic:
-            raise InvalidInputError(f"decay is for stochastic=True; here eta adapts itself. Got decay={self.decay}.")
 
     def init(self, x0: np.ndarray) -> MirrorState:
-        """The plan of x0."""
         if x0.ndim != 3 or x0.shape[2] != len(self.rates):
             raise InvalidInputError(f"x0 must have shape (P, n, {len(self.rates)}), one column per rate: {x0.shape}.")
         checked_rates(self.rates, x0.shape[1])
@@ -97,7 +87,6 @@ class EntropicMirror(Solver):
             trial_plan=plan.copy(),
             eta=np.zeros(count),
             spread=np.zeros(count),
-            first_eta=np.zeros(count),
             potentials=np.zeros(plan.shape[:2]),
             oracle_calls=np.zeros(count, np.int64),
         )
@@ -105,7 +94,7 @@ class EntropicMirror(Solver):
     def update(self, state: MirrorState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
         """Keep the better plans, then take one mirror step from the kept ones."""
         first = state.first(problems)
-        accepted = first | (values < state.value[problems]) | self.stochastic
+        accepted = first | (values < state.value[problems])
         moved = problems[accepted]
         state.accept(moved, values[accepted], gradients[accepted])
         state.plan[moved] = state.trial_plan[moved]
@@ -113,26 +102,21 @@ class EntropicMirror(Solver):
         cost = plan_cost(state.gradient[problems])
         state.spread[moved] = flat(cost[accepted]).std(axis=1, dtype=np.float64)
         self._adapt(state, problems, first, accepted)
-        if self.exact_gap:
-            self._gap(state, moved)
         self._step(state, problems, cost)
 
     def finish(self, state: MirrorState) -> None:
-        """The dual gap at x."""
-        if not self.exact_gap:
-            self._gap(state, np.flatnonzero(np.isfinite(state.value)))
+        known = np.flatnonzero(np.isfinite(state.value))
+        if len(known):
+            state.gap[known] = RateGrid(self.rates).gap(state.x[known], state.gradient[known], known)
+            state.oracle_calls[known] += 1
 
     def _adapt(self, state: MirrorState, problems: np.ndarray, first: np.ndarray, accepted: np.ndarray) -> None:
         """The next eta of each problem; 0 where C is constant, so that there is nowhere to go."""
         spread = state.spread[problems]
         slanted = spread > 1e3 * np.finfo(state.x.dtype).tiny
         unit = np.divide(1.0, spread, out=np.zeros_like(spread), where=slanted)
-        state.eta[problems[first]] = state.first_eta[problems[first]] = self.scale * unit[first]
-        if self.stochastic:
-            eta = state.first_eta[problems] / state.evaluations[problems] ** self.decay
-        else:
-            eta = state.eta[problems] * np.where(first, 1, np.where(accepted, self.grow, self.shrink))
-        state.eta[problems] = np.minimum(eta, HARDEST * unit)
+        adapted = state.eta[problems] * np.where(accepted, self.grow, self.shrink)
+        state.eta[problems] = np.minimum(np.where(first, self.scale * unit, adapted), HARDEST * unit)
 
     def _step(self, state: MirrorState, problems: np.ndarray, cost: np.ndarray) -> None:
         """The trial balance(log X - eta C)."""
@@ -141,20 +125,7 @@ class EntropicMirror(Solver):
         cost *= eta.astype(cost.dtype)[:, None, None]
         logits -= cost
         sizes = group_sizes(np.asarray(self.rates), logits.shape[2]).astype(np.float64)
-        start = state.potentials[problems] * eta[:, None]
-        plan, b = balance_columns(logits, sizes, start, self.tol, self.max_balance)
+        plan, b = balance_columns(logits, sizes, state.potentials[problems] * eta[:, None], self.tol, MOST_SOFTMAXES)
         np.divide(b, eta[:, None], out=b, where=eta[:, None] > 0)
-        state.potentials[problems] = b
-        state.trial_plan[problems] = plan
-        trial = grid_of(plan)
-        if self.stochastic:
-            state.trial[problems] = trial
-        else:
-            state.propose(problems, trial)
-
-    def _gap(self, state: MirrorState, problems: np.ndarray) -> None:
-        if len(problems):
-            g = state.gradient[problems]
-            v = RateGrid(self.rates).minimize(g, problems)
-            state.gap[problems] = inner(g, state.x[problems] - v)
-            state.oracle_calls[problems] += 1
+        state.potentials[problems], state.trial_plan[problems] = b, plan
+        state.propose(problems, grid_of(plan))

@@ -56,7 +56,6 @@ class ProjectedGradient(Solver):
             )
 
     def init(self, x0: np.ndarray) -> ProjectedState:
-        """No step length yet."""
         return ProjectedState.start(x0, length=np.zeros(len(x0)), slope=np.zeros(len(x0)))
 
     def update(self, state: ProjectedState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
@@ -65,10 +64,12 @@ class ProjectedGradient(Solver):
         enough = state.value[problems] - values >= self.armijo * state.slope[problems]
         accepted = first | (enough & (values < state.value[problems]))
         state.length[problems] *= np.where(accepted, self.grow, self.shrink)
-        state.accept(problems[accepted], values[accepted], gradients[accepted])
+        moved = problems[accepted]
+        state.accept(moved, values[accepted], gradients[accepted])
         state.reject(problems[~accepted])
         state.length[problems[first]] = first_length(gradients[first])
-        update_gap(self.region, state, problems[accepted])
+        if len(moved):
+            state.gap[moved] = self.region.gap(state.x[moved], gradients[accepted], moved)
         x, g = state.x[problems], state.gradient[problems]
         trial = self.region.project(x - per_problem(state.length[problems], g) * g, problems)
         state.slope[problems] = inner(g, x - trial)
@@ -126,18 +127,9 @@ class SpectralProjectedGradient(Solver):
             )
 
     def init(self, x0: np.ndarray) -> SpectralState:
-        """No direction yet."""
-        zeros = [np.zeros(len(x0)) for _ in range(4)]
+        zeros = {name: np.zeros(len(x0)) for name in ("length", "slope", "share", "moves")}
         recent = np.full((len(x0), self.memory), -np.inf)
-        return SpectralState.start(
-            x0,
-            length=zeros[0],
-            slope=zeros[1],
-            share=zeros[2],
-            moves=zeros[3],
-            target=np.zeros_like(x0),
-            recent=recent,
-        )
+        return SpectralState.start(x0, target=np.zeros_like(x0), recent=recent, **zeros)
 
     def update(self, state: SpectralState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
         """Accepted trials get a new direction, rejected ones a shorter step along theirs."""
@@ -154,7 +146,7 @@ class SpectralProjectedGradient(Solver):
             state.recent[moved] = np.roll(state.recent[moved], 1, axis=1)
             state.recent[moved, 0] = values[accepted]
             state.accept(moved, values[accepted], g)
-            update_gap(self.region, state, moved)
+            state.gap[moved] = self.region.gap(state.x[moved], g, moved)
             self._aim(state, moved, g, warm[accepted])
         x = state.x[problems]
         state.propose(problems, x + per_problem(state.share[problems], x) * (state.target[problems] - x))
@@ -194,10 +186,3 @@ def barzilai_borwein(s: np.ndarray, y: np.ndarray) -> np.ndarray:
     curvature = inner(s, y)
     ratio = np.divide(inner(s, s), curvature, out=np.full(len(s), 1e10), where=curvature > 0)
     return np.clip(ratio, 1e-10, 1e10)
-
-
-def update_gap(region: Region, state: State, problems: np.ndarray) -> None:
-    """The Frank-Wolfe dual gap <g, x - v> at x."""
-    if len(problems):
-        g = state.gradient[problems]
-        state.gap[problems] = inner(g, state.x[problems] - region.minimize(g, problems))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
 from innv_ext.optim.base import flat, per_problem
 from innv_ext.optim.solvers.backtracking import Backtracking, ProximalState, dot
@@ -66,14 +67,12 @@ class ProximalGradient(Backtracking):
         super().__post_init__()
         if not self.backtracking and self.length is None:
             raise InvalidInputError("length must be given for fixed steps (backtracking=False), got None.")
-        if isinstance(self.average, bool) or int(self.average) != self.average or self.average < 0:
-            raise InvalidInputError(f"average must be an integer of at least 0, got {self.average!r}.")
+        arguments.positive_int("average", self.average, 0)
         if self.average and self.backtracking:
             raise InvalidInputError(f"average is for fixed steps: set backtracking=False. Got average={self.average}.")
 
     @property
     def open_loop(self) -> bool:
-        """Fixed steps compare nothing."""
         return not self.backtracking
 
     def _state(self, x0: np.ndarray) -> ProximalState:
@@ -93,7 +92,6 @@ class ProximalGradient(Backtracking):
         state.updates[problems] += 1
 
     def finish(self, state: AverageState) -> None:
-        """The mean of the last points."""
         counts = np.minimum(state.updates, self.average)
         for p in np.flatnonzero(counts > 1):
             state.x[p] = state.best_x[p] = state.recent[p, : counts[p]].mean(axis=0, dtype=np.float64)
