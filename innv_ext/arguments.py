@@ -111,7 +111,7 @@ def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
     if any(type(value) is type(a) and value == a for a in allowed):
         return value
     names = [a for a in allowed if isinstance(a, str)] if isinstance(value, str) else []
-    close = difflib.get_close_matches(value, names)
+    close = difflib.get_close_matches(value, names) if names else []  # refuses what is no text
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     known = ", ".join(map(repr, allowed)) if len(allowed) <= _LISTED else f"the {len(allowed)} known names"
     raise InvalidInputError(f"{name} must be one of {known}, got {value!r}.{hint}")

@@ -9,8 +9,8 @@ from typing import Any
 
 from innv_ext.analyzers import AnalyzerInfo, list_analyzers
 from innv_ext.analyzers.registry import find
+from innv_ext.arguments import choice
 from innv_ext.cli import models
-from innv_ext.visualization.checks import choice
 
 
 def list_names(options: Namespace) -> int:

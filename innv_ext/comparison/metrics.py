@@ -12,7 +12,6 @@ from innv_ext.comparison.context import Setting
 from innv_ext.comparison.entries import Entry, read_entries, unique
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.measures import inside_and_size
-from innv_ext.visualization.checks import choice
 
 BETTER = ("higher", "lower", "none")
 
@@ -222,7 +221,7 @@ def possible(metrics: list[Chosen], setting: Setting) -> list[Chosen]:
 def _chosen(entry: Entry) -> Chosen:
     thing, params = entry.thing, entry.params
     if isinstance(thing, str):
-        metric = _TABLE[choice("metrics", thing, tuple(_TABLE))]
+        metric = _TABLE[arguments.choice("metrics", thing, tuple(_TABLE))]
     elif isinstance(thing, Metric):
         metric = thing
         arguments.choice(f"better of the metric {metric.name!r}", metric.better, BETTER)
@@ -236,7 +235,7 @@ def _chosen(entry: Entry) -> Chosen:
         )
     if metric.takes is not None:
         for name in params:
-            choice(f"metrics: parameter of {metric.name!r}", name, metric.takes)
+            arguments.choice(f"metrics: parameter of {metric.name!r}", name, metric.takes)
     return Chosen(entry.title or metric.name, metric, params)
 
 

@@ -21,7 +21,7 @@ from innv_ext.evaluation.frames import frame
 from innv_ext.evaluation.perturbation_result import PerturbationResult
 from innv_ext.evaluation.result import OrderingResult
 from innv_ext.evaluation.statistics import cell as in_table
-from innv_ext.visualization.checks import choice
+from innv_ext.visualization.panels import png, save
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -64,7 +64,7 @@ class Comparison:
             for an unknown title
         """
         rows = {row.title: row for row in self.rows}
-        return rows[choice("title", title, tuple(rows))]
+        return rows[arguments.choice("title", title, tuple(rows))]
 
     def criterion(self, metric: str) -> Criterion:
         """The metric of this title.
@@ -75,7 +75,7 @@ class Comparison:
             for a metric that was not computed
         """
         known = {criterion.title: criterion for criterion in self.criteria}
-        return known[choice("metric", metric, tuple(known))]
+        return known[arguments.choice("metric", metric, tuple(known))]
 
     def ranking(self, metric: str, *, better: str | None = None) -> list[tuple[str, float]]:
         """(title, mean over the samples) of all analyzers that have the metric, the best first.
@@ -191,7 +191,7 @@ class Comparison:
             where there are no maps, because all analyzers failed or the comparison was read without them
         """
         count = min(arguments.positive_int("samples", samples), len(self.samples))
-        return pictures.save(pictures.draw_maps(self.samples, self.maps, range(count), ax), path)
+        return save(pictures.draw_maps(self.samples, self.maps, range(count), ax), path)
 
     def plot_metrics(
         self, ax: Axes | Sequence[Axes] | np.ndarray | None = None, *, path: str | os.PathLike[str] | None = None
@@ -212,7 +212,7 @@ class Comparison:
         InvalidInputError
             for the wrong number of axes
         """
-        return pictures.save(pictures.draw_metrics(self.rows, self.criteria, ax), path)
+        return save(pictures.draw_metrics(self.rows, self.criteria, ax), path)
 
     def report(self, path: str | os.PathLike[str], *, samples: int = 12) -> None:
         """Write one HTML file with everything: table, curves, pictures, errors, settings; it needs no network.
@@ -252,7 +252,7 @@ class Comparison:
         if self.maps and pictures.kind_of(self.samples) is not None:
             drawn["maps.png"] = self.plot()
         for name, figure in drawn.items():
-            files.write(target / name, pictures.png(figure))
+            files.write(target / name, png(figure))
         files.write(target / "table.md", f"{self.table()}\n".encode("utf-8", "replace"))
         files.write(target / "comparison.json", json.dumps(self.to_dict(), indent=1).encode())
 

@@ -17,7 +17,6 @@ from innv_ext.evaluation import plotting
 from innv_ext.evaluation.frames import frame
 from innv_ext.evaluation.measures import RATIOS, as_ratio
 from innv_ext.evaluation.statistics import Named, Statistics, cell, over_samples, shown
-from innv_ext.visualization.checks import number as number_between
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -65,7 +64,7 @@ class SystematicResult:
 
     def concentrated(self, threshold: float = 0.5) -> Named:
         """{name: bool array (samples,)}: whether more than this share of the relevance lies inside."""
-        threshold = number_between("threshold", threshold, 0, 1, inclusive=True)
+        threshold = arguments.number("threshold", threshold, most=1)
         return {name: self.inside[name] > threshold for name in self.names}
 
     def statistics(self, of: str = "weighted", *, by: str | None = None) -> dict[str, Any]:
