@@ -145,8 +145,8 @@ def fit(panels: np.ndarray, caption: str = "", gap: float = GAP) -> Figure:
         _place(axes, lefts[j], bottoms[i], width, heights[i])
     if bar is not None:
         most = across - _MARGIN - around[2] - _BAR[0]
-        middle = np.clip((lefts[0] + lefts[-1] + width - _BAR[0]) / 2, _MARGIN + around[0], most)
-        _place(bar, middle, bar_bottom, *_BAR)
+        bar_left = np.clip((lefts[0] + lefts[-1] + width - _BAR[0]) / 2, _MARGIN + around[0], most)
+        _place(bar, bar_left, bar_bottom, *_BAR)
     if lines:
         spot = _MARGIN / figure.get_size_inches()
         style = {"va": "bottom", "linespacing": 1.25, "fontsize": SMALL, "color": SOFT, "parse_math": False}
