@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization import imshow_grid, plot_signals, plot_tables, plot_tokens, plot_volumes
 from innv_ext.visualization.columns import MODES
-from innv_ext.visualization.layout import DPI, shorten
+from innv_ext.visualization.panels import DPI, png, shorten
 
 Array = np.ndarray
 _CELL = 1.6  # inches: the shorter a picture, the larger its pixels
@@ -46,13 +45,8 @@ def draw(shown: Array, relevance: Array, image: bool, name: str, caption: Captio
     """A PNG of one sample and its map, both channels last."""
     rank = relevance.ndim
     if image or rank == 3:
-        figure = _image(shown, relevance, name, caption, mode)
-    else:
-        figure = _KINDS[rank](shown[None], {name: relevance[None]}, [str(caption)])
-    buffer = io.BytesIO()
-    box = figure.bbox_inches if image or rank == 3 else "tight"  # grids have room for their texts
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", bbox_inches=box)
-    return buffer.getvalue()
+        return png(_image(shown, relevance, name, caption, mode))
+    return png(_KINDS[rank](shown[None], {name: relevance[None]}, [str(caption)]))
 
 
 def _image(shown: Array, relevance: Array, name: str, caption: Caption, mode: str) -> Figure:

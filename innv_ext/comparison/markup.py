@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from matplotlib.figure import Figure
 
-from innv_ext.comparison.pictures import png
+from innv_ext.visualization.panels import png
 
 CSS_INCH = 120  # pixels of a page for an inch of a figure: its small texts stay legible
 _VOID = ("meta", "img", "link", "br")

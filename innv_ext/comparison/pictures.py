@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,8 +14,7 @@ from innv_ext.comparison.rows import Criterion, Row, Samples, place
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.plotting import COLOURS, axes_for, tidy
 from innv_ext.visualization.grid import imshow_grid
-from innv_ext.visualization.layout import shorten
-from innv_ext.visualization.panels import DPI
+from innv_ext.visualization.panels import DPI, shorten
 from innv_ext.visualization.signals import plot_signals
 from innv_ext.visualization.tables import plot_tables
 from innv_ext.visualization.tokens import plot_tokens
@@ -107,13 +105,6 @@ def draw_metrics(rows: Sequence[Row], criteria: Sequence[Criterion], ax: Any = N
     for panel, criterion in zip(axes, criteria, strict=True):
         _draw_metric(panel, rows, criterion)
     return axes[0].figure.figure
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as the content of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor="white", bbox_inches=figure.bbox_inches)
-    return buffer.getvalue()
 
 
 def _draw_metric(panel: Axes, rows: Sequence[Row], criterion: Criterion) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from innv_ext import arguments
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer, find
+from innv_ext.arguments import choice
 from innv_ext.backend.tracing import untouched
 from innv_ext.comparison.context import Setting
 from innv_ext.comparison.explaining import Plan
@@ -19,7 +20,6 @@ from innv_ext.comparison.rows import Samples
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.measures import inside_and_size
 from innv_ext.evaluation.subject import Scores, read_classes, read_neurons
-from innv_ext.visualization.checks import choice
 
 BETTER = ("higher", "lower", "none")
 

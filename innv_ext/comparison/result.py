@@ -17,6 +17,7 @@ from innv_ext.evaluation.ordering import OrderingResult
 from innv_ext.evaluation.perturbation import PerturbationResult
 from innv_ext.evaluation.plotting import save
 from innv_ext.evaluation.results import EvaluationResult, markdown
+from innv_ext.visualization.panels import png
 
 KINDS: dict[str, type[Curves]] = {"perturbation": PerturbationResult, "ordering": OrderingResult}
 
@@ -154,7 +155,7 @@ class Comparison(Findings):
         if self.maps and pictures.kind_of(self.samples) is not None:
             drawn["maps.png"] = self.plot()
         for name, figure in drawn.items():
-            files.write(target / name, pictures.png(figure))
+            files.write(target / name, png(figure))
         files.write(target / "table.md", f"{self.table()}\n".encode("utf-8", "replace"))
         files.write(target / "comparison.json", json.dumps(self.to_dict(), indent=1).encode())
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.ordering import OrderingResult
 from innv_ext.evaluation.perturbation import PerturbationResult
 from innv_ext.evaluation.results import EvaluationResult, Statistics, over_samples, shown
-from innv_ext.visualization.checks import choice
 
 Curves = PerturbationResult | OrderingResult
 

@@ -10,7 +10,6 @@ import numpy as np
 from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import Floats, Mask, as_numbers
-from innv_ext.visualization.checks import number as number_between
 
 RATIOS = ("inside_total", "weighted", "inside_outside")
 
@@ -61,7 +60,7 @@ def sparsity(relevance: Any, *, kind: str = "gini", tolerance: float = 0.0) -> n
     [0.75, 0.0]
     """
     arguments.choice("kind", kind, ("gini", "zeros"))
-    tolerance = number_between("tolerance", tolerance, 0, 1, inclusive=True)
+    tolerance = arguments.number("tolerance", tolerance, most=1)
     if kind == "gini" and tolerance:
         raise InvalidInputError("tolerance= has no meaning with kind='gini'; leave it out.")
     magnitudes = _shares_of_the_largest(_read_maps("relevance", relevance))

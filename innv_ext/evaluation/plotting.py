@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from innv_ext.errors import InvalidInputError
+from innv_ext.visualization.panels import save as save_figure
 
 DPI = 150
 # Okabe and Ito's colours for all kinds of colour vision, without their yellow, which is too light for lines
@@ -23,6 +24,8 @@ LEGEND_COLUMNS = 2
 COUNTS = {1: "one", 2: "two"}
 
 Bands = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+save = partial(save_figure, dpi=DPI)  # also what is drawn into axes of a figure with other dots
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +90,6 @@ def draw(axes: Sequence[Axes], positions: np.ndarray, label: str, panels: Sequen
         tidy(ax)
         _draw_legend(ax, drawn, panel)
     return axes[0].figure.figure  # the root, also for axes of a subfigure
-
-
-def save(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    """Write all of the figure to ``path``, if there is one: the suffix says the format."""
-    if path is not None:
-        dpi = max(DPI, figure.dpi)  # small texts stay legible
-        figure.savefig(path, dpi=dpi, facecolor="white", bbox_inches=figure.bbox_inches)
-    return figure
 
 
 def tidy(ax: Axes) -> None:

@@ -19,7 +19,6 @@ from innv_ext.evaluation import plotting
 from innv_ext.evaluation.measures import RATIOS, as_ratio, inside_and_size
 from innv_ext.evaluation.results import EvaluationResult, Named, Statistics, bands, markdown, over_samples
 from innv_ext.evaluation.subject import OneInput, check_model, read_labels
-from innv_ext.visualization.checks import number as number_between
 
 SHOWN_CLASSES = 10
 
@@ -155,7 +154,7 @@ class SystematicResult(EvaluationResult):
 
     def concentrated(self, threshold: float = 0.5) -> Named:
         """{name: bool array (samples,)}: whether more than this share of the relevance lies inside."""
-        threshold = number_between("threshold", threshold, 0, 1, inclusive=True)
+        threshold = arguments.number("threshold", threshold, most=1)
         return {name: self.inside[name] > threshold for name in self.names}
 
     def statistics(self, of: str = "weighted", *, by: str | None = None) -> dict[str, Any]:

@@ -1,11 +1,8 @@
-"""Typed checks of arguments; each error names the argument, what was received and the remedy."""
+"""Checks of arrays by the kind of data; each error names the argument, what was received and the remedy."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,11 +12,9 @@ from innv_ext.errors import InvalidInputError
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_LISTED = 20  # longer lists of choices are not spelt out
-
 
 @dataclass(frozen=True)
-class Kind:
+class DataKind:
     """What a batch holds, in the words of errors and warnings."""
 
     sample: str
@@ -33,32 +28,11 @@ class Kind:
         return f"(batch, {', '.join(self.axes)})"
 
 
-IMAGE = Kind("image", "pixel", ("height", "width"))
-SIGNAL = Kind("signal", "time step", ("time",))
-VOLUME = Kind("volume", "voxel", ("depth", "height", "width"))
-TEXT = Kind("text", "token", ("tokens",))
-TABLE = Kind("row", "feature", ("features",), channels=False)
-
-
-def choice(argument: str, value: Any, choices: Collection[str]) -> str:
-    """Return ``value`` if it is one of ``choices``; otherwise the error names all three."""
-    if isinstance(value, str) and value in choices:
-        return value
-    close = difflib.get_close_matches(value, choices, n=3) if isinstance(value, str) else []
-    listed = ", ".join(map(repr, choices)) if len(choices) <= _LISTED else "one of matplotlib's names"
-    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    raise InvalidInputError(f"{argument}={value!r} is not known. Choose from: {listed}.{hint}")
-
-
-def number(argument: str, value: Any, low: float, high: float = np.inf, *, inclusive: bool = False) -> float:
-    """Return ``value`` as a float if it is finite, above ``low`` (inclusive: or at it), at most ``high``."""
-    numbers = as_numbers(value, argument)
-    enough = numbers >= low if inclusive else numbers > low
-    if numbers.ndim or not np.isfinite(numbers) or not enough or numbers > high:
-        lower = f"{'at least' if inclusive else 'above'} {low:g}"
-        upper = "" if high == np.inf else f" and at most {high:g}"
-        raise InvalidInputError(f"{argument} must be one number {lower}{upper}; got {value!r}.")
-    return float(numbers)
+IMAGE = DataKind("image", "pixel", ("height", "width"))
+SIGNAL = DataKind("signal", "time step", ("time",))
+VOLUME = DataKind("volume", "voxel", ("depth", "height", "width"))
+TEXT = DataKind("text", "token", ("tokens",))
+TABLE = DataKind("row", "feature", ("features",), channels=False)
 
 
 def as_numbers(values: ArrayLike, argument: str) -> Floats:
@@ -73,7 +47,7 @@ def as_numbers(values: ArrayLike, argument: str) -> Floats:
         raise InvalidInputError(f"{argument} must be an array of real numbers; got {error}.") from error
 
 
-def as_batch(values: ArrayLike, argument: str, channel_axis: int = -1, kind: Kind = IMAGE) -> Floats:
+def as_batch(values: ArrayLike, argument: str, channel_axis: int = -1, kind: DataKind = IMAGE) -> Floats:
     """Copy e.g. (batch, H, W), (batch, H, W, C) or (batch, C, H, W), by ``channel_axis``, to (batch, H, W, C)."""
     last = len(kind.axes) + 1
     if channel_axis not in (-1, last, 1, -last):
@@ -91,7 +65,7 @@ def as_batch(values: ArrayLike, argument: str, channel_axis: int = -1, kind: Kin
 
 
 def check_same_size(
-    relevance: Floats, data: Floats, argument: str = "relevance", other: str = "image", kind: Kind = IMAGE
+    relevance: Floats, data: Floats, argument: str = "relevance", other: str = "image", kind: DataKind = IMAGE
 ) -> None:
     """Raise unless both, channels last, are of the same number and size; channels may differ."""
     if relevance.shape[:-1] != data.shape[:-1]:

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.colors import Colormap
 from numpy.typing import ArrayLike
 
+from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
-from innv_ext.visualization.checks import Floats, as_batch, check_same_size, choice
+from innv_ext.visualization.checks import Floats, as_batch, check_same_size
 from innv_ext.visualization.maps import back_project, graymap, heatmap
 from innv_ext.visualization.overlays import SHARE, blend, mask_input, scale_input
 from innv_ext.visualization.scaling import DIVERGING, SCALES, Reduction, magnitude, peaks, share, signed
@@ -58,6 +59,11 @@ _MASKED = f"{{signed}}Only the {SHARE:.0%} most relevant pixels of the input sho
 _BLENDED = "{magnitudes}Blurred, each map scaled to its own maximum; pale yellow largest."
 _PROJECTED = "Channels kept. Values scaled symmetrically to {scale} around mid-grey, which is zero."
 
+
+def _overlay(draw: Callable[..., Floats]) -> Callable[[Any, Any, Floats | None, Options], Floats]:
+    return lambda r, x, s, o: draw(r, x, reduce=o.reduce, value_range=o.value_range, channel_axis=o.channel_axis)
+
+
 MODES: dict[str, Mode] = {
     "heatmap": Mode(
         lambda r, x, s, o: heatmap(
@@ -84,18 +90,9 @@ MODES: dict[str, Mode] = {
         _PROJECTED,
         lambda values, reduce: peaks(np.where(np.isfinite(values).all(axis=-1)[..., None], values, 0.0)),
     ),
-    "scale_input": Mode(
-        lambda r, x, s, o: scale_input(r, x, reduce=o.reduce, value_range=o.value_range, channel_axis=o.channel_axis),
-        _SCALED,
-    ),
-    "mask_input": Mode(
-        lambda r, x, s, o: mask_input(r, x, reduce=o.reduce, value_range=o.value_range, channel_axis=o.channel_axis),
-        _MASKED,
-    ),
-    "blend": Mode(
-        lambda r, x, s, o: blend(r, x, reduce=o.reduce, value_range=o.value_range, channel_axis=o.channel_axis),
-        _BLENDED,
-    ),
+    "scale_input": Mode(_overlay(scale_input), _SCALED),
+    "mask_input": Mode(_overlay(mask_input), _MASKED),
+    "blend": Mode(_overlay(blend), _BLENDED),
 }
 
 

@@ -13,15 +13,34 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from innv_ext.arguments import choice, number
 from innv_ext.errors import InvalidInputError
-from innv_ext.visualization.checks import Floats, as_batch, choice, number
+from innv_ext.visualization.checks import Floats, as_batch
 from innv_ext.visualization.columns import Column, Draw, Options, describe, draw_column, read_columns, shared_scales
-from innv_ext.visualization.drawing import Bar, Texts, draw_figure, draw_into
 from innv_ext.visualization.images import find_cmap, to_rgb
-from innv_ext.visualization.layout import DPI
-from innv_ext.visualization.panels import panel_grid
-from innv_ext.visualization.rows import ClassNames, left_texts, right_texts
+from innv_ext.visualization.panels import (
+    DPI,
+    LABEL,
+    SMALL,
+    SOFT,
+    TEXT,
+    bar_below,
+    cell_size,
+    draw_picture,
+    fit,
+    line_height,
+    panel_grid,
+    root,
+    save,
+    text_width,
+    title_panel,
+    wrap,
+    write_beside,
+)
+from innv_ext.visualization.rows import ClassNames, Lines, left_texts, right_texts
 from innv_ext.visualization.scaling import DIVERGING, SCALES, Reduction, relay
+
+_WRONG = "#c00000"
 
 
 def imshow_grid(
@@ -126,9 +145,9 @@ def imshow_grid(
     4
     """
     choice("scale", scale, SCALES)
-    number("cell", cell, 0)
-    number("percentile", percentile, 0, 100)
-    number("gamma", gamma, 0)
+    number("cell", cell, positive=True)
+    number("percentile", percentile, positive=True, most=100)
+    number("gamma", gamma, positive=True)
     if percentile < 100 and scale != "map":
         raise InvalidInputError(f"percentile={percentile!r} goes with scale='map' only; got scale={scale!r}.")
     if ax is not None and figure is not None:
@@ -141,36 +160,62 @@ def imshow_grid(
     columns = read_columns(maps, mode, modes or {}, pictures, channel_axis)
     if colorbar and all(column.mode != "heatmap" for column in columns):
         raise InvalidInputError("colorbar=True needs a column in mode 'heatmap'; the other modes have none.")
-    sides = (
-        left_texts(len(pictures), labels, predictions, neurons, class_names),
-        right_texts(len(pictures), probabilities, scores),
-    )
+    left = left_texts(len(pictures), labels, predictions, neurons, class_names)
+    right = right_texts(len(pictures), probabilities, scores)
+    headers = _headers(columns, titles or {})
     scales = shared_scales(columns, options)
     drawn = [relay("input", partial(to_rgb, images, channel_axis, value_range))]
     for column, shared in zip(columns, scales, strict=True):
         draw = partial(draw_column, column, np.asarray(images), shared, options)
         drawn.append(relay(column.name, draw))
 
-    texts = Texts(
-        ("input", *_headers(columns, titles or {})),
-        sides,
-        tuple(describe(columns, options, pictures)),
-        Bar(cmap, *_bar_ends(columns, scales, scale)) if colorbar else None,
-    )
+    width, height = cell_size(*pictures.shape[1:3], cell)
+    panels = panel_grid(ax, len(drawn), width, [height] * len(pictures), figure)
+    if colorbar:
+        low, high = _bar_ends(columns, scales, scale)
+        bar_below(panels, cmap, ax is not None).set_ticks([-1, 0, 1], labels=[low, "0", high])
+    for (row, j), axes in np.ndenumerate(panels):
+        draw_picture(axes, drawn[j][row], "auto" if ax is None else "equal")
+        axes.set_label(f"{row}, {columns[j - 1].name if j else 'input'}")
+        if j and not columns[j - 1].values[row].any():
+            style = {"ha": "center", "va": "center", "fontsize": SMALL, "color": "#888888"}
+            axes.text(0.5, 0.5, "all zero", transform=axes.transAxes, **style)
+    parts = [part for header in headers for part in wrap(header, 0.0, LABEL).splitlines()]
+    room = max(text_width(part, LABEL) for part in parts) if ax is None else 0.0  # columns are made as wide as that
+    for axes, header in zip(panels[0], headers, strict=True):
+        title_panel(axes, header, size=LABEL, width=room)
+    _write_side(panels[:, 0], left, 0)
+    _write_side(panels[:, -1], right, 1)
+    caption = "\n".join(describe(columns, options, pictures))
     if ax is None:
-        figure = draw_figure(figure, drawn, columns, texts, cell)
+        fit(panels, caption)
     else:
-        figure = draw_into(panel_grid(ax, len(pictures), len(drawn), (0, 0)), drawn, columns, texts)
-    if path is not None:  # all of the figure, whatever the settings say
-        figure.savefig(path, dpi=DPI, facecolor="white", bbox_inches=figure.bbox_inches)
-    return figure
+        _write_below(panels[-1], caption)
+    return save(root(panels), path, DPI)
+
+
+def _write_side(panels: np.ndarray, side: Sequence[Lines], at: int) -> None:
+    """Write the texts of each row on its left (0) or right (1), emphasised ones in red."""
+    for axes, lines in zip(panels, side, strict=True):
+        for i, (text, wrong) in enumerate(lines):
+            style: dict[str, Any] = {"color": _WRONG, "fontweight": "bold"} if wrong else {"color": TEXT}
+            style |= {"ha": ("right", "left")[at], "va": "center", "fontsize": LABEL}
+            up = 72 * ((len(lines) - 1) / 2 - i) * line_height(LABEL)
+            write_beside(axes, text, (at, 0.5), ((2 * at - 1) * 3, up), **style)
+
+
+def _write_below(panels: np.ndarray, caption: str) -> None:
+    """Write below a row of axes, wrapped to its width."""
+    first, last = panels[0].get_window_extent(), panels[-1].get_window_extent()
+    lines = wrap(caption, (last.x1 - first.x0) / panels[0].figure.dpi, SMALL)
+    write_beside(panels[0], lines, (0, 0), (0, -4), ha="left", va="top", fontsize=SMALL, color=SOFT)
 
 
 def _headers(columns: Sequence[Column], titles: Mapping[str, str]) -> list[str]:
     unknown = set(titles) - {column.name for column in columns}
     if unknown:
         raise InvalidInputError(f"titles names {sorted(unknown)}, which maps lacks.")
-    return [str(titles.get(column.name, column.name)) for column in columns]
+    return ["input", *(str(titles.get(column.name, column.name)) for column in columns)]
 
 
 def _bar_ends(columns: Sequence[Column], scales: Sequence[Floats | None], scale: str) -> tuple[str, str]:

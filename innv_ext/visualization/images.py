@@ -8,8 +8,9 @@ from matplotlib.colors import Colormap
 from matplotlib.colors import to_rgb as parse_color
 from numpy.typing import ArrayLike
 
+from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
-from innv_ext.visualization.checks import Floats, Mask, as_batch, as_numbers, choice, three_channels
+from innv_ext.visualization.checks import Floats, Mask, as_batch, as_numbers, three_channels
 from innv_ext.visualization.scaling import GREEN, Color, report_bad
 
 _LEVELS = 1025  # odd: 0.5 falls on an entry, so that zero relevance is exactly the colour map's centre

@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.colors import Colormap
 from numpy.typing import ArrayLike
 
+from innv_ext.arguments import number
 from innv_ext.errors import InvalidInputError
-from innv_ext.visualization.checks import Floats, Mask, as_batch, number, three_channels
+from innv_ext.visualization.checks import Floats, Mask, as_batch, three_channels
 from innv_ext.visualization.images import apply_cmap, paint
 from innv_ext.visualization.scaling import (
     DIVERGING,
@@ -45,21 +46,14 @@ def graymap(
 
     Parameters
     ----------
-    relevance : array, shape (batch, H, W, C) or (batch, H, W)
-        Any real dtype; it is not modified.
-    reduce : {"sum", "norm", "max_abs", "mean"} or callable, default "sum"
-        See `reduce_channels`.
+    relevance, reduce, channel_axis, bad_color
+        As in `heatmap`.
     cmap : str or matplotlib Colormap, default "gray"
         Any sequential colour map.
     scale : float or array of shape (batch,), optional
         What is drawn in the last colour; default is the maximum of each image.
     percentile : float, default 100
-        Without ``scale``: use this percentile of the image's finite magnitudes instead of their maximum; 99 is
-        the normalisation of Singla et al. 2019.
-    channel_axis : int, default -1
-        1 for (batch, C, H, W).
-    bad_color : matplotlib colour, default (0, 1, 0)
-        Colour of pixels that are not finite.
+        As in `heatmap`; 99 is the normalisation of Singla et al. 2019.
 
     Returns
     -------
@@ -139,7 +133,7 @@ def heatmap(
     >>> heatmap([[[-2.0, 0.0, 1.0, 2.0]]], cmap="gray")[0, 0, :, 0]
     array([0.  , 0.5 , 0.75, 1.  ])
     """
-    number("gamma", gamma, 0)
+    number("gamma", gamma, positive=True)
     values, bad = signed(as_batch(relevance, "relevance", channel_axis), reduce)
     report(peaks(values), bad, bad_color)
     unit = to_unit(values, _chosen_scale(values, bad, scale, percentile))
@@ -172,10 +166,8 @@ def back_project(
         Any real dtype; it is not modified.
     scale : float or array of shape (batch,), optional
         The magnitude drawn as 0 and 1; default is the maximum over all channels of each image.
-    percentile : float, default 100
-        Without ``scale``: percentile of the image's magnitudes instead of their maximum, as in `heatmap`.
-    channel_axis : int, default -1
-        1 for (batch, C, H, W).
+    percentile, channel_axis
+        As in `heatmap`.
     bad_color : matplotlib colour, default (0, 1, 0)
         Colour of pixels of which a channel is not finite.
 

@@ -14,8 +14,9 @@ from matplotlib.colors import Colormap
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
+from innv_ext.arguments import choice, number
 from innv_ext.errors import InvalidInputError
-from innv_ext.visualization.checks import Floats, Mask, as_batch, check_same_size, choice, number
+from innv_ext.visualization.checks import Floats, Mask, as_batch, check_same_size
 from innv_ext.visualization.images import apply_cmap, as_picture, paint
 from innv_ext.visualization.scaling import (
     GREEN,
@@ -119,22 +120,14 @@ def mask_input(
     ----------
     relevance : array, shape (batch, H, W, C) or (batch, H, W)
         Any real dtype; it is not modified.
-    image : array, shape (batch, H, W, 3), (batch, H, W, 1) or (batch, H, W)
-        Shown as by `to_rgb`; it is not modified.
+    image, reduce, value_range, channel_axis, bad_color
+        As in `scale_input`.
     share : float in (0, 1], default 0.1
         The part of all pixels, or of the number of segments, to keep; rounded, at least one.
     segments : integer array, shape (H, W) or (batch, H, W), optional
         The label of each pixel's segment, as from ``skimage.segmentation``.
     segment_score : {"max", "mean", "sum"}, default "max"
         What ranks a segment, of the relevance of its finite pixels; only with ``segments``.
-    reduce : {"sum", "norm", "max_abs", "mean"} or callable, default "sum"
-        See `reduce_channels`.
-    value_range : (low, high), optional
-        The image's values of black and white, see `to_rgb`.
-    channel_axis : int, default -1
-        1 for (batch, C, H, W); of both arrays.
-    bad_color : matplotlib colour, default (0, 1, 0)
-        Colour of pixels that are not finite in either array.
 
     Returns
     -------
@@ -154,7 +147,7 @@ def mask_input(
     >>> mask_input([[[1.0, 3.0, -9.0, 2.0]]], [[[0.8, 0.8, 0.8, 0.8]]], share=0.5)[0, 0, :, 0]
     array([0. , 0.8, 0. , 0.8])
     """
-    number("share", share, 0, 1)
+    number("share", share, positive=True, most=1)
     choice("segment_score", segment_score, _SCORES)
     values, rgb, bad_image = _read(relevance, image, channel_axis, value_range)
     score, bad = signed(values, reduce)
@@ -216,10 +209,8 @@ def blend(
 
     Parameters
     ----------
-    relevance : array, shape (batch, H, W, C) or (batch, H, W)
-        Any real dtype; it is not modified. Its sign is taken off before the channels are reduced.
-    image : array, shape (batch, H, W, 3), (batch, H, W, 1) or (batch, H, W)
-        Shown as by `to_rgb`; it is not modified.
+    relevance, image, reduce, value_range, channel_axis
+        As in `scale_input`.
     alpha : float in (0, 1], default 1
         Weight of the colour at the most relevant place.
     sigma : float, optional
@@ -229,12 +220,6 @@ def blend(
         A colour map whose brightness rises steadily, unlike "jet", so that no edges appear that are not
         there. "plasma" and "viridis" end in the yellow that red-green-blind readers see in place of the
         default ``bad_color``: choose another with them.
-    reduce : {"sum", "norm", "max_abs", "mean"} or callable, default "sum"
-        See `reduce_channels`.
-    value_range : (low, high), optional
-        The image's values of black and white, see `to_rgb`.
-    channel_axis : int, default -1
-        1 for (batch, C, H, W); of both arrays.
     bad_color : matplotlib colour, default (0, 1, 0)
         Colour of pixels that are not finite in either array; they don't enter the blur.
 
@@ -256,10 +241,10 @@ def blend(
     >>> blend([[[0.0, 1.0]]], [[[0.8, 0.8]]], alpha=0.5, sigma=0, cmap="gray")[0, 0, :, 0]
     array([0.8, 0.9])
     """
-    number("alpha", alpha, 0, 1)
+    number("alpha", alpha, positive=True, most=1)
     values, rgb, bad_image = _read(relevance, image, channel_axis, value_range)
     strength, bad = magnitude(values, reduce)
-    width = max(strength.shape[1:]) / 75 if sigma is None else number("sigma", sigma, 0, inclusive=True)
+    width = max(strength.shape[1:]) / 75 if sigma is None else number("sigma", sigma)
     report(peaks(strength), bad, bad_color)
     report_bad(bad_image, "image", bad_color)
     strength = to_unit(strength, peaks(strength))  # before the blur, which underflows on tiny values

@@ -1,11 +1,17 @@
-"""What the figures of signals, tables, volumes and texts share: checked maps, axes, colour bars, number formats."""
+"""The layout of all figures: panels of some inches, what stands around them, and a figure with room for both.
+
+A new figure is made in three steps: ``panel_grid`` gives axes of the size that their content needs, titles, texts and
+a colour bar are added, and ``fit`` asks matplotlib how far these reach, moves the panels apart and sizes the figure.
+In axes of the caller's all is drawn the same way, but ``fit`` is left out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+import io
+import os
+import re
+from collections.abc import Sequence
+from typing import IO, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,123 +20,152 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 from innv_ext.errors import InvalidInputError
-from innv_ext.visualization.checks import Floats, Kind, Mask, as_batch, check_same_size, choice
-from innv_ext.visualization.images import apply_cmap, find_cmap, paint
-from innv_ext.visualization.layout import wrap
-from innv_ext.visualization.scaling import GREEN, SCALES, Color, Reduction, peaks, relay, report, share, signed, to_unit
+from innv_ext.visualization.checks import Floats
+from innv_ext.visualization.images import find_cmap
+
+Target = str | os.PathLike[str] | IO[bytes]
 
 DPI = 200
 TITLE, LABEL, SMALL = 8.0, 7.0, 6.5  # text sizes in points
 TEXT, SOFT, EDGE = "#222222", "#555555", "#bbbbbb"
+GAP = 0.04  # inches between pictures
+_MARGIN = 0.08  # inches around the figure
+_LEAST = 3.0  # inches: in narrower figures captions would be very long
+_BAR = (1.6, 0.07)  # inches of the colour bar of a new figure
+_HAIR = 0.01  # inches that frames may reach over their panels
 
 
-@dataclass(frozen=True, eq=False)
-class Maps:
-    """One analyzer's relevance, 0 where not finite, and the magnitude (batch,) that gets the outermost colours."""
-
-    name: str
-    values: Floats
-    bad: Mask
-    scales: Floats
-
-    def colours(self, row: int, cmap: str | Colormap, bad_color: Color) -> Floats:
-        """RGB of every value of one sample, on a new last axis."""
-        unit = to_unit(self.values[row : row + 1], self.scales[row : row + 1])[0]
-        return paint(apply_cmap((unit + 1) / 2, cmap), self.bad[row], bad_color)
+# --- texts -----------------------------------------------------------------------------------------------------------
 
 
-def read_data(values: Any, argument: str, kind: Kind, channel_axis: int = -1) -> Floats:
-    """Check what the relevance belongs to; channels last."""
-    data = as_batch(values, argument, channel_axis, kind)
-    if not len(data):
-        raise InvalidInputError(f"{argument} has shape {np.shape(values)}: there is no {kind.sample} to draw.")
-    return data
+def line_height(size: float) -> float:
+    """Return the height of a line of text in inches."""
+    return 1.25 * size / 72
 
 
-def named(maps: Any, argument: str) -> Mapping[str, Any]:
-    """The maps by name; an array alone has none."""
-    if not isinstance(maps, Mapping):
-        return {"": maps}
-    if not maps:
-        raise InvalidInputError(f"{argument} must be an array or a dict of names and arrays; got an empty dict.")
-    return maps
+def text_width(text: str, size: float) -> float:
+    """Width of a line of text in inches, without any renderer."""
+    return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0] / 72
 
 
-def read_maps(
-    maps: Any,
-    data: Floats,
-    kind: Kind,
-    *,
-    scale: str,
-    bad_color: Color,
-    channel_axis: int = -1,
-    reduce: Reduction | None = None,
-    arguments: tuple[str, str] = ("maps", "x"),
-    stacklevel: int = 4,
-) -> list[Maps]:
-    """Check the maps; warnings point at the caller of the function that calls this (``stacklevel=4``).
-
-    ``reduce=None`` keeps the channels; a map without them then holds for all channels of ``data``. ``arguments``
-    are the names of the maps and of the data.
-    """
-    choice("scale", scale, SCALES)
-    given = named(maps, arguments[0])
-    found = []
-    for name, entry in given.items():
-        argument = f"{arguments[0]}[{name!r}]" if isinstance(maps, Mapping) else arguments[0]
-        raw = as_batch(entry, argument, channel_axis, kind)
-        check_same_size(raw, data, argument, arguments[1], kind)
-        if reduce is None and raw.shape[-1] not in (1, data.shape[-1]):
-            raise InvalidInputError(
-                f"{argument} has {raw.shape[-1]} channels but {arguments[1]} has "
-                f"{data.shape[-1]}; give one for each of them, or a single one for all."
-            )
-        values, bad = _finite(raw, data.shape) if reduce is None else signed(raw, reduce)
-        marks = bad.any(axis=-1) if reduce is None else bad
-        relay(str(name), partial(report, peaks(values), marks, bad_color, kind=kind), stacklevel)
-        found.append((str(name), values, bad))
-    scales = share(np.array([peaks(values) for _, values, _ in found]), scale)
-    return [Maps(*parts, row) for parts, row in zip(found, scales, strict=True)]
+def wrap(text: str, width: float, size: float) -> str:
+    """Break lines after blanks and the separators of names; a part that is too long stays whole."""
+    lines = []
+    for paragraph in text.splitlines():
+        lines.append("")
+        for part in re.findall(r"[^\s._\-/]+[\s._\-/]?|[\s._\-/]", paragraph):
+            if lines[-1] and text_width((lines[-1] + part).rstrip(), size) > width:
+                lines.append("")
+            lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def _finite(values: Floats, shape: tuple[int, ...]) -> tuple[Floats, Mask]:
-    spread = np.broadcast_to(values, shape)
-    bad = ~np.isfinite(spread)
-    return np.where(bad, 0.0, spread), bad
+def shorten(text: str, length: int = 24) -> str:
+    """Cut long class names."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def read_names(names: Sequence[str] | None, argument: str, count: int, default: Iterable[str]) -> list[str]:
-    """``names`` as strings, if there are as many as needed."""
-    if names is None:
-        return list(default)
-    if isinstance(names, str) or len(names) != count:
-        got = repr(names) if isinstance(names, str) else f"{len(names)}"
-        raise InvalidInputError(f"{argument} must be {count} names, one each; got {got}.")
-    return [str(name) for name in names]
+def title_panel(axes: Axes, title: str, note: str = "", size: float = TITLE, width: float = 0.0) -> None:
+    """Write the analyzer's name, wrapped to the panel or to ``width``, if that is more, and a note below it."""
+    lines = [wrap(title, max(width, inches(axes)[0]), size), note]
+    axes.set_title("\n".join(filter(None, lines)), fontsize=size, color=TEXT, pad=3, parse_math=False)
 
 
-def row_titles(row_names: Sequence[str] | None, batch: int) -> list[str]:
-    """The names of the rows: as given, or their numbers if there are several."""
-    return read_names(row_names, "row_names", batch, map(str, range(batch)) if batch > 1 else [""])
+def write_beside(axes: Axes, text: str, xy: tuple[float, float], shift: tuple[float, float], **style: Any) -> None:
+    """Write at a place in fractions of the axes, shifted by points."""
+    axes.annotate(text, xy, shift, xycoords="axes fraction", textcoords="offset points", parse_math=False, **style)
 
 
-def panel_grid(ax: Any, rows: int, columns: int, size: tuple[float, float]) -> np.ndarray:
-    """Axes (rows, columns): those of a new figure of ``size`` inches, or the ones given, row by row."""
+# --- panels ----------------------------------------------------------------------------------------------------------
+
+
+def panel_grid(
+    ax: Any, columns: int, width: float, heights: Sequence[float], figure: Figure | None = None
+) -> np.ndarray:
+    """Axes (rows, columns): those given, row by row, or new ones of these inches, to which ``fit`` belongs."""
+    grid = np.empty((len(heights), columns), dtype=object)
     if ax is None:
-        figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure.subplots(rows, columns, squeeze=False)
+        figure = _blank(figure)
+        figure.set_size_inches(columns * width, sum(heights))
+        shares = np.divide(heights, sum(heights))
+        for i, j in np.ndindex(grid.shape):
+            grid[i, j] = figure.add_axes((j / columns, 1 - shares[: i + 1].sum(), 1 / columns, shares[i]))
+        return grid
     found = [ax] if isinstance(ax, Axes) else list(np.ravel(np.array(ax, dtype=object)))
-    if len(found) != rows * columns or not all(isinstance(panel, Axes) for panel in found):
+    if len(found) != grid.size or not all(isinstance(panel, Axes) for panel in found):
         raise InvalidInputError(
-            f"ax must be {rows * columns} matplotlib axes, row by row ({rows} row(s) of {columns}), e.g. "
-            f"figure.subplots({rows}, {columns}); got {ax!r}."
+            f"ax must be {grid.size} matplotlib axes, row by row ({len(grid)} row(s) of {columns}), e.g. "
+            f"figure.subplots({len(grid)}, {columns}); got {ax!r}."
         )
-    grid = np.empty((rows, columns), dtype=object)
     grid.flat = found
     return grid
+
+
+def _blank(figure: Figure | None) -> Figure:
+    if figure is None:
+        figure = Figure(dpi=DPI, layout="none")
+        FigureCanvasAgg(figure)
+    elif not isinstance(figure, Figure) or figure.axes or figure.texts:
+        raise InvalidInputError(f"figure must be an empty matplotlib Figure (see its clear method); got {figure!r}.")
+    figure.set_facecolor("white")
+    return figure
+
+
+def fit(panels: np.ndarray, caption: str = "", gap: float = GAP) -> Figure:
+    """Give the figure of new panels the room that all texts need; each panel keeps its size, on whole dots.
+
+    Between panels and what stands around them are ``gap`` inches; columns are equally far apart. A colour bar goes
+    below the panels, and below that the caption, whose lines are wrapped to the figure.
+    """
+    figure = root(panels)
+    bar = next((axes for axes in figure.axes if axes.get_label() == "colorbar"), None)
+    dpi, figure.dpi = figure.dpi, DPI  # so that texts need the same room in every figure
+    over = np.array([[_overhang(axes) for axes in row] for row in panels])
+    around = np.zeros(4) if bar is None else _overhang(bar)
+    figure.dpi = dpi
+    (left, right), (below, above) = over[..., ::2].max(axis=0).T, over[..., 1::2].max(axis=1).T
+    width, heights = inches(panels[0, 0])[0], [inches(axes)[1] for axes in panels[:, 0]]
+    pitch = width + gap + max(right[:-1] + left[1:], default=0.0)
+    lefts = _MARGIN + left[0] + pitch * np.arange(len(left))
+    across = lefts[-1] + width + right[-1] + _MARGIN
+    if across < _LEAST:
+        lefts, across = lefts + (_LEAST - across) / 2, _LEAST
+    # from here on downwards from the upper edge
+    bottoms = _MARGIN + above[0] + np.cumsum(heights) + np.append(0.0, np.cumsum(below[:-1] + gap + above[1:]))
+    bar_bottom = bottoms[-1] + below[-1] + 2 * GAP + _BAR[1]
+    lines = wrap(caption, across - 2 * _MARGIN, SMALL)
+    down = (bottoms[-1] + below[-1] if bar is None else bar_bottom + around[1]) + _MARGIN
+    down += GAP + len(lines.splitlines()) * line_height(SMALL) if lines else 0.0
+    figure.set_size_inches(np.ceil(np.round((across * DPI, down * DPI), 6)) / DPI)
+    for (i, j), axes in np.ndenumerate(panels):
+        _place(axes, lefts[j], bottoms[i], width, heights[i])
+    if bar is not None:
+        most = across - _MARGIN - around[2] - _BAR[0]
+        bar_left = np.clip((lefts[0] + lefts[-1] + width - _BAR[0]) / 2, _MARGIN + around[0], most)
+        _place(bar, bar_left, bar_bottom, *_BAR)
+    if lines:
+        spot = _MARGIN / figure.get_size_inches()
+        style = {"va": "bottom", "linespacing": 1.25, "fontsize": SMALL, "color": SOFT, "parse_math": False}
+        figure.text(*spot, lines, **style)
+    return figure
+
+
+def _overhang(axes: Axes) -> Floats:
+    """How many inches all that belongs to the axes reaches over them: left, below, right, above."""
+    box, panel = axes.get_tightbbox(), axes.get_window_extent()
+    over = np.abs(np.subtract(box.extents, panel.extents)) / axes.figure.dpi
+    return np.where(over > _HAIR, over, 0.0)
+
+
+def _place(axes: Axes, left: float, bottom: float, width: float, height: float) -> None:
+    """Move axes to inches from the upper left corner, on whole dots: the pixels of pictures become equally large."""
+    across, down = axes.figure.get_size_inches()
+    left, bottom = round(left * DPI) / DPI, down - round(bottom * DPI) / DPI
+    axes.set_position((left / across, bottom / down, width / across, height / down))
 
 
 def root(panels: np.ndarray) -> Figure:
@@ -144,33 +179,6 @@ def inches(axes: Axes) -> tuple[float, float]:
     return box.width / axes.figure.dpi, box.height / axes.figure.dpi
 
 
-def number_text(value: float, plus: bool = False) -> str:
-    """Three digits, and a minus sign as long as the plus."""
-    return f"{value:{'+' if plus else ''}.3g}".replace("-", "\N{MINUS SIGN}")
-
-
-def same_scale(maps: Sequence[Maps]) -> bool:
-    """Whether one number holds for all maps, so that the colour bar can state it."""
-    first = maps[0].scales[0]
-    return all((found.scales == first).all() for found in maps)
-
-
-def peak_text(found: Maps, row: int) -> str:
-    """What the outermost colours of a map mean, where it is not the same for all."""
-    return f"max {number_text(found.scales[row])}"
-
-
-def title_panel(axes: Axes, title: str, note: str = "") -> None:
-    """Write the analyzer's name, wrapped to the panel, and a note below it."""
-    lines = wrap(title, inches(axes)[0], TITLE) if title else []
-    axes.set_title("\n".join([*lines, *([note] if note else [])]), fontsize=TITLE, color=TEXT, pad=3, parse_math=False)
-
-
-def write_beside(axes: Axes, text: str, xy: tuple[float, float], shift: tuple[float, float], **style: Any) -> None:
-    """Write at a place in fractions of the axes, shifted by points."""
-    axes.annotate(text, xy, shift, xycoords="axes fraction", textcoords="offset points", parse_math=False, **style)
-
-
 def style_panel(axes: Axes) -> None:
     """Thin, grey, and without the frame's upper right."""
     axes.spines[["top", "right"]].set_visible(False)
@@ -178,15 +186,34 @@ def style_panel(axes: Axes) -> None:
     axes.tick_params(labelsize=SMALL, labelcolor=TEXT, color=EDGE, width=0.6, length=2, pad=2)
 
 
-def bar_below(panels: np.ndarray, cmap: str | Colormap, cax: Axes | None = None) -> Colorbar:
-    """A colour bar from -1 to 1 in ``cax``, or below the panels in room that is taken from them."""
+def cell_size(height: int, width: int, target: float) -> tuple[float, float]:
+    """Width and height in inches of a picture, the longer about ``target``; small ones get whole dots per pixel."""
+    dots, longer = target * DPI, max(height, width)
+    per_pixel = max(1, round(dots / longer)) if longer <= dots else dots / longer
+    return max(1, round(width * per_pixel)) / DPI, max(1, round(height * per_pixel)) / DPI
+
+
+def draw_picture(axes: Axes, picture: Floats, aspect: str) -> None:
+    """Show an RGB picture in a thin frame."""
+    # where a picture has more pixels than its place has dots, "nearest" would drop some: average them instead
+    width, height = (round(side * axes.figure.dpi) for side in inches(axes))
+    shrunk = picture.shape[1] > width or picture.shape[0] > height
+    axes.imshow(picture, interpolation="antialiased" if shrunk else "nearest", aspect=aspect)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(edgecolor=EDGE, linewidth=0.4)
+
+
+def bar_below(panels: np.ndarray, cmap: str | Colormap, given: bool) -> Colorbar:
+    """A colour bar from -1 to 1: of a new figure, or below axes that are ``given``, in room that is taken from them."""
     figure = panels.flat[0].figure
-    place: dict[str, Any] = {"cax": cax, "orientation": "horizontal"}
-    if cax is None:
-        width, height = figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
+    width, height = figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
+    place: dict[str, Any] = {"orientation": "horizontal"}
+    if given:
         pad = 0.5 if figure.get_layout_engine() is None else 0.06  # inches; a layout engine sees the labels itself
         place = {"ax": list(panels.flat), "location": "bottom", "shrink": min(1.0, 2.4 / width), "aspect": 30}
         place |= {"pad": pad / height, "fraction": 0.15 / height}
+    else:
+        place["cax"] = figure.add_axes((0.0, 0.0, _BAR[0] / width, _BAR[1] / height))
     bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), find_cmap(cmap)), **place)
     bar.ax.tick_params(labelsize=SMALL, labelcolor=TEXT, length=0, pad=2)
     bar.outline.set(edgecolor=EDGE, linewidth=0.4)
@@ -194,14 +221,15 @@ def bar_below(panels: np.ndarray, cmap: str | Colormap, cax: Axes | None = None)
     return bar
 
 
-def colour_bar(
-    panels: np.ndarray, maps: Sequence[Maps], cmap: str | Colormap, bad_color: Color, cax: Axes | None = None
-) -> None:
-    """Draw the bar, with numbers if they hold for all maps, and say what the mark means."""
-    bar = bar_below(panels, cmap, cax)
-    largest = max(found.scales.max() for found in maps)
-    end = number_text(largest) if same_scale(maps) else "max"
-    bar.set_ticks([-1, 0, 1], labels=[f"\N{MINUS SIGN}{end}", "0", f"+{end}"] if largest else ["", "0", ""])
-    mark = "green" if bad_color == GREEN else "marked"
-    note = f" ({mark}: not finite)" if any(found.bad.any() for found in maps) else ""
-    bar.set_label(f"relevance{note}", fontsize=LABEL, color=TEXT, labelpad=1)
+def save(figure: Figure, path: Target | None, dpi: float | str = "figure", kind: str | None = None) -> Figure:
+    """Write all of the figure to ``path``, if there is one, whatever the settings say; the suffix is the format."""
+    if path is not None:
+        figure.savefig(path, dpi=dpi, format=kind, facecolor="white", bbox_inches=figure.bbox_inches)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    save(figure, buffer, kind="png")
+    return buffer.getvalue()

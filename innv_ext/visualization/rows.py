@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike
 
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import as_numbers
-from innv_ext.visualization.layout import Lines, shorten
+from innv_ext.visualization.panels import shorten
 
 ClassNames = Sequence[str] | Mapping[int, str]
+Lines = list[tuple[str, bool]]  # (text, emphasised)
 
 
 def left_texts(

@@ -9,8 +9,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from innv_ext.arguments import choice, number
 from innv_ext.errors import InvalidInputError, ZeroMapWarning
-from innv_ext.visualization.checks import IMAGE, Floats, Kind, Mask, as_batch, as_numbers, choice, number
+from innv_ext.visualization.checks import IMAGE, DataKind, Floats, Mask, as_batch, as_numbers
 
 Reduction = str | Callable[[Floats, int], ArrayLike]
 Color = str | tuple[float, float, float]
@@ -108,7 +109,7 @@ def peaks(values: Floats) -> Floats:
 
 def own_scale(values: Floats, bad: Mask, percentile: float) -> Floats:
     """Percentile of the finite magnitudes per image; the maximum where sparsity makes that percentile 0."""
-    number("percentile", percentile, 0, 100)
+    number("percentile", percentile, positive=True, most=100)
     largest = peaks(values)
     if percentile == 100:
         return largest
@@ -148,7 +149,7 @@ def share(table: Floats, scale: str) -> Floats:
     return np.broadcast_to(table.max(axis=axis, keepdims=True), table.shape)
 
 
-def report_bad(bad: Mask, argument: str, color: Color, stacklevel: int = 3, kind: Kind = IMAGE) -> None:
+def report_bad(bad: Mask, argument: str, color: Color, stacklevel: int = 3, kind: DataKind = IMAGE) -> None:
     """Warn once, with the number of pixels that are not finite."""
     if bad.any():
         samples = bad.any(axis=tuple(range(1, bad.ndim)))
@@ -159,7 +160,9 @@ def report_bad(bad: Mask, argument: str, color: Color, stacklevel: int = 3, kind
         )
 
 
-def report(largest: Floats | Mask, bad: Mask, color: Color, what: str = "zero everywhere", kind: Kind = IMAGE) -> None:
+def report(
+    largest: Floats | Mask, bad: Mask, color: Color, what: str = "zero everywhere", kind: DataKind = IMAGE
+) -> None:
     """Warn, once each, about maps that show nothing and about values that are not finite.
 
     To be called directly by a public function, so that the warning points at the caller's line.

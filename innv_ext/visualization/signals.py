@@ -12,27 +12,24 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
-from innv_ext.visualization.checks import SIGNAL, Floats, as_numbers, choice
-from innv_ext.visualization.panels import (
-    LABEL,
-    TEXT,
+from innv_ext.visualization.checks import SIGNAL, Floats, as_numbers
+from innv_ext.visualization.panels import LABEL, TEXT, fit, panel_grid, root, style_panel, title_panel
+from innv_ext.visualization.reading import (
     colour_bar,
-    panel_grid,
     peak_text,
     read_data,
     read_maps,
     read_names,
-    root,
     row_titles,
     same_scale,
-    style_panel,
-    title_panel,
 )
 from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, report_bad
 
 _LINE, _CASING = 1.5, 2.3  # widths in points; the grey casing keeps a white (neutral) line visible
 _GREY = "#8c8c8c"
+_GAP = 0.12  # inches between panels
 _CHANNELS = ("panels", "lines")
 
 
@@ -113,8 +110,8 @@ def plot_signals(
     titles = row_titles(row_names, batch)
     groups = [[c] for c in range(count)] if channels == "panels" else [list(range(count))]
     rows = [(i, group) for i in range(batch) for group in groups]
-    size = (max(4.0, 0.6 + 2.8 * len(found)), 1.0 + (0.5 + 0.45 * len(groups[0])) * len(rows))
-    panels = panel_grid(ax, len(rows), len(found), size)
+    width, height = 3.7 if len(found) == 1 else 2.7, 0.3 + 0.45 * len(groups[0]) + 0.4 / len(rows)
+    panels = panel_grid(ax, len(found), width, [height] * len(rows))
     for row, (i, group) in zip(panels, rows, strict=True):
         shifts, ticks = _lanes(data[i][:, group])
         for axes, analyzer in zip(row, found, strict=True):
@@ -126,8 +123,8 @@ def plot_signals(
         _label_row(row, titles[i], [names[c] for c in group] if count > 1 else [], ticks)
     _label_time(panels, time_label, whole=times is None)
     if colorbar:
-        colour_bar(panels, found, cmap, bad_color)
-    return root(panels)
+        colour_bar(panels, found, cmap, bad_color, ax is not None)
+    return fit(panels, gap=_GAP) if ax is None else root(panels)
 
 
 def _edges(times: ArrayLike | None, steps: int) -> Floats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,28 +15,24 @@ from numpy.typing import ArrayLike
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import TABLE, Floats
 from innv_ext.visualization.images import apply_cmap, paint
-from innv_ext.visualization.layout import shorten, text_width
 from innv_ext.visualization.panels import (
     EDGE,
     LABEL,
     SMALL,
     SOFT,
     TEXT,
-    Maps,
-    number_text,
+    fit,
     panel_grid,
-    read_data,
-    read_maps,
-    read_names,
     root,
-    row_titles,
+    shorten,
     style_panel,
     title_panel,
 )
+from innv_ext.visualization.reading import Maps, number_text, read_data, read_maps, read_names, row_titles
 from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, report_bad, share
 
 _USUAL = 15  # features without ``top``
-_WIDTH = 2.4  # inches of a panel without its labels
+_WIDTH, _HEIGHT, _GAP = 1.75, 0.18, 0.15  # inches of a panel, of a bar's line, and between panels
 _LONGEST = 48  # characters of a name
 _STRENGTH = 0.75  # how far out in the colour map the two colours of bars are
 _PALE = 0.4  # opacity of the bar of all others
@@ -117,10 +112,7 @@ def plot_tables(
         raise InvalidInputError(f"top must be an integer of at least 1, the number of features drawn; got {top!r}.")
     titles = row_titles(row_names, len(data))
     charts = [[_bars(data[i], analyzer, i, names, top) for i in range(len(data))] for analyzer in found]
-    labels = [bar.label for chart in itertools.chain(*charts) for bar in chart]
-    across = len(found) * (_WIDTH + max(text_width(label, SMALL) for label in labels))
-    size = (across, 0.6 + (0.35 + 0.17 * len(charts[0][0])) * len(data))
-    panels = panel_grid(ax, len(data), len(found), size)
+    panels = panel_grid(ax, len(found), _WIDTH, [_HEIGHT * (len(charts[0][0]) + 0.2)] * len(data))
     limits = share(np.array([[_longest(chart) for chart in charts_of] for charts_of in charts]), scale)
     for j, analyzer in enumerate(found):
         for i, axes in enumerate(panels[:, j]):
@@ -129,7 +121,7 @@ def plot_tables(
         panels[-1, j].set_xlabel("relevance", fontsize=LABEL, color=TEXT, labelpad=2)
     for axes, title in zip(panels[:, 0], titles, strict=True):
         axes.set_ylabel(title, fontsize=LABEL, color=TEXT, parse_math=False)
-    return root(panels)
+    return fit(panels, gap=_GAP) if ax is None else root(panels)
 
 
 def _bars(values: Floats, analyzer: Maps, row: int, names: Sequence[str], top: int) -> list[Bar]:

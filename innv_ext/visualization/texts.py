@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import Colormap
 
+from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
-from innv_ext.visualization.checks import TEXT, Mask, as_batch, choice
-from innv_ext.visualization.panels import Maps, named, number_text, peak_text, read_maps, same_scale
+from innv_ext.visualization.checks import TEXT, Mask, as_batch
+from innv_ext.visualization.reading import Maps, named, number_text, peak_text, read_maps, same_scale
 from innv_ext.visualization.scaling import Color, Reduction, peaks, share
 
 PADDING = ("", "[PAD]", "<pad>", "<PAD>")

@@ -8,34 +8,33 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike
 
+from innv_ext.arguments import number
 from innv_ext.errors import InvalidInputError
-from innv_ext.visualization.checks import number
-from innv_ext.visualization.layout import MARGIN, PAD, line_height, text_width, wrap
 from innv_ext.visualization.panels import (
-    DPI,
     LABEL,
     SOFT,
     TEXT,
-    TITLE,
-    colour_bar,
+    fit,
     inches,
+    line_height,
     panel_grid,
     root,
-    row_titles,
+    text_width,
     title_panel,
     write_beside,
 )
+from innv_ext.visualization.reading import colour_bar, row_titles
 from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, Reduction
-from innv_ext.visualization.texts import PADDING, Texts, Token, read_texts
+from innv_ext.visualization.texts import PADDING, Token, read_texts
 
 _WIDTHS = (6.0, 2.6)  # inches of a lone panel, and the least of several
+_GAP = 0.14  # inches between panels
 _SMALLEST = 3.0  # points
 _SPACING = 1.5  # height of a line in heights of its text
 _INNER = 0.03  # inches between a token and the edge of its ground; also between grounds
@@ -82,10 +81,8 @@ def plot_tokens(
         The texts that share a scale; where there are several scales, a remark states each.
     fontsize : float, default 8
         In points; smaller in given axes that have no room for it.
-    cmap : str or matplotlib Colormap, default "seismic"
-        Any diverging colour map; the default is safe for red-green deficiency.
-    colorbar : bool, default True
-        Draw the colours and what they mean below the texts.
+    cmap, colorbar
+        As in `plot_signals`.
     bad_color : matplotlib colour, default (0, 1, 0)
         Ground of tokens whose relevance is not finite.
     ax : matplotlib axes or a sequence of them, optional
@@ -107,25 +104,24 @@ def plot_tokens(
     >>> [text.get_text() for text in figure.axes[0].texts]
     ['a', 'fine', 'film']
     """
-    number("fontsize", fontsize, 0)
+    number("fontsize", fontsize, positive=True)
     texts = read_texts(tokens, relevance, padding=padding, pad=pad, reduce=reduce, scale=scale, bad_color=bad_color)
     names = row_titles(row_names, len(texts.tokens))
     columns = range(len(texts.maps))
     drawn = [[texts.coloured(j, i, cmap, bad_color) for j in columns] for i in range(len(names))]
-    if ax is None:
-        panels, cax = _new_panels(drawn, texts, names, fontsize, colorbar)
-    else:
-        panels, cax = panel_grid(ax, len(names), len(columns), (0, 0)), None
+    width = max(_WIDTHS[0] / len(columns), _WIDTHS[1])
+    heights = [max(_height(_place(cell, width, fontsize), fontsize) for cell in row) for row in drawn]
+    panels = panel_grid(ax, len(columns), width, heights)
+    if ax is not None:
         root(panels).draw_without_rendering()  # a layout engine of the figure, if any, sets the axes' size only now
     if colorbar:
-        colour_bar(panels, texts.maps, cmap, bad_color, cax)
-    for i, row in enumerate(panels):
-        for j, axes in enumerate(row):
-            title_panel(axes, "" if i else texts.maps[j].name)
-            _write(axes, drawn[i][j], fontsize)
-        if names[i]:
-            write_beside(row[0], names[i], (0.0, 0.5), (-5.0, 0.0), ha="right", va="center", fontsize=LABEL, color=TEXT)
-    return root(panels)
+        colour_bar(panels, texts.maps, cmap, bad_color, ax is not None)
+    for (i, j), axes in np.ndenumerate(panels):
+        title_panel(axes, "" if i else texts.maps[j].name)
+        _write(axes, drawn[i][j], fontsize)
+        if not j and names[i]:
+            write_beside(axes, names[i], (0.0, 0.5), (-5, 0), ha="right", va="center", fontsize=LABEL, color=TEXT)
+    return fit(panels, gap=_GAP) if ax is None else root(panels)
 
 
 def tokens_to_html(
@@ -213,34 +209,6 @@ def _place(drawn: Sequence[Token], width: float, size: float) -> list[Placed]:
 
 def _height(placed: Sequence[Placed], size: float) -> float:
     return (1 + max((line for _, line, _ in placed), default=0)) * _SPACING * line_height(size)
-
-
-def _new_panels(
-    drawn: Sequence[Sequence[Sequence[Token]]], texts: Texts, names: Sequence[str], size: float, bar: bool
-) -> tuple[np.ndarray, Axes | None]:
-    """Panels of a new figure with as much room as the texts need, and the place of the colour bar."""
-    columns = len(texts.maps)
-    width = max(_WIDTHS[0] / columns, _WIDTHS[1])
-    left = MARGIN + max(text_width(name, LABEL) for name in names) + PAD
-    titles = max(len(wrap(found.name, width, TITLE)) if found.name else 0 for found in texts.maps)
-    top, bottom = MARGIN + titles * line_height(TITLE) + PAD / 2, 0.5 if bar else MARGIN
-    heights = [max(_height(_place(cell, width, size), size) for cell in row) for row in drawn]
-    gap = 1.2 * PAD
-    across = left + columns * (width + 2 * gap) - 2 * gap + MARGIN
-    up = top + sum(heights) + gap * (len(heights) - 1) + bottom
-    figure = Figure(figsize=(across, up), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    panels = np.empty((len(drawn), columns), dtype=object)
-    low = up - top
-    for i, height in enumerate(heights):
-        low -= height
-        for j in range(columns):
-            start = left + j * (width + 2 * gap)
-            panels[i, j] = figure.add_axes((start / across, low / up, width / across, height / up))
-        low -= gap
-    middle = left + (across - MARGIN - left) / 2
-    cax = figure.add_axes(((middle - 0.8) / across, 0.36 / up, 1.6 / across, 0.07 / up)) if bar else None
-    return panels, cax
 
 
 def _write(axes: Axes, drawn: Sequence[Token], size: float) -> None:

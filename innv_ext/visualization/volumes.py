@@ -11,29 +11,16 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
-from innv_ext.visualization.checks import VOLUME, Floats, choice, three_channels
+from innv_ext.visualization.checks import VOLUME, Floats, three_channels
 from innv_ext.visualization.images import as_picture, paint
-from innv_ext.visualization.layout import line_height, text_width
-from innv_ext.visualization.panels import (
-    EDGE,
-    LABEL,
-    SMALL,
-    TEXT,
-    Maps,
-    colour_bar,
-    inches,
-    panel_grid,
-    peak_text,
-    read_data,
-    read_maps,
-    root,
-    row_titles,
-    same_scale,
-)
+from innv_ext.visualization.panels import LABEL, SMALL, TEXT, cell_size, draw_picture, fit, panel_grid, root
+from innv_ext.visualization.reading import Maps, colour_bar, peak_text, read_data, read_maps, row_titles, same_scale
 from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, Reduction, peaks, report_bad, to_unit
 
 _CHOICES = ("spaced", "relevant")
+_GAP = 0.06  # inches between slices
 
 
 def plot_volumes(
@@ -77,10 +64,8 @@ def plot_volumes(
     scale : {"map", "row", "column", "all"}, default "map"
         The volumes that share a scale: "row" those of a sample, "column" those of an analyzer; where there are
         several scales, each row states its own.
-    cmap : str or matplotlib Colormap, default "seismic"
-        Any diverging colour map; the default is safe for red-green deficiency.
-    colorbar : bool, default True
-        Draw the colours and what they mean below the panels.
+    cmap, colorbar
+        As in `plot_signals`.
     channel_axis : int, default -1
         1 for (batch, C, D, H, W); of ``x`` and the maps.
     value_range : (low, high), optional
@@ -121,17 +106,21 @@ def plot_volumes(
     names = row_titles(row_names, len(data))
     pictures = paint(pictures, bad, bad_color)
     rows = [(i, j) for i in range(len(data)) for j in range(-1, len(found))]  # -1: the input
-    labels = [_label(names[i], found, i, j) for i, j in rows]
-    size = _size([n for a, n in enumerate(data.shape[1:4]) if a != axis], labels, shown.shape[1])
-    panels = panel_grid(ax, len(rows), shown.shape[1], size)
-    for row, label, (i, j) in zip(panels, labels, rows, strict=True):
+    count = shown.shape[1]
+    plane = [n for a, n in enumerate(data.shape[1:4]) if a != axis]
+    width, height = cell_size(*plane, min(2.0, max(1.0, 4.0 / count)))
+    panels = panel_grid(ax, count, width, [height] * len(rows))
+    for row, (i, j) in zip(panels, rows, strict=True):
         cube = pictures[i] if j < 0 else found[j].colours(i, cmap, bad_color)
-        _draw_slices(row, np.moveaxis(cube, axis, 0)[shown[i]], [f"slice {z}" for z in shown[i]] if j < 0 else [])
+        for axes, z in zip(row, shown[i], strict=True):
+            draw_picture(axes, cube.take(z, axis), "auto" if ax is None else "equal")
+            if j < 0:
+                axes.set_title(f"slice {z}", fontsize=SMALL, color=TEXT, pad=2)
         style = {"fontsize": LABEL, "color": TEXT, "rotation": 0, "ha": "right", "va": "center", "parse_math": False}
-        row[0].set_ylabel("\n".join(label), **style)
+        row[0].set_ylabel("\n".join(_label(names[i], found, i, j)), **style)
     if colorbar:
-        colour_bar(panels, found, cmap, bad_color)
-    return root(panels)
+        colour_bar(panels, found, cmap, bad_color, ax is not None)
+    return fit(panels, gap=_GAP) if ax is None else root(panels)
 
 
 def _positions(slices: int | Sequence[int], choose: str, depth: int, axis: int, found: Sequence[Maps]) -> np.ndarray:
@@ -167,23 +156,3 @@ def _label(name: str, found: Sequence[Maps], row: int, column: int) -> list[str]
         return [name, "input"] if name else ["input"]
     note = [] if same_scale(found) else [peak_text(found[column], row)]
     return [found[column].name or "relevance", *note]
-
-
-def _size(plane: Sequence[int], labels: Sequence[Sequence[str]], columns: int) -> tuple[float, float]:
-    """Inches of the figure: the longer side of a slice is one, or up to two if there are few slices."""
-    cell = min(2.0, max(1.0, 4.0 / columns))
-    height, width = (cell * n / max(plane) for n in plane)
-    beside = max(text_width(line, LABEL) for label in labels for line in label)
-    across = beside + 0.3 + columns * (max(width, text_width("slice 100", SMALL)) + 0.06)
-    return max(3.6, across), 0.75 + len(labels) * (max(height, 2 * line_height(LABEL)) + 0.06)
-
-
-def _draw_slices(row: np.ndarray, planes: Floats, titles: Sequence[str]) -> None:
-    for k, (axes, plane) in enumerate(zip(row, planes, strict=True)):
-        dots = min(inches(axes)) * axes.figure.dpi
-        axes.imshow(plane, interpolation="nearest" if max(plane.shape[:2]) <= dots else "antialiased")
-        axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set(edgecolor=EDGE, linewidth=0.4)
-        if titles:
-            axes.set_title(titles[k], fontsize=SMALL, color=TEXT, pad=2)

@@ -14,7 +14,7 @@ from innv_ext.visualization import imshow_grid, plot_signals, plot_tables, plot_
 
 
 def drawn(figure, path):
-    figure.savefig(path, dpi=200, facecolor="white", bbox_inches="tight")
+    figure.savefig(path, dpi=200, facecolor="white", bbox_inches=figure.bbox_inches)
     return pixels(path)
 
 

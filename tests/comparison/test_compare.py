@@ -356,7 +356,7 @@ BAD = [
     ({"analyzers": [3]}, "has the entry 3"),
     ({"analyzers": [("gradient", {"output": "other"})]}, "output='other'"),
     ({"metrics": ["aopc"]}, "Did you mean 'aopc_morf'|Did you mean 'aopc_lerf'"),
-    ({"metrics": {"gini": {"sort": 1}}}, "parameter of 'gini'='sort' is not known"),
+    ({"metrics": {"gini": {"sort": 1}}}, "parameter of 'gini' must be one of .*got 'sort'"),
     ({"metrics": ["inside_ratio"]}, "needs masks="),
     ({"metrics": [3]}, "has the entry 3"),
     ({"metrics": ["gini", "gini"]}, "'gini' more than once"),

@@ -207,7 +207,7 @@ REFUSED = {
     "text": (sparsity, ([["a"]],), {}, "relevance must be an array of real numbers"),
     "kind of sparsity": (sparsity, (R,), {"kind": "l0"}, "kind must be one of 'gini', 'zeros', got 'l0'"),
     "tolerance of gini": (sparsity, (R,), {"tolerance": 0.1}, "tolerance= has no meaning with kind='gini'"),
-    "negative tolerance": (sparsity, (R,), {"kind": "zeros", "tolerance": -1}, "tolerance must be one number"),
+    "negative tolerance": (sparsity, (R,), {"kind": "zeros", "tolerance": -1}, "at least 0 and at most 1, got -1"),
     "kind of ratio": (inside_ratio, (R, M), {"kind": "iou"}, "kind must be one of 'inside_total', .*got 'iou'"),
     "channel axis": (inside_ratio, (R, M), {"channel_axis": 2}, "channel_axis must be -1 .* or 1"),
     "NaN map": (inside_ratio, (NAN, M), {}, "NaN or infinite in 1 samples"),

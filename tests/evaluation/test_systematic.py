@@ -282,7 +282,7 @@ def test_plot(tmp_path):
     (lambda r: r.statistics("size"), "of must be one of .*got 'size'"),
     (lambda r: r.statistics(by="predicted"), "by must be one of None, 'class', got 'predicted'"),
     (lambda r: r.by_size(bins=0), "bins must be an integer of at least 1"),
-    (lambda r: r.concentrated(1.5), "threshold must be one number"),
+    (lambda r: r.concentrated(1.5), "threshold must be .* at most 1, got 1.5"),
     (lambda r: r.table(classes=0), "classes must be an integer of at least 1"),
     (lambda r: r.table("iou"), "of must be one of"),
 ])

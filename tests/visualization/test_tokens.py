@@ -240,10 +240,10 @@ def test_scripts_stay_text():
         ({"relevance": MAPS["lrp"][0]}, r"relevance has shape \(8,\); expected \(batch, tokens\)"),
         ({"relevance": [["a"]]}, "relevance must be an array of real numbers"),
         ({"padding": "[PAD]"}, "padding must be a collection of tokens"),
-        ({"pad": "hide"}, "pad='hide'.*'skip', 'grey'"),
-        ({"scale": "rows"}, "scale='rows'.*mean 'row'"),
-        ({"cmap": "seismik"}, "cmap='seismik'"),
-        ({"reduce": "sun"}, "reduce='sun'"),
+        ({"pad": "hide"}, "pad must be one of 'skip', 'grey', got 'hide'"),
+        ({"scale": "rows"}, "scale must be one of .*got 'rows'.*mean 'row'"),
+        ({"cmap": "seismik"}, "cmap must be one of .*got 'seismik'"),
+        ({"reduce": "sun"}, "reduce must be one of .*got 'sun'"),
     ],
 )
 def test_errors_name_the_argument_what_was_got_and_the_remedy(draw, options, message):
@@ -255,7 +255,7 @@ def test_errors_name_the_argument_what_was_got_and_the_remedy(draw, options, mes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fontsize": 0}, "fontsize must be one number above 0"),
+        ({"fontsize": 0}, "fontsize must be a positive number, got 0"),
         ({"relevance": {}}, "relevance must be an array or a dict of names and arrays; got an empty dict"),
         ({"row_names": ["a"]}, "row_names must be 2 names, one each; got 1"),
         ({"relevance": {"a": MAPS["lrp"], "b": MAPS["lrp"][:, :7]}}, r"relevance\['b'\] has .*\(2, 7\) but tokens"),
