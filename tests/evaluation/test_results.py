@@ -156,7 +156,7 @@ def test_statistics(name):
             np.testing.assert_allclose(found[key].std, spread)
             np.testing.assert_allclose(found[key].error, spread / np.sqrt(3))
             np.testing.assert_allclose(found[key].confidence, 4.302653 * found[key].error, rtol=1e-6)  # t of 2 degrees
-    with pytest.raises(InvalidInputError, match="of must be one of .*got 'nothing'"):
+    with pytest.raises(InvalidInputError, match=r"of must be one of .*got 'nothing'"):
         result.statistics("nothing")
 
 
