@@ -60,11 +60,15 @@ def documented(module: Any, without: Iterable[str] = ()) -> list[str]:
 class PublicNames(SphinxDirective):
     """``.. public-names:: innv_ext.optim``: autodoc of all names in ``__all__``.
 
-    Options: ``without`` names (documented elsewhere); ``members``, to show methods too.
+    Options: ``without`` names (documented elsewhere); ``members``, to show methods too; ``inherited``, also theirs.
     """
 
     required_arguments = 1
-    option_spec: ClassVar[dict[str, Any]] = {"without": directives.unchanged, "members": directives.flag}
+    option_spec: ClassVar[dict[str, Any]] = {
+        "without": directives.unchanged,
+        "members": directives.flag,
+        "inherited": directives.flag,
+    }
 
     def run(self) -> list[nodes.Node]:
         """One autodoc directive per name."""
@@ -74,8 +78,10 @@ class PublicNames(SphinxDirective):
             thing = getattr(module, name)
             kind = "class" if inspect.isclass(thing) else "function" if callable(thing) else "data"
             lines.append(f".. auto{kind}:: {self.arguments[0]}.{name}")
-            if kind == "class" and "members" in self.options and not issubclass(thing, tuple):
+            if kind == "class" and "members" in self.options and not issubclass(thing, (tuple, Exception)):
                 lines.append("   :members:")
+                if "inherited" in self.options:
+                    lines.append("   :inherited-members:")
             lines.append("")
         return self.parse_text_to_nodes("\n".join(lines))
 

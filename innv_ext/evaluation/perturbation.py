@@ -238,7 +238,6 @@ class PerturbationResult(EvaluationResult):
         return plotting.draw(axes, self.perturbed, "perturbed regions", panels)
 
     def _rows(self, *orders: str) -> list[str]:
-        """The rows of these orders."""
         return [name for name, own in zip(self.names, self.orders, strict=True) if own in orders]
 
     def _ranked(self, order: str) -> list[str]:

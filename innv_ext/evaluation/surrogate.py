@@ -133,7 +133,6 @@ class MapGradient:
         return gradient
 
     def _run(self, function: Callable[..., Any], given: list[Any], points: list[Any], more: list[Any]) -> Any:
-        """Call the compiled function."""
         name = function.__name__
         if name not in self._functions:
             specs = [*self._batches, *(_spec(a) for a in (*points, *more))]
