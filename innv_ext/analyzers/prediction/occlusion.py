@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from innv_ext.analyzers.parts.partition import of_rows
-from innv_ext.analyzers.parts.replacement import Fixed, reference
+from innv_ext.analyzers.parts.replacement import Fixed, fitted, reference
 from innv_ext.analyzers.parts.windows import Windows, all_sizes, check_gaps, default_sizes, owned, windows
 from innv_ext.analyzers.prediction.masking import MaskingAnalyzer, as_maps
 from innv_ext.backend.arrangement import Arrangement
@@ -63,7 +63,7 @@ class Occlusion(MaskingAnalyzer):
         """All patches of all samples, as many at once as ``size`` allows."""
         start, mode = self.at_x(xs, index, options["mode"])
         parts, fills = self.patches_of(self.arranged(xs))
-        others = [fill.like(x) for fill, x in zip(fills, xs, strict=True)]
+        others = [fitted(fill.of(x), x.dtype) for fill, x in zip(fills, xs, strict=True)]
 
         def occluded(rows: np.ndarray, which: np.ndarray) -> list[np.ndarray]:
             found = [x[rows] for x in xs]
