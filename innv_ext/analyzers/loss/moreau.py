@@ -141,11 +141,9 @@ class MoreauGrad(GraphAnalyzer):
         return self
 
     def state(self) -> dict[str, np.ndarray]:
-        """The mean of |X|_2."""
         return {} if self.mean_norm_fit_ is None else {"mean_norm": self.mean_norm_fit_}
 
     def set_state(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restore what ``fit`` learnt."""
         self.mean_norm_fit_ = arrays.get("mean_norm")
 
     def current_rho(self) -> float:
@@ -161,7 +159,6 @@ class MoreauGrad(GraphAnalyzer):
         return optim.Zero()
 
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
-        """All samples at once."""
         self.check_once(xs)
         mode = options["mode"]
         start = tree.map_structure(
@@ -310,7 +307,6 @@ class SparseMoreauGrad(MoreauGrad):
         return self.eta
 
     def penalty(self, shapes: tuple[tuple[int, ...], ...]) -> optim.Penalty:
-        """eta |u - x|_1."""
         return optim.L1(float(self.eta))
 
 
