@@ -277,6 +277,9 @@ def test_labels_fit_with_and_without_channels(shape):
     (found,) = labels_of(3 * labels - 4, IMAGE, "segments")
     assert found.ndim == 3 and found.min() == 0
     np.testing.assert_array_equal(found, labels.reshape(found.shape))
+    if shape == (6, 6):
+        grey = Arrangement(0, (6, 6, 1), (0, 1), False)
+        np.testing.assert_array_equal(partition.partition(labels, [grey]).pictures()[0], labels.reshape(1, 6, 6, 1))
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------

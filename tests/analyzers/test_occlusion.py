@@ -99,7 +99,7 @@ def test_references(reference):
 
 def test_each_channel_has_its_own_mean():
     x = np.stack([np.full((4, 5), 2.0), np.arange(20.0).reshape(4, 5)])[None]
-    first, last = ChannelMean((1, 2)).like(x), ChannelMean((0, 1)).like(np.moveaxis(x, 1, -1))
+    first, last = ChannelMean((1, 2)).of(x), ChannelMean((0, 1)).of(np.moveaxis(x, 1, -1))
     np.testing.assert_array_equal(first[0, :, 1, 1], [2.0, 9.5])
     np.testing.assert_array_equal(np.moveaxis(last, -1, 1), first)
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from innv_ext.analyzers.parts.windows import windows
-from innv_ext.analyzers.prediction.patch_gaussian import RIDGE, PatchGaussian, PatchMoments, Places, components
+from innv_ext.analyzers.parts.windows import components, windows
+from innv_ext.analyzers.prediction.patch_gaussian import RIDGE, PatchGaussian, PatchMoments, Places
 from innv_ext.analyzers.prediction.prediction_difference import PredictionDifference, log_odds
 from innv_ext.backend.arrangement import Arrangement
 from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelError

@@ -277,7 +277,6 @@ class SparseMoreauGrad(MoreauGrad):
         return self.eta
 
     def penalty(self, shapes: tuple[tuple[int, ...], ...]) -> optim.Penalty:
-        """eta |u - x|_1."""
         return optim.L1(float(self.eta))
 
 

@@ -123,10 +123,6 @@ class Fixed(Replacement):
         """What replaces samples x (batch, ...), (1 or batch, ...), in float64."""
         raise NotImplementedError
 
-    def like(self, x: np.ndarray) -> np.ndarray:
-        """The same in x's dtype."""
-        return self.of(x).astype(x.dtype)
-
     def draw(self, x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
         return np.broadcast_to(self.of(x[None])[0], (count, *x.shape))
 

@@ -107,27 +107,21 @@ class Windows:
 
     def mask(self, which: np.ndarray) -> np.ndarray:
         """Which components are inside, (len(which), *shape)."""
-        corners, inside = self.corners(which), np.ones((len(which), *self.shape), bool)
-        for axis, side in enumerate(self.shape):
-            along = [side if a == axis else 1 for a in range(len(self.shape))]
-            inside &= self._covered(axis, corners[:, axis]).reshape(len(which), *along)
-        return inside
+        inside = np.zeros((len(which), int(np.prod(self.shape))), bool)
+        np.put_along_axis(inside, components(self.shape, self.corners(which), self.size), True, axis=1)
+        return inside.reshape(len(which), *self.shape)
 
     def average(self, values: np.ndarray) -> np.ndarray:
         """(batch, count) values of windows as (batch, *shape): the mean over the windows that cover a component."""
         total = values.reshape(len(values), *(len(s) for s in self.starts))
         cover = np.ones((1,) * (len(self.shape) + 1))
-        for axis, side in enumerate(self.shape):
-            covers = self._covered(axis, self.starts[axis]).astype(values.dtype)
+        for axis, (side, width) in enumerate(zip(self.shape, self.size, strict=True)):
+            offset = np.arange(side) - self.starts[axis][:, None]
+            covers = ((offset >= 0) & (offset < width)).astype(values.dtype)
             total = np.moveaxis(np.tensordot(total, covers, (axis + 1, 0)), -1, axis + 1)
             along = [side if a == axis else 1 for a in range(len(self.shape))]
             cover = cover * covers.sum(axis=0).reshape(1, *along)
         return total / cover
-
-    def _covered(self, axis: int, starts: np.ndarray) -> np.ndarray:
-        """Which places along an axis windows with these starts cover, (len(starts), side)."""
-        offset = np.arange(self.shape[axis]) - starts[:, None]
-        return (offset >= 0) & (offset < self.size[axis])
 
 
 def windows(one: Arrangement, size: Sizes, stride: Sizes) -> Windows:
@@ -137,6 +131,13 @@ def windows(one: Arrangement, size: Sizes, stride: Sizes) -> Windows:
         regular = np.arange(0, side - width + 1, step)
         starts.append(regular if regular[-1] == side - width else np.append(regular, side - width))
     return Windows(one.shape, size, tuple(starts))
+
+
+def components(shape: Sizes, corners: np.ndarray, size: Sizes) -> np.ndarray:
+    """Flat numbers of the components of windows with these corners, (windows, components of a window)."""
+    strides = np.append(np.cumprod(shape[::-1])[::-1][1:], 1).astype(int) if shape else np.zeros(0, int)
+    relative = np.indices(size).reshape(len(shape), int(np.prod(size)))
+    return (corners @ strides)[:, None] + (strides @ relative)[None]
 
 
 def owned(parts: Sequence[Windows], which: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

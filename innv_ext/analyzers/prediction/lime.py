@@ -11,7 +11,7 @@ import numpy as np
 
 from innv_ext import arguments, files
 from innv_ext.analyzers.parts.partition import Partition, of_rows
-from innv_ext.analyzers.parts.replacement import Fixed, reference
+from innv_ext.analyzers.parts.replacement import Fixed, fitted, reference
 from innv_ext.analyzers.parts.windows import default_sizes
 from innv_ext.analyzers.prediction.masking import SegmentAnalyzer, as_maps
 from innv_ext.backend.arrangement import Arrangement
@@ -79,7 +79,7 @@ class Lime(SegmentAnalyzer):
         """Samples with the same number of segments share masks, and so the matrix of their regression."""
         arranged = self.arranged(xs)
         segments = self.segments_of(xs, arranged)
-        others = [fill.like(x) for fill, x in zip(self.fills(arranged), xs, strict=True)]
+        others = [fitted(fill.of(x), x.dtype) for fill, x in zip(self.fills(arranged), xs, strict=True)]
         coefficients = np.zeros((len(xs[0]), segments.count))
         intercept, r2 = np.zeros(len(xs[0])), np.zeros(len(xs[0]))
         for n in np.unique(segments.counts):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from innv_ext.analyzers.parts.partition import of_rows
-from innv_ext.analyzers.parts.replacement import Fixed, reference
+from innv_ext.analyzers.parts.replacement import Fixed, fitted, reference
 from innv_ext.analyzers.parts.windows import Windows, all_sizes, check_gaps, default_sizes, owned, windows
 from innv_ext.analyzers.prediction.masking import MaskingAnalyzer, as_maps
 from innv_ext.backend.arrangement import Arrangement
@@ -62,7 +62,7 @@ class Occlusion(MaskingAnalyzer):
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         """All patches of all samples, as many at once as ``size`` allows."""
         parts, fills = self.patches_of(self.arranged(xs))
-        others = [fill.like(x) for fill, x in zip(fills, xs, strict=True)]
+        others = [fitted(fill.of(x), x.dtype) for fill, x in zip(fills, xs, strict=True)]
 
         def occluded(rows: np.ndarray, which: np.ndarray) -> list[np.ndarray]:
             found = [x[rows] for x in xs]

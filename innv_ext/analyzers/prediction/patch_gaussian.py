@@ -10,7 +10,7 @@ import numpy as np
 from scipy import linalg
 
 from innv_ext.analyzers.parts.replacement import RunningMoments
-from innv_ext.analyzers.parts.windows import Windows, windows
+from innv_ext.analyzers.parts.windows import Windows, components, windows
 from innv_ext.backend.arrangement import Arrangement, Sizes
 from innv_ext.errors import InvalidInputError
 
@@ -105,13 +105,6 @@ class Places:
         corners = self.parts.corners(which)
         around = np.clip(corners - (outer - inner) // 2, 0, np.array(self.parts.shape, int) - outer)
         return around, corners - around
-
-
-def components(shape: Sizes, corners: np.ndarray, size: Sizes) -> np.ndarray:
-    """Flat numbers of the components of windows with these corners, (windows, components of a window)."""
-    strides = np.append(np.cumprod(shape[::-1])[::-1][1:], 1).astype(int) if shape else np.zeros(0, int)
-    relative = np.indices(size).reshape(len(shape), int(np.prod(size)))
-    return (corners @ strides)[:, None] + (strides @ relative)[None]
 
 
 class PatchMoments:

@@ -14,9 +14,9 @@ from keras import ops
 from innv_ext import arguments
 from innv_ext.analyzers.core.program import check_float_inputs, select
 from innv_ext.analyzers.core.subject import ALL
-from innv_ext.analyzers.parts.windows import all_sizes, check_gaps, default_sizes, owned, windows
+from innv_ext.analyzers.parts.windows import all_sizes, check_gaps, components, default_sizes, owned, windows
 from innv_ext.analyzers.prediction.masking import MaskingAnalyzer, as_maps
-from innv_ext.analyzers.prediction.patch_gaussian import PatchGaussian, PatchMoments, Places, components
+from innv_ext.analyzers.prediction.patch_gaussian import PatchGaussian, PatchMoments, Places
 from innv_ext.backend import facts, passes, walk
 from innv_ext.backend.arrangement import Arrangement, Sizes
 from innv_ext.backend.graph import Graph

@@ -99,7 +99,7 @@ class Distortion:
         """(q, draws, ...) per input; kept where they are small, since a solver asks for them again and again."""
         parts = []
         for i, (row, stream) in enumerate(zip(rows, streams, strict=True)):
-            own = int(row) if self.reference.of_sample else -1
+            own = int(row) if self.reference.parts[0].of_sample else -1
             key = (own, int(stream), block.start, block.stop)
             drawn = self._drawn.get(key)
             if drawn is None:

@@ -43,11 +43,6 @@ class Reference:
         parts = [Gaussian(mean, np.sqrt(variance)) for mean, variance in zip(means, variances, strict=True)]
         return cls(parts, factor, "diagonal" if kind == "gaussian" else kind)
 
-    @property
-    def of_sample(self) -> bool:
-        """Whether draws depend on the sample."""
-        return any(part.of_sample for part in self.parts)
-
     def moments(self, xs: Sequence[np.ndarray]) -> tuple[Arrays, Arrays, Arrays]:
         """Means, variances (1 or batch, ...) and directions (1, rank, ...) of the inputs; no directions: empty."""
         means, variances = zip(*(part.moments(x) for part, x in zip(self.parts, xs, strict=True)), strict=True)
