@@ -59,6 +59,17 @@ class Rules:
         return tuple(row[1] for row in found if row is not None)
 
 
+    def describe(self, graph: Graph, bound: Sequence[Any] | None = None) -> list[str]:
+        """One line a node: the label of its row here or, where there is no row, the name of its ``bound`` rule."""
+        width = max((len(n.name) for n in graph.nodes), default=0)
+        lines = []
+        for node, rule in zip(graph.nodes, bound or [None] * len(graph.nodes), strict=True):
+            row = self.match(node, graph) or (None, rule)
+            label = row[2] if len(row) > 2 else getattr(row[1], "__name__", repr(row[1]))
+            lines.append(f"{node.index:4d}  {node.name:{width}s}  {op_key(node.op):22s}  {label}")
+        return lines
+
+
 def _describe(missing: Sequence[Node], hint: str, what: str) -> str:
     lines = [
         f"  - {n.name} ({op_key(n.op).removeprefix('custom:')}, node {n.index}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +16,10 @@ from innv_ext.analyzers.core import node_rules
 from innv_ext.analyzers.core.program import GraphAnalyzer, select
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.backend import numerics, walk
-from innv_ext.backend.graph import Graph, Node, op_key
+from innv_ext.backend.graph import Graph, Node
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import widen
-from innv_ext.backend.rules import Rules, anything, kind_is
+from innv_ext.backend.rules import Rules, anything, kind_is, nonnegative_input
 from innv_ext.errors import ApproximationWarning
 
 Tensor = Any
@@ -167,13 +168,8 @@ class ReverseAnalyzer(GraphAnalyzer):
     def summary(self) -> str:
         """One line a node with the rule that it got."""
         table = Rules(*self._mappings).before(self.table())
-        width = max((len(n.name) for n in self.graph_.nodes), default=0)
-        lines = []
-        for node, rule in zip(self.graph_.nodes, self.rules_, strict=True):
-            row = table.match(node, self.graph_)
-            label = row[2] if row is not None and len(row) > 2 else getattr(rule, "__name__", repr(rule))
-            flag = " x>=0" if node.nonnegative and all(node.nonnegative) else ""
-            lines.append(f"{node.index:4d}  {node.name:{width}s}  {op_key(node.op):22s}  {label}{flag}")
+        flags = [" x>=0" if nonnegative_input(node, self.graph_) else "" for node in self.graph_.nodes]
+        lines = map(operator.add, table.describe(self.graph_, self.rules_), flags)
         return "\n".join([self.head(), *lines])
 
 

@@ -18,7 +18,7 @@ from innv_ext.analyzers.deep_lift.differences import Differences, PartedDifferen
 from innv_ext.analyzers.deep_lift.rescale import alike, mean_pullback, rescale_rules
 from innv_ext.analyzers.deep_lift.reveal_cancel import Total, reveal_rule
 from innv_ext.backend import numerics, passes, walk
-from innv_ext.backend.graph import Spec, op_key
+from innv_ext.backend.graph import Spec
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.rules import Rules
 from innv_ext.errors import InvalidInputError, NotFittedError
@@ -130,12 +130,7 @@ class ReferenceDifference(GraphAnalyzer):
 
     def summary(self) -> str:
         """One line a node with the rule that it got."""
-        width = max((len(n.name) for n in self.graph_.nodes), default=0)
-        lines = [
-            f"{n.index:4d}  {n.name:{width}s}  {op_key(n.op):22s}  {getattr(rule, '__name__', repr(rule))}"
-            for n, rule in zip(self.graph_.nodes, self.rules_, strict=True)
-        ]
-        return "\n".join([self.head(), *lines])
+        return "\n".join([self.head(), *Rules().describe(self.graph_, self.rules_)])
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

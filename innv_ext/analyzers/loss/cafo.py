@@ -20,6 +20,7 @@ from innv_ext.analyzers.loss.objective import FirstOrder, Solutions, choose_lamb
 from innv_ext.analyzers.parts.features import group
 from innv_ext.backend import facts
 from innv_ext.backend.graph import Graph, op_key
+from innv_ext.backend.kinds import SIGMOID
 from innv_ext.errors import ConvergenceWarning, InvalidInputError, NonFiniteWarning, UnsupportedModelError
 
 
@@ -67,7 +68,7 @@ class CAFO(GraphAnalyzer):
             raise InvalidInputError(f"{name} differentiates the cross-entropy of the logits: use on='logits'.")
         check_float_inputs(graph, f"{name} moves the input continuously")
         self._squashed = [n for n in self._whole.nodes if n.name in self.cut_]
-        self._binary = any(facts.activation_key(n) in ("sigmoid", "log_sigmoid") for n in self._squashed)
+        self._binary = any(facts.activation_key(n) in SIGMOID for n in self._squashed)
         if self.neuron_selection_mode in ("max_activation", "index"):
             self._check_classes(graph)
 

@@ -14,8 +14,8 @@ from keras import ops, tree
 
 from innv_ext.analyzers.moments.gaussian import FLOOR
 from innv_ext.backend import numerics, walk
-from innv_ext.backend.graph import Graph, Node, op_key
-from innv_ext.backend.rules import Rules
+from innv_ext.backend.graph import Graph, Node
+from innv_ext.backend.rules import Rules, anything
 
 Tensor = Any
 _INPUT = -1  # the label of the directions of the input
@@ -183,12 +183,4 @@ def propagate(graph: Graph, rules: Sequence[Any], inputs: Sequence[Any]) -> Any:
 
 def describe(graph: Graph, table: Rules) -> list[str]:
     """One line a node with its moment rule; approximate ones say so."""
-    width = max((len(n.name) for n in graph.nodes), default=0)
-    lines = []
-    for node in graph.nodes:
-        row = table.match(node, graph)
-        label = (
-            "no moment rule" if row is None else row[2] if len(row) > 2 else getattr(row[1], "__name__", repr(row[1]))
-        )
-        lines.append(f"{node.index:4d}  {node.name:{width}s}  {op_key(node.op):22s}  {label}")
-    return lines
+    return table.before(Rules((anything, None, "no moment rule"))).describe(graph)
