@@ -140,7 +140,10 @@ def _output_nonnegative(node: Node) -> bool:
 
 def _rectifies(node: Node) -> bool:
     """A plain or capped ReLU; not a leaky one (a learnt slope may change), nor one with a negative threshold."""
-    knots, slopes, _ = (traits.pieces(node) if is_relu_like(node) else None) or ([-1.0], [1.0], [])
+    found = traits.pieces(node) if is_relu_like(node) else None
+    if found is None:
+        return False
+    knots, slopes, _ = found
     return knots[0] >= 0 and isinstance(slopes[0], float) and slopes[0] == 0
 
 
