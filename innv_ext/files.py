@@ -33,7 +33,11 @@ BARS = bars.Progress(  # one for all: rich has one live display at a time, so ne
     redirect_stderr=False,
 )
 _LOCK = threading.Lock()
-_PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}  # what modules of another name come from
+_PACKAGES = {  # by module: the package, and our extra that has it
+    "pandas": ("pandas", "pandas"),
+    "skimage": ("scikit-image", "segments"),
+    "sklearn": ("scikit-learn", "segments"),
+}
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -120,10 +124,10 @@ def need(module: str, what: str, instead: str = "") -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        root = module.partition(".")[0]
-        package = _PACKAGES.get(root, root)
-        message = f"{what} needs {package}, which is not installed: pip install {package}{instead}."
-        raise InvalidInputError(message) from error
+        package, extra = _PACKAGES[module.partition(".")[0]]
+        raise InvalidInputError(
+            f"{what} needs {package}, which is not installed: pip install {package}, or 'innv_ext[{extra}]'{instead}."
+        ) from error
 
 
 # --- progress ------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_what_is_installed_is_returned(monkeypatch):
     ("pandas", "pandas"), ("skimage.metrics", "scikit-image"), ("sklearn.linear_model", "scikit-learn")])
 def test_what_is_missing_is_named(module, package, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    message = rf"^It needs {package}, which is not installed: pip install {package}, or leave it\.$"
+    message = rf"^It needs {package}, .* not installed: pip install {package}, or 'innv_ext\[\w+\]', or leave it\.$"
     with pytest.raises(InvalidInputError, match=message):
         files.need(module, "It", ", or leave it")
 

@@ -69,5 +69,5 @@ def test_systematic():
 @pytest.mark.parametrize("name", list(RESULTS))
 def test_without_pandas(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)  # import fails
-    with pytest.raises(InvalidInputError, match=r"needs pandas, .*: pip install pandas, or take to_dict\(\)"):
+    with pytest.raises(InvalidInputError, match=r"needs pandas, .*: pip install pandas, or 'innv_ext\[pandas"):
         RESULTS[name].to_frame()
