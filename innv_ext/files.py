@@ -80,17 +80,12 @@ def writable_folder(argument: str, path: Any) -> Path:
 
 
 def write(path: Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
-    """Write a file that holds all of ``content`` or what it held before.
-
-    Parameters
-    ----------
-    path : of the file, in a folder that exists
-    content : the bytes, or a function that writes them to an open file
+    """Put ``content``, bytes or a function that writes them, in the file; it holds all of it, or what it held before.
 
     Raises
     ------
     OSError
-        if it cannot be written; the error is of the same kind as what went wrong, and names ``path``
+        if it cannot be written; the error is the one that Python raises, and names ``path``
     """
     temporary = path.with_name(f".{uuid.uuid4().hex[:12]}.part")  # short, as the name may be as long as names can be
     try:
@@ -119,18 +114,12 @@ def _as_path(argument: str, path: Any) -> Path:
 
 
 def need(module: str, what: str, instead: str = "") -> ModuleType:
-    """A module of a package that innv_ext can do without.
-
-    Parameters
-    ----------
-    module : e.g. ``"skimage.metrics"``
-    what : that needs it, e.g. ``"The SSIM"``
-    instead : what can be done without, e.g. ``", or take to_dict()"``
+    """The module of an optional package, e.g. ``need("pandas", "to_frame()", ", or take to_dict()")``.
 
     Raises
     ------
     InvalidInputError
-        if it is not installed; the message has the command that installs it
+        if it is not installed; the message names ``what`` needs it, how to install it, and what to do ``instead``
     """
     try:
         return importlib.import_module(module)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from keras import tree
 
 from innv_ext.backend import affine as affines
 from innv_ext.backend import linear as kernels
+from innv_ext.backend import traits
 from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
 from innv_ext.backend.kinds import (
     AFFINE_LAYERS,
@@ -19,25 +19,17 @@ from innv_ext.backend.kinds import (
     CONSTANT_RESCALE,
     KINDS,
     LAYER_KINDS,
+    MAXIMUM,
+    NOT_NEGATIVE,
     PIECEWISE_LINEAR,
     RELU_LIKE,
     SQUASH,
     Kind,
 )
+from innv_ext.backend.traits import activation_key
 
 _LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
 _SQUASH_KEEPS = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY}
-_NONNEGATIVE_FUNCTIONS = frozenset(
-    """relu6 sigmoid hard_sigmoid softmax sparsemax sparse_sigmoid softplus squareplus exponential exp exp2 square
-    abs absolute fabs sqrt rsqrt sparse_plus Softmax""".split()
-)
-_KEEP_SIGN = frozenset(
-    """Add Average CenterCrop RandomCrop Multiply Dot AveragePooling1D AveragePooling2D AveragePooling3D
-    GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D AdaptiveAveragePooling1D
-    AdaptiveAveragePooling2D AdaptiveAveragePooling3D add sum mean average_pool adaptive_average_pool cumsum multiply
-    divide true_divide divide_no_nan matmul dot einsum inner outer""".split()
-)
-_MAY_FILL_NEGATIVE = frozenset({"pad", "pad_images"})
 
 
 def is_leaf(op: Any) -> bool:
@@ -50,22 +42,19 @@ def is_leaf(op: Any) -> bool:
 
 def kind_of(node: Node) -> Kind:
     """The role of a node; sums and products with constants are rescalings, matmul with a constant is affine."""
-    key, call = op_key(node.op), node.call
+    key, call = activation_key(node), node.call
+    kind = KINDS.get(key, Kind.OPAQUE)
     if isinstance(call, affines.Affine):
-        return Kind.BATCHNORM if key == "BatchNormalization" else Kind.AFFINE
+        return Kind.BATCHNORM if kind is Kind.BATCHNORM else Kind.AFFINE
     if key in AFFINE_LAYERS.split():
         return Kind.OPAQUE  # quantised, so without a kernel to modify
-    if key == "BatchNormalization" and isinstance(call, Call) and call.kwargs.get("training"):
-        return Kind.OPAQUE  # normalises by the statistics of the batch
-    if key == "Activation":
-        return KINDS.get(op_key(node.op.activation), Kind.OPAQUE)
-    kind = KINDS.get(key, Kind.OPAQUE)
-    if kind is Kind.IDENTITY and isinstance(call, Call) and call.kwargs.get("training"):
-        return Kind.OPAQUE  # dropout or noise that is on in inference
+    if kind in (Kind.BATCHNORM, Kind.IDENTITY) and isinstance(call, Call) and call.kwargs.get("training"):
+        return Kind.OPAQUE  # statistics of the batch, or dropout or noise that is on in inference
     if isinstance(call, Call) and len(node.inputs) == 1:
         constant = affines.constant_operand(call)
         if constant is not None and key in CONSTANT_RESCALE:
-            return Kind.OPAQUE if _is_reciprocal(call, key) else Kind.RESCALE
+            reciprocal = traits.factors(node) == "quotient" and not isinstance(call.args[0], Arg)
+            return Kind.OPAQUE if reciprocal else Kind.RESCALE
         if constant is not None and key in CONSTANT_ACTIVATION:
             return Kind.ACTIVATION
         if key in CONSTANT_RESCALE | CONSTANT_ACTIVATION and len(call.args) == 2:
@@ -73,11 +62,6 @@ def kind_of(node: Node) -> Kind:
     if kind is Kind.AFFINE:
         return Kind.PRODUCT if len(node.inputs) > 1 else Kind.OPAQUE
     return kind
-
-
-def _is_reciprocal(call: Call, key: str) -> bool:
-    """constant / x is not linear in x."""
-    return "divide" in key and not isinstance(call.args[0], Arg)
 
 
 def annotate(graph: Graph) -> Graph:
@@ -108,13 +92,13 @@ def _is_gate(node: Node, gates: set[int]) -> bool:
 
 def _signal(node: Node, graph: Graph, gates: set[int]) -> tuple[int, ...]:
     """The inputs that carry the signal: not the squashed ones, not those that are broadcast."""
-    key = op_key(node.op)
-    if key == "dot_product_attention":
+    how = traits.factors(node)
+    if how == "attention":
         return (len(node.inputs) - 1,) if len(node.inputs) <= 2 else (2,)
-    if "divide" in key:
+    if how == "quotient":
         return (0,)
     free = [i for i, slot in enumerate(node.inputs) if slot not in gates] or list(range(len(node.inputs)))
-    if key not in ("multiply", "Multiply"):
+    if how == "sums":
         return tuple(free)
     sizes = {i: _static_size(graph.specs[node.inputs[i]].shape) for i in free}
     return tuple(i for i in free if sizes[i] == max(sizes.values()))
@@ -124,18 +108,12 @@ def _static_size(shape: tuple[int | None, ...]) -> float:
     return float(np.prod([np.inf if d is None else d for d in shape[1:]]))
 
 
-def activation_key(node: Node) -> str:
-    """The name of a node's non-linearity: ``Activation("relu")`` is "relu"."""
-    key = op_key(node.op)
-    return op_key(node.op.activation) if key == "Activation" else key
-
-
 def is_relu_like(node: Node) -> bool:
     """ReLU in any form: fused, layer, ``Activation``, operation, capped, thresholded or leaky, ``maximum(x, 0)``."""
     if node.kind is not Kind.ACTIVATION:
         return False
     key = activation_key(node)
-    if key in ("maximum", "fmax") and isinstance(node.call, Call):
+    if key in MAXIMUM:
         return bool(np.all(np.asarray(affines.constant_operand(node.call)) == 0))
     return key in RELU_LIKE
 
@@ -152,46 +130,21 @@ def curved_nodes(graph: Graph) -> list[Node]:
 
 def _output_nonnegative(node: Node) -> bool:
     """Whether the node's outputs cannot be negative; "no" where in doubt."""
+    key = activation_key(node)
     if node.kind is Kind.ACTIVATION:
-        key = activation_key(node)
-        return _relu_nonnegative(node, key) or key in _NONNEGATIVE_FUNCTIONS
-    key = op_key(node.op)
-    if key in ("Maximum", "maximum", "fmax"):
+        return key in NOT_NEGATIVE or _rectifies(node)
+    if key in MAXIMUM:
         return any(node.nonnegative)
-    if not node.inputs or not all(node.nonnegative) or has_constants(node):
+    return bool(node.inputs) and all(node.nonnegative) and traits.keeps_sign(node)
+
+
+def _rectifies(node: Node) -> bool:
+    """A plain or capped ReLU; not a leaky one (a learnt slope may change), nor one with a negative threshold."""
+    found = traits.pieces(node) if is_relu_like(node) else None
+    if found is None:
         return False
-    if key in ("UpSampling2D", "Resizing"):  # cubic interpolation overshoots, padding fills with any value
-        return node.op.interpolation in ("nearest", "bilinear") and not getattr(node.op, "pad_to_aspect_ratio", False)
-    if node.kind is Kind.SHAPE:
-        return key not in _MAY_FILL_NEGATIVE
-    return node.kind in (Kind.IDENTITY, Kind.MAX) or (node.kind in (Kind.LINEAR, Kind.PRODUCT) and key in _KEEP_SIGN)
-
-
-def has_constants(node: Node) -> bool:
-    """Whether arrays or starting values take part beside the node's inputs."""
-    if not isinstance(node.call, Call):
-        return False
-    given = any(affines.is_array(a) for a in tree.flatten((node.call.args, node.call.kwargs)))
-    return given or getattr(node.op, "initial", None) is not None
-
-
-def _relu_nonnegative(node: Node, key: str) -> bool:
-    """A plain or capped ReLU; not a leaky one, nor one with a negative threshold."""
-    if key in ("maximum", "fmax"):
-        return is_relu_like(node)
-    if key not in ("relu", "ReLU"):
-        return False
-    settings: dict[str, Any] = {}
-    op = node.op.activation if op_key(node.op) == "Activation" else node.op
-    for name in ("negative_slope", "threshold", "max_value"):
-        if hasattr(op, name):
-            settings[name] = getattr(op, name)
-    cap = settings.get("max_value")
-    return (
-        not np.any(settings.get("negative_slope") or 0)
-        and (settings.get("threshold") or 0) >= 0
-        and (cap is None or cap >= 0)
-    )
+    knots, slopes, _ = found
+    return knots[0] >= 0 and isinstance(slopes[0], float) and slopes[0] == 0
 
 
 def channels_first(graph: Graph) -> bool:

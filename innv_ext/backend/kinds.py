@@ -102,6 +102,21 @@ PIECEWISE_LINEAR = frozenset(
     fabs clip sign maximum minimum fmax fmin""".split()
 )
 RELU_LIKE = frozenset({"relu", "relu6", "leaky_relu", "ReLU", "LeakyReLU", "PReLU"})
+MAXIMUM = frozenset({"Maximum", "maximum", "fmax"})  # of several operands
+SIGMOID = frozenset({"sigmoid", "log_sigmoid"})  # each class by itself
+SOFTMAX = frozenset({"softmax", "Softmax", "log_softmax", "sparsemax"})  # over an axis, unlike other activations
+STEPS = frozenset({"floor", "ceil", "round", "trunc"})
+# Never negative, whatever goes in; and not negative if nothing that goes in is.
+NOT_NEGATIVE = frozenset(
+    """relu6 sigmoid hard_sigmoid softmax sparsemax sparse_sigmoid softplus squareplus exponential exp exp2 square
+    abs absolute fabs sqrt rsqrt sparse_plus Softmax""".split()
+)
+KEEPS_SIGN = frozenset(
+    """Add Average CenterCrop RandomCrop UpSampling2D Resizing Multiply Dot AveragePooling1D AveragePooling2D
+    AveragePooling3D GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D AdaptiveAveragePooling1D
+    AdaptiveAveragePooling2D AdaptiveAveragePooling3D add sum mean average_pool adaptive_average_pool cumsum multiply
+    divide true_divide divide_no_nan matmul dot einsum inner outer""".split()
+)
 
 LAYER_KINDS: dict[str, Kind] = {name: kind for kind, names in _LAYERS.items() for name in names.split()}
 FUNCTION_KINDS: dict[str, Kind] = {name: kind for kind, names in _FUNCTIONS.items() for name in names.split()}

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from innv_ext.backend import affine as affines
-from innv_ext.backend import facts
+from innv_ext.backend import facts, traits
 from innv_ext.backend import linear as kernels
 from innv_ext.backend.affine import Affine
 from innv_ext.backend.graph import Call, Graph, Node, op_key
@@ -65,7 +65,7 @@ def open_custom_functions(graph: Graph) -> Graph:
     """Replace a user's own activation function by the operations it is made of, where it can be traced."""
     nodes: list[Node] = []
     for node in graph.nodes:
-        fn = getattr(node.op, "activation", None) if op_key(node.op) == "Activation" else node.op
+        fn = traits.operation(node)
         if isinstance(fn, keras.layers.Layer) or op_key(fn) in FUNCTION_KINDS or len(node.inputs) != 1:
             nodes.append(node)
             continue
@@ -159,11 +159,11 @@ def cut_softmax(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
 
 
 def _squashes(node: Node) -> bool:
-    return facts.activation_key(node) in TRAILING_SQUASH
+    return traits.activation_key(node) in TRAILING_SQUASH
 
 
 def _is_identity(node: Node) -> bool:
-    return facts.activation_key(node) in ("Identity", "Dropout", "linear", "ActivityRegularization", "cast")
+    return traits.activation_key(node) in ("Identity", "Dropout", "linear", "ActivityRegularization", "cast")
 
 
 def split_embeddings(graph: Graph) -> tuple[Graph, Graph]:
@@ -260,9 +260,7 @@ def _swap(graph: Graph, changes: dict[int, Node | None]) -> Graph:
 
 
 def _is_batchnorm(node: Node) -> bool:
-    return (
-        op_key(node.op) == "BatchNormalization" and isinstance(node.call, Call) and not node.call.kwargs.get("training")
-    )
+    return isinstance(node.call, Call) and facts.kind_of(node) is Kind.BATCHNORM
 
 
 def _bn_axis(node: Node, graph: Graph) -> int:
@@ -272,8 +270,7 @@ def _bn_axis(node: Node, graph: Graph) -> int:
 
 def _foldable(node: Node, axis: int, how: str) -> bool:
     return (
-        isinstance(node.call, Affine)
-        and op_key(node.op) != "BatchNormalization"
+        facts.kind_of(node) is Kind.AFFINE
         and node.call.channel_axis == axis
         and getattr(node.call, how) is not None
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from innv_ext.backend import numerics
+from innv_ext.backend import numerics, traits
 from innv_ext.backend.affine import read
 from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key, run
 from innv_ext.backend.kinds import Kind
@@ -33,7 +33,7 @@ def _rewritten(node: Node) -> Node:
     if key in RESIZING and node.kind in (Kind.LINEAR, Kind.SHAPE):
         return replace(node, call=linear(node.call))
     if key in _NORMALISATIONS and isinstance(node.call, Call):
-        return replace(node, call=_NORMALISATIONS[key](node.call))
+        return replace(node, call=_NORMALISATIONS[key](node))
     return node
 
 
@@ -56,20 +56,21 @@ def normalised(x: Tensor, axes: Sequence[int], epsilon: float) -> Tensor:
     return centred * ops.rsqrt(ops.mean(ops.square(centred), axis=axes, keepdims=True) + epsilon)
 
 
-def _layer_normalization(call: Call) -> Callable[..., Tensor]:
-    layer = call.op
+def _layer(node: Node) -> Callable[..., Tensor]:
+    """Layer and group normalisation."""
+    layer = node.op
 
     def normalise(x: Tensor) -> Tensor:
         wide = numerics.widen(x)
-        axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
-        y = _scaled(wide, axes, layer.epsilon, layer.gamma, layer.beta)
-        return ops.cast(y, x.dtype)
+        view, back, over = traits.groups(node, wide)
+        y = back(normalised(view(wide), over, layer.epsilon))
+        return ops.cast(_scaled(y, traits.axes(node, len(x.shape)), layer.gamma, layer.beta), x.dtype)
 
-    return call if layer.rms_scaling else normalise
+    return node.call if traits.statistics(node) is None else normalise
 
 
-def _layer_norm_operation(call: Call) -> Callable[..., Tensor]:
-    op = call.op
+def _layer_norm_operation(node: Node) -> Callable[..., Tensor]:
+    op, call = node.op, node.call
     epsilon = 1e-7 if op.epsilon is None else op.epsilon
 
     def normalise(*xs: Tensor) -> Tensor:
@@ -77,41 +78,22 @@ def _layer_norm_operation(call: Call) -> Callable[..., Tensor]:
         names = ["x", "gamma", "beta"][: len(call.args)] + list(call.kwargs)
         values = dict(zip(names, given, strict=True))
         x = values["x"]
-        axes = [op.axis] if isinstance(op.axis, int) else list(op.axis)
-        return ops.cast(_scaled(numerics.widen(x), axes, epsilon, values.get("gamma"), values.get("beta")), x.dtype)
+        named = traits.axes(node, len(x.shape))
+        y = normalised(numerics.widen(x), named, epsilon)
+        return ops.cast(_scaled(y, named, values.get("gamma"), values.get("beta")), x.dtype)
 
     return call if op.rms_scaling else normalise
 
 
-def _scaled(x: Tensor, axes: Sequence[int], epsilon: float, gamma: Any, beta: Any) -> Tensor:
-    y, rank = normalised(x, axes, epsilon), len(x.shape)
-    kept = {a % rank for a in axes}
-    shape = [x.shape[a] if a in kept else 1 for a in range(rank)]
-    if gamma is not None:
-        y = y * ops.cast(ops.reshape(read(gamma), shape), y.dtype)
-    return y if beta is None else y + ops.cast(ops.reshape(read(beta), shape), y.dtype)
+def _scaled(y: Tensor, axes: tuple[int, ...], gamma: Any, beta: Any) -> Tensor:
+    for vector, combine in ((gamma, ops.multiply), (beta, ops.add)):
+        if vector is not None:
+            y = combine(y, ops.cast(traits.broadcast(read(vector), axes, y), y.dtype))
+    return y
 
 
-def _group_normalization(call: Call) -> Callable[..., Tensor]:
-    layer = call.op
-
-    def normalise(x: Tensor) -> Tensor:
-        wide, rank = numerics.widen(x), len(x.shape)
-        axis = layer.axis % rank
-        order = [a for a in range(rank) if a != axis] + [axis]
-        moved = ops.transpose(wide, order)
-        channels = x.shape[axis]
-        grouped = ops.reshape(moved, (ops.shape(x)[0], -1, layer.groups, channels // layer.groups))
-        y = ops.reshape(normalised(grouped, (1, 3), layer.epsilon), ops.shape(moved))
-        y = y * read(layer.gamma) if layer.scale else y
-        y = y + read(layer.beta) if layer.center else y
-        return ops.cast(ops.transpose(y, [order.index(a) for a in range(rank)]), x.dtype)
-
-    return normalise
-
-
-def _moments(call: Call) -> Callable[..., Any]:
-    op = call.op
+def _moments(node: Node) -> Callable[..., Any]:
+    op = node.op
 
     def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         wide = numerics.widen(x)
@@ -123,11 +105,11 @@ def _moments(call: Call) -> Callable[..., Any]:
     return moments
 
 
-_NORMALISATIONS: dict[str, Callable[[Call], Callable[..., Any]]] = {
-    "LayerNormalization": _layer_normalization,
+_NORMALISATIONS: dict[str, Callable[[Node], Callable[..., Any]]] = {
+    "LayerNormalization": _layer,
+    "GroupNormalization": _layer,
     "layer_norm": _layer_norm_operation,
     "layer_normalization": _layer_norm_operation,
-    "GroupNormalization": _group_normalization,
     "moments": _moments,
 }
 

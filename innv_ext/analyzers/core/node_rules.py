@@ -9,8 +9,7 @@ from typing import Any
 from keras import ops
 
 from innv_ext import arguments
-from innv_ext.backend import facts, numerics
-from innv_ext.backend.graph import op_key
+from innv_ext.backend import numerics, traits
 from innv_ext.backend.numerics import safe_divide, widen
 from innv_ext.backend.rules import Saved, savable
 
@@ -75,10 +74,10 @@ def linear(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     the size of the weights instead of lost or blown up.
     """
     y, zero = widen(ys[0]), ops.zeros_like(rs[0])
-    signs = [-1.0 if i == 1 and op_key(node.op) in ("subtract", "Subtract") else 1.0 for i in range(len(xs))]
+    signs = traits.signs(node)
     units = [sign * ops.ones_like(x) if x.dtype.is_floating else x for sign, x in zip(signs, xs, strict=True)]
     sizes = widen(node.call(*units))
-    if facts.has_constants(node):  # a constant term is no weight of any input
+    if traits.has_constants(node):  # a constant term is no weight of any input
         sizes = sizes - widen(node.call(*(ops.zeros_like(x) if x.dtype.is_floating else x for x in xs)))
     empty = ops.logical_and(ops.abs(y) < numerics.TINY, ops.abs(sizes) > 1e-6)
     shares = node.pullback(ops.where(empty, zero, safe_divide(rs[0], y)))
@@ -91,24 +90,18 @@ def linear(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
 @savable
 def winner_takes_all(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """Maxima: the winner takes all; ties go to the first in row-major order."""
-    key = op_key(node.op)
     if len(xs) > 1:
         return _first_equal(node, xs, ys, rs)
-    if key.startswith("GlobalMax"):
-        first = 1 if node.op.data_format == "channels_last" else 2
-        return [_winner(xs[0], rs[0], tuple(range(first, first + len(xs[0].shape) - 2)), lowest=False)]
-    if key in ("max", "amax", "min", "amin"):
-        axis = node.op.axis
-        rank = len(xs[0].shape)
-        axes = range(rank) if axis is None else (axis if isinstance(axis, (tuple, list)) else (axis,))
-        return [_winner(xs[0], rs[0], tuple(a % rank for a in axes), lowest=key.endswith("min"))]
-    return node.pullback(*rs)  # window pooling: TensorFlow's gradient picks the first of equal values
+    axes = traits.axes(node, len(xs[0].shape))
+    if not axes:  # window pooling: TensorFlow's gradient picks the first of equal values
+        return node.pullback(*rs)
+    return [_winner(xs[0], rs[0], axes, traits.takes_least(node))]
 
 
 def _winner(x: Tensor, r: Tensor, axes: tuple[int, ...], lowest: bool) -> Tensor:
     """Relevance of the maximum over ``axes`` to its first position."""
     rest = [a for a in range(len(x.shape)) if a not in axes]
-    order = rest + sorted(axes)
+    order = rest + list(axes)
     moved = ops.transpose(x, order)
     shape = ops.shape(moved)
     count = 1
@@ -149,11 +142,11 @@ class Gate(Saved):
         arguments.check_fields(self)
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        key = op_key(node.op)
-        halves = self.gate == "half" and "divide" not in key and key != "dot_product_attention"
+        how = traits.factors(node)
+        halves = self.gate == "half" and how in ("values", "sums")
         chosen = tuple(range(len(xs))) if halves else node.signal
         part = rs[0] / len(chosen)
-        if "ultiply" in key or "divide" in key:  # each output has one value of each factor, whatever that value is
+        if how in ("values", "quotient"):  # each output has one value of each factor, even if 0
             return [_to_shape(part, x) if i in chosen else None for i, x in enumerate(xs)]
         shares = node.pullback(safe_divide(part, widen(ys[0])))
         return [widen(x) * g if i in chosen else None for i, (x, g) in enumerate(zip(xs, shares, strict=True))]

@@ -20,9 +20,9 @@ import numpy as np
 from keras import ops
 
 from innv_ext.analyzers.core import node_rules
-from innv_ext.backend import facts, numerics
+from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
-from innv_ext.backend.kinds import Kind
+from innv_ext.backend.kinds import SOFTMAX, STEPS, Kind
 from innv_ext.backend.masks import alias, keep_mask
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.rules import Rules, anything, both, kind_is, not_differentiable, op_is
@@ -32,8 +32,6 @@ Tensor = Any
 Tensors = tuple[Tensor, ...]
 Multipliers = Sequence[Tensor | None]
 
-_NOT_ELEMENTWISE = frozenset({"softmax", "Softmax", "log_softmax", "sparsemax"})
-_STEPS = ("floor", "ceil", "round", "trunc")
 _ROUNDING = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 
 
@@ -45,15 +43,13 @@ def one_to_one(node: Node, graph: Graph) -> bool:
 
 def elementwise(node: Node, graph: Graph) -> bool:
     """Non-linearities that turn each value of their one input into one value."""
-    curved = node.kind is Kind.ACTIVATION and facts.activation_key(node) not in _NOT_ELEMENTWISE
-    return (curved or op_key(node.op) in _STEPS) and one_to_one(node, graph)
+    key = traits.activation_key(node)
+    return (key in STEPS or (node.kind is Kind.ACTIVATION and key not in SOFTMAX)) and one_to_one(node, graph)
 
 
 def multilinear(node: Node, graph: Graph) -> bool:
     """Products that are linear in each of their factors: no quotients, no cosines, no attention in one node."""
-    key = op_key(node.op)
-    curved = "divide" in key or key == "dot_product_attention" or (key == "Dot" and node.op.normalize)
-    return node.kind is Kind.PRODUCT and not curved
+    return node.kind is Kind.PRODUCT and traits.is_multilinear(node)
 
 
 def gradient(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: Tensors) -> Multipliers:
@@ -108,7 +104,7 @@ def winners(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs:
     spread = tuple(alike(x0, x) for x, x0 in zip(xs, x0s, strict=True))
     bases, pullback = numerics.vjp(node.call, *spread)
     change = rs[0] * (widen(ys[0]) - widen(y0s[0]))
-    ahead = ops.less(ys[0], y0s[0]) if "min" in op_key(node.op).lower() else ops.greater(ys[0], y0s[0])
+    ahead = ops.less(ys[0], y0s[0]) if traits.takes_least(node) else ops.greater(ys[0], y0s[0])
     none = ops.zeros_like(change)
     up = node_rules.winner_takes_all(node, xs, ys, (ops.where(ahead, change, none),))
     down = node_rules.winner_takes_all(live(node, pullback), spread, bases, (ops.where(ahead, none, change),))

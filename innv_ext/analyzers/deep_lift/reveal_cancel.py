@@ -19,7 +19,7 @@ from keras import ops
 
 from innv_ext.analyzers.deep_lift import rescale
 from innv_ext.analyzers.lrp.rules import negative, positive
-from innv_ext.backend import numerics
+from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import widen
@@ -168,8 +168,7 @@ class Separate:
 
     @staticmethod
     def _exchanged(node: Any, parts: Found) -> Found:
-        taken = op_key(node.op) in ("subtract", "Subtract")
-        return [p.swapped() if p and taken and i == 1 else p for i, p in enumerate(parts)]
+        return [p.swapped() if p and s < 0 else p for p, s in zip(parts, traits.signs(node), strict=True)]
 
 
 def _outputs(at: At, values: Sequence[Tensor | None]) -> list[Tensor]:

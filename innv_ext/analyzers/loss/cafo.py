@@ -21,6 +21,7 @@ from innv_ext.analyzers.parts.partition import partition
 from innv_ext.backend import facts
 from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.graph import Graph, op_key
+from innv_ext.backend.kinds import SIGMOID
 from innv_ext.errors import ConvergenceWarning, InvalidInputError, NonFiniteWarning, UnsupportedModelError
 
 
@@ -69,7 +70,7 @@ class CAFO(GraphAnalyzer):
         """Class scores at the end, numbers at the start."""
         check_float_inputs(graph, f"{type(self).__name__} moves the input continuously")
         self._squashed = [n for n in self._whole.nodes if n.name in self.cut_]
-        self._binary = any(facts.activation_key(n) in ("sigmoid", "log_sigmoid") for n in self._squashed)
+        self._binary = any(facts.activation_key(n) in SIGMOID for n in self._squashed)
         if self.neuron_selection_mode in ("max_activation", "index"):
             self._check_classes(graph)
 

@@ -10,7 +10,8 @@ from keras import ops
 
 from innv_ext.analyzers.moments.gaussian import maximum_moments
 from innv_ext.analyzers.moments.values import Moments, combined, covariance, is_random
-from innv_ext.backend.graph import Node, op_key
+from innv_ext.backend import traits
+from innv_ext.backend.graph import Node
 
 Tensor = Any
 Values = tuple[Any, ...]
@@ -46,14 +47,9 @@ def minimum_of(node: Node, values: Values) -> Sequence[Moments]:
 
 def maximum_over(node: Node, values: Values) -> Sequence[Moments]:
     """The maximum over axes, in a tournament of halves."""
-    x, rank, key = values[0], len(values[0].mean.shape), op_key(node.op)
+    x, rank = values[0], len(values[0].mean.shape)
     keepdims = bool(getattr(node.op, "keepdims", False))
-    if key.startswith("GlobalMax"):
-        first = 1 if node.op.data_format == "channels_last" else 2
-        axes = list(range(first, first + rank - 2))
-    else:
-        axis = node.op.axis
-        axes = sorted(a % rank for a in (range(1, rank) if axis is None else [axis] if isinstance(axis, int) else axis))
+    axes = [a for a in traits.axes(node, rank) if a > 0]
     rest = [a for a in range(rank) if a not in axes]
     field = _map(x, lambda t, lead: _flatten(t, axes, rest, lead))
     count = ops.shape(field.mean)[-1]
@@ -90,32 +86,15 @@ def _flatten(t: Tensor, axes: list[int], rest: list[int], lead: int) -> Tensor:
     return ops.reshape(moved, (*kept, count))
 
 
-def pooling(op: Any, rank: int) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """The first spatial axis of a pooling node, and window sizes and strides along each."""
-    first = 1 if (op.data_format or "channels_last") == "channels_last" else 2
-    sizes, strides = (
-        (v,) * rank if isinstance(v, int) else tuple(v) for v in (op.pool_size, op.strides or op.pool_size)
-    )
-    return first, sizes, strides
-
-
 def maximum_pool(node: Node, values: Values) -> Sequence[Moments]:
     """Max pooling: the values of each window, one after the other; padding never wins."""
-    x, op = values[0], node.op
-    rank = len(x.mean.shape) - 2
-    first, sizes, strides = pooling(op, rank)
-    lengths = [ops.shape(x.mean)[first + a] for a in range(rank)]
-    same = op.padding == "same"
-    outputs = [-(-n // s) if same else (n - p) // s + 1 for n, p, s in zip(lengths, sizes, strides, strict=True)]
-    pads = []
-    for n, p, s, o in zip(lengths, sizes, strides, outputs, strict=True):
-        missing = _not_negative((o - 1) * s + p - n) if same else 0
-        pads.append((missing // 2, missing - missing // 2))
+    x = values[0]
+    axes, sizes, strides, outputs, pads = zip(*traits.windows(node, x.mean), strict=True)
 
     def window(t: Tensor, lead: int, offset: tuple[int, ...], padding: float = 0.0) -> Tensor:
-        at = first + lead - 1
-        if same:
-            widths = [(0, 0)] * at + pads
+        at = axes[0] + lead - 1
+        if node.op.padding == "same":
+            widths = [(0, 0)] * at + list(pads)
             t = ops.pad(t, widths + [(0, 0)] * (len(t.shape) - len(widths)), constant_values=padding)
         index = [slice(None)] * len(t.shape)
         for axis, (o, s, n) in enumerate(zip(offset, strides, outputs, strict=True), at):
@@ -131,10 +110,6 @@ def maximum_pool(node: Node, values: Values) -> Sequence[Moments]:
         )
         found = part if found is None else larger(node, found, part)
     return [_settled(node, found, x.full)]
-
-
-def _not_negative(n: Any) -> Any:
-    return max(n, 0) if isinstance(n, int) else ops.maximum(n, 0)
 
 
 def _map(x: Moments, function: Any) -> Moments:

@@ -12,7 +12,8 @@ from typing import Any
 from keras import ops
 
 from innv_ext.analyzers.moments.values import Moments, each, per_direction
-from innv_ext.backend.graph import Graph, Node, op_key
+from innv_ext.backend import traits
+from innv_ext.backend.graph import Graph, Node
 
 Tensor = Any
 Values = tuple[Any, ...]
@@ -21,7 +22,7 @@ Values = tuple[Any, ...]
 def softmax(node: Node, values: Values) -> Sequence[Moments]:
     """J_ij = p_i (delta_ij - p_j)."""
     x = values[0]
-    return [softmax_moments(x, node.call(x.mean), _axes(node, len(x.mean.shape)))]
+    return [softmax_moments(x, node.call(x.mean), traits.axes(node, len(x.mean.shape)))]
 
 
 def softmax_moments(x: Moments, p: Tensor, axis: tuple[int, ...]) -> Moments:
@@ -39,12 +40,9 @@ def softmax_moments(x: Moments, p: Tensor, axis: tuple[int, ...]) -> Moments:
 def normalise(node: Node, values: Values) -> Sequence[Moments]:
     """y = (x - mean) / scale * gamma + beta with statistics over some axes of x itself."""
     x = values[0]
-    y, layer, rank = node.call(x.mean), node.op, len(x.mean.shape)
-    if op_key(layer) == "GroupNormalization":
-        view, unview, axes = _groups(layer, x.mean)
-    else:
-        view, unview, axes = (lambda t: t), (lambda t: t), _axes(node, rank)
-    centred, epsilon, mean_square = _statistics(layer)
+    y = node.call(x.mean)
+    view, unview, axes = traits.groups(node, x.mean)
+    centred, epsilon, mean_square, gamma = traits.statistics(node)
     flat = view(x.mean)
     mu = ops.mean(flat, axis=axes, keepdims=True) if centred else 0.0
     spread = ops.mean(ops.square(flat - mu), axis=axes, keepdims=True)
@@ -54,7 +52,7 @@ def normalise(node: Node, values: Values) -> Sequence[Moments]:
     # d hat_i / d x_j = inverse (delta_ij - centred / n - hat_i hat_j / m), m = n for a mean square, 1 for a sum
     n, m = count, count if mean_square else ops.ones_like(count)
     one = 1.0 if centred else 0.0
-    gamma = _gamma(layer, y)
+    gamma = ops.ones_like(y[:1]) if gamma is None else traits.broadcast(gamma, traits.axes(node, len(y.shape)), y)
 
     def squared(v: Tensor) -> Tensor:
         v = view(v)
@@ -73,8 +71,7 @@ def normalise(node: Node, values: Values) -> Sequence[Moments]:
 
 def can_normalise(node: Node, graph: Graph) -> bool:
     """The normalising layers of Keras whose statistics are known."""
-    known = ("LayerNormalization", "RMSNormalization", "UnitNormalization", "GroupNormalization")
-    return op_key(node.op) in known and not getattr(node.op, "rms_scaling", False)
+    return traits.statistics(node) is not None
 
 
 def _delta(
@@ -84,47 +81,3 @@ def _delta(
         k: each(lambda t, f=f: through(t, *(per_direction(s, f) for s in saved)), f) for k, f in x.factors.items()
     }
     return Moments(y, ops.relu(squared(x.var)), factors, x.full)
-
-
-def _axes(node: Node, rank: int) -> tuple[int, ...]:
-    op = node.op.activation if op_key(node.op) == "Activation" else node.op
-    axis = getattr(op, "axis", -1)
-    return tuple(sorted(a % rank for a in (axis if isinstance(axis, (list, tuple)) else [axis])))
-
-
-def _statistics(layer: Any) -> tuple[bool, float, bool]:
-    """(mean subtracted, epsilon, scale is the root of the mean square and not of the sum of squares)."""
-    key = op_key(layer)
-    if key == "UnitNormalization":
-        return False, 1e-12, False
-    return key != "RMSNormalization", float(layer.epsilon), True
-
-
-def _gamma(layer: Any, y: Tensor) -> Tensor:
-    """The layer's scale, shaped to broadcast against y."""
-    scale = layer.scale if op_key(layer) == "RMSNormalization" else getattr(layer, "gamma", None)
-    if scale is None:
-        return ops.ones_like(y[:1])
-    rank = len(y.shape)
-    axis = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    axes = [a % rank for a in axis]
-    shape = [y.shape[a] if a in axes else 1 for a in range(rank)]
-    return ops.reshape(ops.convert_to_tensor(scale), shape)
-
-
-def _groups(layer: Any, x: Tensor) -> tuple[Any, Any, tuple[int, ...]]:
-    """Views with the channels split into groups, and the axes over which a group has its statistics."""
-    rank = len(x.shape)
-    axis = layer.axis % rank
-    channels = x.shape[axis]
-    groups = channels if layer.groups == -1 else layer.groups
-
-    def view(t: Tensor) -> Tensor:
-        shape = ops.shape(t)
-        return ops.reshape(t, (*shape[:axis], groups, channels // groups, *shape[axis + 1 :]))
-
-    def unview(t: Tensor) -> Tensor:
-        shape = ops.shape(t)
-        return ops.reshape(t, (*shape[:axis], channels, *shape[axis + 2 :]))
-
-    return view, unview, tuple(a for a in range(1, rank + 1) if a != axis)

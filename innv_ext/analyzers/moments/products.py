@@ -23,8 +23,8 @@ from innv_ext.analyzers.moments.values import (
     squares,
     var_of,
 )
-from innv_ext.backend import facts
-from innv_ext.backend.graph import Call, Graph, Node, op_key
+from innv_ext.backend import traits
+from innv_ext.backend.graph import Call, Graph, Node
 
 Tensor = Any
 Values = tuple[Any, ...]
@@ -99,7 +99,7 @@ def _times(x: Any, number: float) -> Any:
 
 def plain_attention(node: Node, graph: Graph) -> bool:
     """Attention without mask, bias or causality."""
-    if op_key(node.op) != "dot_product_attention" or len(node.inputs) != 3:
+    if traits.factors(node) != "attention" or len(node.inputs) != 3:
         return False
     options = {**vars(node.op), **(node.call.kwargs if isinstance(node.call, Call) else {})}
     return all(options.get(name) is None or options[name] is False for name in ("bias", "mask", "is_causal"))
@@ -107,4 +107,4 @@ def plain_attention(node: Node, graph: Graph) -> bool:
 
 def bilinear_in_two(node: Node, graph: Graph) -> bool:
     """Exactly two tensors come in, nothing else takes part, and neither is normalised first."""
-    return len(node.inputs) == 2 and not facts.has_constants(node) and not getattr(node.op, "normalize", False)
+    return len(node.inputs) == 2 and not traits.has_constants(node) and traits.is_multilinear(node)

@@ -23,7 +23,7 @@ from innv_ext.analyzers.moments.values import (
     mean_of,
     var_of,
 )
-from innv_ext.backend import facts, numerics
+from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.rules import Predicate, PredicateLike, Rules, both, kind_is, op_is
@@ -65,7 +65,7 @@ def shapes(node: Node, values: Values) -> Sequence[Moments]:
 
 def total(node: Node, values: Values) -> Sequence[Moments]:
     """Sums: variances add; what is added n times counts n squared times. Averages likewise."""
-    signs = [-1 if i == 1 and op_key(node.op) in ("subtract", "Subtract") else 1 for i in range(len(values))]
+    signs = traits.signs(node)
     weights = [sum(s for s, t in zip(signs, node.inputs, strict=True) if t == slot) ** 2 for slot in node.inputs]
     divisor = len(values) if op_key(node.op) == "Average" else 1
 
@@ -90,24 +90,17 @@ def mean(node: Node, values: Values) -> Sequence[Moments]:
 
 def average_pool(node: Node, values: Values) -> Sequence[Moments]:
     """Average pooling: the pooled variance over the number of values in the window."""
-    return _linear(node, values, lambda v: node.call(v) / _window_counts(node.op, v))
+    return _linear(node, values, lambda v: node.call(v) / _window_counts(node, v))
 
 
-def _window_counts(op: Any, x: Tensor) -> Tensor:
+def _window_counts(node: Node, x: Tensor) -> Tensor:
     """How many real (not padded) values each window holds, broadcastable to the pooled tensor."""
-    rank = len(x.shape) - 2
-    first, sizes, strides = moment_max.pooling(op, rank)
-    counts = ops.cast(ops.ones((1,) * (rank + 2)), x.dtype)
-    for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True), first):
-        if op.padding == "valid":
-            counts = counts * size
-            continue
-        length = ops.shape(x)[axis]
-        outputs = (length + stride - 1) // stride
-        before = ops.maximum((outputs - 1) * stride + size - length, 0) // 2
-        starts = ops.arange(outputs) * stride - before
-        inside = ops.minimum(starts + size, length) - ops.maximum(starts, 0)
-        counts = counts * ops.cast(ops.reshape(inside, [-1 if a == axis else 1 for a in range(rank + 2)]), x.dtype)
+    rank = len(x.shape)
+    counts = ops.cast(ops.ones((1,) * rank), x.dtype)
+    for axis, size, stride, count, (before, _) in traits.windows(node, x):
+        starts = ops.arange(count) * stride - before
+        inside = ops.minimum(starts + size, ops.shape(x)[axis]) - ops.maximum(starts, 0)
+        counts = counts * ops.cast(ops.reshape(inside, [-1 if a == axis else 1 for a in range(rank)]), x.dtype)
     return counts
 
 
@@ -138,13 +131,10 @@ def _linear(node: Node, values: Values, variance: Callable[..., Any]) -> Sequenc
     ]
 
 
-_ADDS_CONSTANTS = frozenset({"pad", "pad_images"})
-
-
 def _homogeneous(node: Node, *xs: Tensor) -> Any:
     """The node without what constants add: padding values, starting values, other operands."""
     y = node.call(*xs)
-    if not (node.kind is Kind.RESCALE or op_key(node.op) in _ADDS_CONSTANTS or facts.has_constants(node)):
+    if not (node.kind is Kind.RESCALE or traits.may_fill(node)):
         return y
     zero = node.call(*(ops.zeros_like(x) for x in xs))
     return [a - b for a, b in zip(y, zero, strict=True)] if isinstance(y, (list, tuple)) else y - zero

@@ -20,6 +20,7 @@ from innv_ext.analyzers.prediction.patch_gaussian import PatchGaussian, PatchMom
 from innv_ext.backend import facts, passes, walk
 from innv_ext.backend.arrangement import Arrangement, Sizes
 from innv_ext.backend.graph import Graph
+from innv_ext.backend.kinds import SIGMOID
 from innv_ext.backend.numerics import widen
 from innv_ext.errors import InvalidInputError
 
@@ -88,7 +89,7 @@ class PredictionDifference(MaskingAnalyzer):
         self._logits = Graph(whole.nodes, whole.inputs, whole.outputs, {**whole.specs, **fed}, {})
         nodes = {node.name: node for node in self._whole.nodes}
         last = [nodes[name] for name in reversed(cut)]  # more than one where a softmax follows another
-        squash = [("sigmoid" in facts.activation_key(n), getattr(n.op, "axis", -1)) for n in last]
+        squash = [(facts.activation_key(n) in SIGMOID, getattr(n.op, "axis", -1)) for n in last]
         self._squash = squash or [(False, -1)]
         shape = graph.specs[graph.outputs[0]].shape
         classes = bool(cut) or (len(shape) > 1 and shape[-1] != 1)
