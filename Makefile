@@ -7,13 +7,17 @@ STAMP = $(VENV)/.installed
 WORKERS ?= 2
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-all lint docs pictures benchmark clean
+.PHONY: demo test test-slow test-all lint docs pictures benchmark clean
 
 demo: $(STAMP)
 	$(PY) examples/demo.py
 
 test: $(STAMP)
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal
+
+# what make test leaves out
+test-slow: $(STAMP)
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 test-all: $(STAMP)
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m ""

@@ -11,6 +11,52 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import keras
 import pytest
+import tensorflow as tf
+
+from innv_ext.backend.numerics import Compiled
+
+# A trace is run a few times here, which does not pay for its optimisation.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+class _Tracing:
+    """A trace costs as much as five calls step by step: a function is traced when it is called for the fifth time.
+
+    Tests with the mark ``traced`` trace at once, as users do: those of the contract, where every analyzer is shown to
+    give the same maps either way, and those that count traces.
+    """
+
+    after = 4
+    now = False
+    build, call = Compiled.__init__, Compiled.__call__
+
+
+def _build(self, fn, specs, jit_compile):
+    _Tracing.build(self, fn, specs, jit_compile)
+    self.steps, self.plain = (float("inf") if jit_compile else 0), fn
+
+
+def _call(self, *args):
+    if _Tracing.now or self.steps >= _Tracing.after:
+        return _Tracing.call(self, *args)
+    self.steps += 1
+    return self.plain(*(tf.convert_to_tensor(a, d) for a, d in zip(args, self._dtypes, strict=True)))
+
+
+Compiled.__init__, Compiled.__call__ = _build, _call
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Before the fixtures of a module are made."""
+    _Tracing.now = item.get_closest_marker("traced") is not None
+
+
+@pytest.fixture
+def step_by_step(monkeypatch):
+    """Nothing is traced, even in a test with the mark ``traced``."""
+    monkeypatch.setattr(_Tracing, "now", False)
+    monkeypatch.setattr(_Tracing, "after", float("inf"))
 
 from innv_ext import files
 

@@ -22,6 +22,16 @@ def run(script, *arguments, cwd, code=0):
     return done
 
 
+def main_of(example, *arguments, cwd, monkeypatch, capfd):
+    """What an example prints when it is called in this process, where a test may have shortened its lists."""
+    monkeypatch.chdir(cwd)
+    monkeypatch.setattr("sys.argv", [f"{example.__name__}.py", *map(str, arguments)])
+    example.main()
+    out, errors = capfd.readouterr()
+    assert not [line for line in errors.splitlines() if "it/s" not in line and "s/it" not in line and line.strip()]
+    return out
+
+
 def check_picture(path, cells, longest):
     """Large enough for (rows, columns) of pictures, with many colours, red and blue ones among them."""
     red, green, blue = (np.rint(imread(path)[..., i] * 255).astype(int) for i in range(3))

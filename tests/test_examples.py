@@ -94,6 +94,7 @@ def test_training_takes_whole_epochs(monkeypatch):
     assert [mnist.epochs_of(few, steps) for steps in (1, 3, 4, 9, 10)] == [1, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_demo_trains_explains_and_draws(tmp_path):
     folder, done = tmp_path, run("demo.py", "--images", 3, cwd=tmp_path)
     assert done.stderr == ""  # no log of TensorFlow, no warnings
@@ -124,6 +125,7 @@ def test_demo_trains_explains_and_draws(tmp_path):
     check_curves(folder / "out" / "demo_ordering.png", 16)
 
 
+@pytest.mark.slow
 def test_rde_mnist_trains_explains_and_draws(tmp_path):
     out = tmp_path / "out" / "rde_mnist"
     done = run("rde_mnist.py", "--images", 5, "--iterations", 10, "--samples", 4, "--epochs", 6, cwd=tmp_path)
@@ -169,6 +171,7 @@ def test_digits_of_a_file(tmp_path, monkeypatch):
             mnist.load(tmp_path / "wrong.npz")
 
 
+@pytest.mark.slow
 def test_caso_confidence_trains_explains_and_draws(tmp_path):
     out = tmp_path / "out" / "caso_confidence"
     done = run("caso_confidence.py", "--images", 100, cwd=tmp_path)
@@ -262,6 +265,7 @@ def test_caso_confidence_summarises_and_normalises_as_it_says(monkeypatch):
     np.testing.assert_allclose(example.directions(np.array([[[3.0], [-4.0]]])), [[0.6, -0.8]])
 
 
+@pytest.mark.slow
 def test_moreau_sparsity_trains_explains_and_draws(tmp_path):
     out = tmp_path / "out" / "moreau_sparsity"
     done = run("moreau_sparsity.py", "--images", 2, "--steps", 120, cwd=tmp_path)
@@ -331,6 +335,7 @@ def test_moreau_sparsity_finds_the_closed_forms_of_a_linear_score(monkeypatch):
             assert row[3] == "5 converged"
 
 
+@pytest.mark.slow
 def test_patterns_trains_learns_and_draws(tmp_path):
     out = tmp_path / "out" / "patterns"
     done = run("patterns.py", "--images", 3, "--steps", 150, cwd=tmp_path)
@@ -421,6 +426,7 @@ def test_patterns_compares_weights_and_patterns_neuron_by_neuron(monkeypatch):
     assert markdown_rows(example.layer_table(nothing)) == [["silent", "1", "100%", "-", "-"]]
 
 
+@pytest.mark.slow
 def test_text_embedding_trains_explains_and_draws(tmp_path):
     out = tmp_path / "out" / "text"
     done = run("text_embedding.py", "--epochs", 30, cwd=tmp_path)
@@ -574,6 +580,7 @@ needs_weights = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_weights
 def test_squeezenet_recognises_and_explains_the_samples(tmp_path):
     names = "gradient,lrp.epsilon_gamma_box,deep_taylor.bounded"
@@ -593,6 +600,7 @@ def test_squeezenet_recognises_and_explains_the_samples(tmp_path):
     check_picture(tmp_path / "maps" / "photos.png", (6, 4), 3000)
 
 
+@pytest.mark.slow
 @needs_weights
 def test_rde_photos_explains_and_reports_cost(tmp_path):
     imsave(tmp_path / "cat.png", chelsea())

@@ -6,7 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from example_checks import ROOT, check_picture, markdown_rows, pixels, run
+from example_checks import ROOT, check_picture, main_of, markdown_rows, pixels, run
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.stats import spearmanr
@@ -17,16 +17,6 @@ from innv_ext.evaluation.plotting import COLOURS
 @pytest.fixture(autouse=True)
 def _examples(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
-
-
-def main_of(example, *arguments, cwd, monkeypatch, capfd):
-    """What an example prints when it is called in this process, where a test may have shortened its lists."""
-    monkeypatch.chdir(cwd)
-    monkeypatch.setattr("sys.argv", ["example.py", *map(str, arguments)])
-    example.main()
-    out, errors = capfd.readouterr()
-    assert errors == ""
-    return out
 
 
 def only(mapping, *names):
@@ -61,6 +51,7 @@ def linear(weights):
 # --- systematic --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_systematic_finds_the_mark_that_the_accuracy_hides(tmp_path):
     out = tmp_path / "out" / "systematic"
     done = run("systematic.py", "--images", 50, "--epochs", 8, cwd=tmp_path)
@@ -144,6 +135,7 @@ def test_systematic_suspects_what_stands_out_alone():
 # --- misclassified -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_misclassified_explains_its_worst_mistake_and_erases_it(tmp_path):
     out = tmp_path / "out" / "misclassified"
     done = run("misclassified.py", "--steps", 130, cwd=tmp_path)
@@ -222,6 +214,7 @@ def test_misclassified_sorts_mistakes_by_certainty():
 # --- compare_methods ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compare_methods_measures_and_draws(tmp_path, monkeypatch, capfd):
     import compare_methods as example
 
@@ -284,6 +277,7 @@ def test_compare_methods_correlates_maps_and_rankings():
 # --- batchnorm_rules ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_batchnorm_rules_compares_and_draws(tmp_path, monkeypatch, capfd):
     import batchnorm_rules as example
 
@@ -340,6 +334,7 @@ def test_batchnorm_rules_merges_by_hand_without_changing_the_network(network, go
 # --- architectures -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_architectures_explains_them_all_and_draws(tmp_path, monkeypatch, capfd):
     import architectures as example
 
@@ -435,6 +430,7 @@ def test_examples_without_own_data_refuse_it(tmp_path, monkeypatch, capsys):
     assert "data" not in vars(_common.read_options("What it does.", "out/here", own_data=False))
 
 
+@pytest.mark.slow
 def test_robustness_attacks_and_draws(tmp_path, monkeypatch, capfd):
     import robustness as example
 

@@ -446,6 +446,7 @@ def test_sum_for_any_point_and_reference(any_reference, seed, rule, scale):
     assert (found.extras["completeness_error"] <= 1e-9).all()
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("rule", RULES)
 def test_batches_don_t_matter_and_one_trace_serves_all(convnet, rule):
     model, x = convnet
@@ -592,6 +593,7 @@ def test_deep_shap_of_other_models(model):
     tree.assert_same_structure(found.attribution, x)
 
 
+@pytest.mark.traced
 def test_deep_shap_batches(convnet, shap_references):
     """Neither batches of samples nor pairs at once matter, and one trace serves all."""
     model, x = convnet

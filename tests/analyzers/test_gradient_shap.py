@@ -113,6 +113,7 @@ def test_sum_of_other_models(model):
         np.testing.assert_allclose(total(found.attribution), expected, atol=0.15 * np.abs(outputs).max())
 
 
+@pytest.mark.traced
 def test_draws_don_t_depend_on_batches(smooth):
     model, x, references = smooth
     analyzer = shap(model, references=references, samples=11, noise_scale=0.3)

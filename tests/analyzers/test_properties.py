@@ -20,7 +20,7 @@ from innv_ext.analyzers.lrp.rules import Epsilon
 from innv_ext.backend import facts, passes, walk
 from innv_ext.backend.tracing import trace
 
-# No shrinking: every example compiles, and a plan is short and can be replayed as it is printed.
+# No shrinking: every example is a new network, and a plan is short and can be replayed as it is printed.
 fast = settings(
     max_examples=6,
     deadline=None,
@@ -29,7 +29,7 @@ fast = settings(
     suppress_health_check=list(HealthCheck),
     phases=(Phase.generate,),
 )
-eager = settings(fast, max_examples=20)  # nothing is compiled
+more = settings(fast, max_examples=20)  # graphs alone, without analyzers
 pytestmark = pytest.mark.filterwarnings("ignore:Deep Taylor explains positive scores only")
 
 OPS = ("affine", "affine", "add", "concat", "maxpool", "avgpool", "batchnorm", "relu")
@@ -200,6 +200,7 @@ def test_epsilon_tends_to_the_z_rule(plan):
     close(explained("lrp.epsilon", n.model, n.x, epsilon=1e-14)[0], maps, 1e-6)
 
 
+@pytest.mark.traced
 @fast
 @given(plans)
 def test_flat_and_w_square_conserve_in_any_net(plan):
@@ -256,7 +257,7 @@ def test_samples_do_not_see_each_other(plan):
 # --- the graph ---------------------------------------------------------------------------------------------------
 
 
-@eager
+@more
 @given(plans)
 def test_traced_and_rewritten_graphs_compute_the_model(plan):
     """However batch normalisation is treated."""
@@ -271,7 +272,7 @@ def test_traced_and_rewritten_graphs_compute_the_model(plan):
         assert [node.index for node in g.nodes] == list(range(len(g.nodes)))
 
 
-@eager
+@more
 @given(plans)
 def test_proved_signs_are_true(plan):
     """Where the graph claims that an input isn't negative, it isn't."""

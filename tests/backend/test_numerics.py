@@ -182,6 +182,7 @@ def test_safe_divide_keeps_the_sign_of_the_denominator():
 # --- compiled functions ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.traced
 def test_compiled_traces_once_for_all_batch_sizes():
     compiled = numerics.Compiled(lambda x: ops.sum(x * x, axis=1), [((None, 3), "float64")], jit_compile=False)
     assert compiled.traces == 0
@@ -191,6 +192,7 @@ def test_compiled_traces_once_for_all_batch_sizes():
     assert compiled.traces == 1
 
 
+@pytest.mark.traced
 def test_compiled_converts_to_its_dtypes():
     """numpy comes in as it is: lists, float64 for float32, integers."""
     compiled = numerics.Compiled(lambda x, i: (x, i), [((None,), "float32"), ((None,), "int32")], jit_compile=False)
@@ -200,6 +202,7 @@ def test_compiled_converts_to_its_dtypes():
     assert compiled.traces == 1
 
 
+@pytest.mark.traced
 def test_compiled_reads_variables_when_it_runs():
     """Weights that change after the first call count."""
     weight = keras.Variable(np.float64(2.0), dtype="float64")
@@ -210,6 +213,7 @@ def test_compiled_reads_variables_when_it_runs():
     assert compiled.traces == 1
 
 
+@pytest.mark.traced
 def test_compiled_with_xla():
     compiled = numerics.Compiled(lambda x: ops.tanh(x) + 1.0, [((None, 2), "float32")], jit_compile=True)
     x = np.ones((3, 2), "float32")

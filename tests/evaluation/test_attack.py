@@ -383,6 +383,7 @@ def test_batch_size_bounds_the_forward_samples():
     assert max(sizes) == 4
 
 
+@pytest.mark.traced
 def test_one_trace_of_each_function(trained_net, gradient_map, monkeypatch):
     made = []
 

@@ -537,6 +537,7 @@ def test_batch_size_bounds_the_forward_samples(size, on):
     assert sum(seen) == 3 + 3 * 3  # equal copies are evaluated once
 
 
+@pytest.mark.traced
 def test_one_trace(monkeypatch):
     made = []
 

@@ -407,6 +407,7 @@ def test_batch_size_bounds_the_forward_samples(size):
     assert sum(seen) == 3 + 3 * 6  # equal copies are evaluated once
 
 
+@pytest.mark.traced
 def test_one_trace(monkeypatch):
     made = []
 
