@@ -13,6 +13,7 @@ import keras
 import pytest
 import tensorflow as tf
 
+from innv_ext import files
 from innv_ext.backend.numerics import Compiled
 
 # A trace is run a few times here, which does not pay for its optimisation.
@@ -57,8 +58,6 @@ def step_by_step(monkeypatch):
     """Nothing is traced, even in a test with the mark ``traced``."""
     monkeypatch.setattr(_Tracing, "now", False)
     monkeypatch.setattr(_Tracing, "after", float("inf"))
-
-from innv_ext import files
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from innv_ext.backend import facts, numerics
+from innv_ext.backend import facts, numerics, traits
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
 from innv_ext.errors import NoRuleError
@@ -168,7 +168,7 @@ def op_is(*functions: Any) -> Predicate:
 
 @makes(op_is)
 def _op_is(node: Node, graph: Graph, *names: str) -> bool:
-    return facts.activation_key(node) in names
+    return traits.activation_key(node) in names
 
 
 def named(*names: str) -> Predicate:

@@ -14,7 +14,7 @@ import keras
 
 from innv_ext.analyzers import Analyzer, create_analyzer
 from innv_ext.analyzers.core.info import AnalyzerInfo
-from innv_ext.analyzers.core.inputs import output_position
+from innv_ext.analyzers.core.subject import output_position
 from innv_ext.backend.graph import Graph
 from innv_ext.cli.files import existing, run_module
 from innv_ext.errors import InnvError, InvalidInputError, UnsupportedModelError

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from innv_ext.arguments import Spec
+from innv_ext.arguments import Number
 from innv_ext.errors import InvalidInputError
 from innv_ext.optim.base import check_count, flat, for_problems, one_or_each, per_problem
 
-WEIGHT = Spec("number", 0)
+WEIGHT = Number()
 
 
 def soft_threshold(y: np.ndarray, t: float | np.ndarray) -> np.ndarray:

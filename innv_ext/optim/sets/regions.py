@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from innv_ext.arguments import Spec
+from innv_ext.arguments import Number
 from innv_ext.errors import InvalidInputError
 from innv_ext.optim.base import flat, for_problems, inner, one_or_each
 from innv_ext.optim.sets import oracles, projections
 from innv_ext.optim.transport.exact import rate_grid
 from innv_ext.optim.transport.grids import checked_rates
 
-COUNT = Spec("integer", 1)
+COUNT = Number(whole=True, least=1)
 
 
 class Region:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.arguments import Spec
+from innv_ext.arguments import Number
 from innv_ext.optim.base import Solver, State, Status, check_count, flat, for_problems, one_or_each, per_problem
 from innv_ext.optim.sets.penalties import Penalty
 from innv_ext.optim.solvers.projected import first_length
@@ -63,7 +63,7 @@ class Backtracking(Solver):
 
     def __post_init__(self) -> None:
         if self.length is not None:
-            object.__setattr__(self, "length", one_or_each("length", self.length, Spec("number", 0, above=True)))
+            object.__setattr__(self, "length", one_or_each("length", self.length, Number(positive=True)))
 
     def init(self, x0: np.ndarray) -> ProximalState:
         self.penalty.check(x0)
