@@ -1,7 +1,7 @@
 """Checks of plain arguments, and what the fields of analyzers and rules may hold.
 
-Every refusal names the argument, what is accepted and what was received. What a value may be is a ``Spec``: a function
-of (name, value) that returns the value or refuses it. A dataclass says it of a field by its default::
+Every refusal names the argument, what is accepted and what was received. What a value may be is ``Allowed``: a function of
+(name, value) that returns the value or refuses it. A dataclass says it of a field by its default::
 
     samples: int = count(64)
     noise: str = one_of("relative", "absolute")
@@ -22,7 +22,7 @@ from innv_ext.errors import InvalidInputError
 _LISTED = 20  # longer lists of choices are not spelt out
 
 
-class Spec:
+class Allowed:
     """What a value may be; subclasses say it in words and in code."""
 
     def expected(self) -> str:
@@ -43,7 +43,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Number(Spec):
+class Number(Allowed):
     """A finite number from ``least`` (or, if ``positive``, above 0) to ``most``, or one of the values in ``also``."""
 
     whole: bool = False
@@ -66,7 +66,7 @@ class Number(Spec):
 
 
 @dataclass(frozen=True)
-class Choice(Spec):
+class Choice(Allowed):
     """One of the values in ``allowed``, or, if ``function``, what can be called; ``also`` says what else is."""
 
     allowed: tuple[Any, ...]
@@ -89,7 +89,7 @@ class Choice(Spec):
 
 
 @dataclass(frozen=True)
-class Instance(Spec):
+class Instance(Allowed):
     """An object of one of some classes, or None."""
 
     classes: tuple[type, ...]
@@ -104,7 +104,7 @@ class Instance(Spec):
 # --- fields ------------------------------------------------------------------------------------------------------
 
 
-def _field(default: Any, spec: Spec) -> Any:
+def _field(default: Any, spec: Allowed) -> Any:
     return dataclasses.field(default=default, metadata={"spec": spec})
 
 

@@ -182,6 +182,16 @@ def safe_divide(r: Tensor, z: Tensor, epsilon: float = 0.0, sign: int = 0) -> Te
     return r / ops.where(ops.abs(z) < TINY, 1e-7 * side, z)
 
 
+def positive(t: Tensor) -> Tensor:
+    """max(t, 0)."""
+    return ops.relu(t)
+
+
+def negative(t: Tensor) -> Tensor:
+    """min(t, 0)."""
+    return ops.minimum(t, ops.cast(0.0, t.dtype))  # one pass over large kernels, unlike -relu(-t)
+
+
 def close(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree to a hundredth of a percent of the largest value (a tenth in half precision)."""
     half = any(keras.backend.standardize_dtype(t.dtype) in ("float16", "bfloat16") for t in (a, b))

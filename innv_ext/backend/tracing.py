@@ -65,18 +65,6 @@ def untouched(model: keras.Model) -> Iterator[None]:
             names.update(counts)
 
 
-class Same:
-    """Equal to itself only, whatever equality means for the object."""
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.value is other.value
-
-    __hash__ = None  # type: ignore[assignment]
-
-
 @functools.cache
 def _unstructural() -> frozenset[str]:
     """Attributes of layers and models that do not say what they compute: of training, and records of calls."""
@@ -85,14 +73,15 @@ def _unstructural() -> frozenset[str]:
     return frozenset(trainer | calls)
 
 
-def structure(model: keras.Model) -> list[Any]:
+def structure(model: keras.Model) -> tuple[Any, list[Any]]:
     """What the graph of a model depends on: its layers with all their attributes, but not the values of weights.
 
-    Two results are equal as long as no layer was added, replaced or given another activation, stride, dtype ...
+    The first part of two results is equal as long as no layer was added, replaced or given another activation, stride,
+    dtype ...; the second part keeps alive the objects that the first knows by their identity.
     """
     layers = list(model._flatten_layers())
     layers += [op for m in layers if isinstance(m, Functional) for op in m.operations if op not in layers]
-    skipped = _unstructural()
+    kept = list(layers)
 
     def plain(value: Any, depth: int = 0) -> Any:
         if value is None or isinstance(value, (bool, int, float, str, bytes)):
@@ -101,12 +90,13 @@ def structure(model: keras.Model) -> list[Any]:
             return [plain(v, depth + 1) for v in value]
         if isinstance(value, dict) and depth < 4:
             return [(plain(k, depth + 1), plain(v, depth + 1)) for k, v in value.items()]
-        return Same(value)
+        kept.append(value)
+        return id(value)
 
-    def attributes(layer: Any) -> dict[str, Any]:
-        return {k: plain(v) for k, v in vars(layer).items() if k not in skipped and not k.startswith("_compile")}
+    def told(name: str) -> bool:
+        return name not in _unstructural() and not name.startswith("_compile")
 
-    return [(Same(layer), attributes(layer)) for layer in layers]
+    return [(id(layer), {k: plain(v) for k, v in vars(layer).items() if told(k)}) for layer in layers], kept
 
 
 def model_tensors(model: keras.Model) -> tuple[Any, Any]:

@@ -25,14 +25,8 @@ ORDERS = {"morf": 1, "lerf": -1}  # the sign of the relevance whose largest valu
 TITLES = {"morf": "most relevant first", "lerf": "least relevant first"}
 RANDOM_ORDERS = 5  # the baseline is their mean
 _NOISE, _TIES, _BASELINE = 0, 1, 2  # streams of random numbers
-_TAKES = {  # what each perturbation may be told
-    "mean": ("mean",),
-    "constant": ("value",),
-    "uniform": (),
-    "gaussian": ("mean", "std"),
-    "inversion": (),
-    "blur": ("sigma",),
-}
+_TAKES = {"mean": ("mean",), "constant": ("value",), "uniform": (), "gaussian": ("mean", "std"), "inversion": ()}
+_TAKES["blur"] = ("sigma",)  # what each perturbation may be told
 
 
 def perturbation_analysis(

@@ -13,10 +13,9 @@ from innv_ext import arguments
 from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Analyzer, Explanation
 from innv_ext.analyzers.core.reverse import select
-from innv_ext.backend import facts, numerics, passes, walk
+from innv_ext.backend import facts, numerics, passes
 from innv_ext.backend.models import model_wo_softmax
 from innv_ext.backend.numerics import Compiled, widen
-from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.features import RANDOM
 
@@ -112,12 +111,7 @@ class Scores(OneInput):
 
     def output_shape(self, x: np.ndarray) -> tuple[int | None, ...]:
         """The shape of the output, worked out for x where the model leaves dimensions free."""
-        shape = self.graph.specs[self.graph.outputs[self.position]].shape
-        if None not in shape[1:]:
-            return shape
-        with untouched(self.model):
-            symbol = keras.KerasTensor((None, *x.shape[1:]), x.dtype.name)
-            return tuple(walk.evaluate(self.graph, [symbol])[self.position].shape)
+        return self.subject.output_shape(self.model, self.position, [x])
 
     def __call__(self, x: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(score in float64, flat index of the neuron, predicted class) per sample; index -1: the largest output.

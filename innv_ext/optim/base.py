@@ -40,7 +40,7 @@ def flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
-def one_or_each(name: str, given: Any, spec: arguments.Spec) -> Any:
+def one_or_each(name: str, given: Any, spec: arguments.Allowed) -> Any:
     """A number for all problems or a tuple of one each: plain, so that parameters can be compared and printed."""
     values = arguments.as_array(name, given).tolist()
     try:

@@ -452,7 +452,8 @@ def test_own_rows_win():
         expected = run(graph_of(twin), xs, 0.1, "diagonal")
         np.testing.assert_allclose(y.mean, expected.mean, rtol=1e-12)
         np.testing.assert_allclose(y.var, expected.var, rtol=1e-12)
-        assert [line.endswith("mine") for line in table.describe(graph, moments.bind(graph, table))] == [True] + [False] * 4
+        plan = table.describe(graph, moments.bind(graph, table))
+        assert [line.endswith("mine") for line in plan] == [True] + [False] * 4
     rules = moments.bind(graph, Rules((op_is("relu"), doubled), (kind_is(Kind.AFFINE), doubled)))
     assert {rule.rule for rule in rules} == {doubled}
 

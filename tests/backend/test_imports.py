@@ -262,7 +262,7 @@ def test_only_tracing_reads_private_attributes_of_keras():
 
 
 def test_the_mask_attribute_of_keras_is_only_touched_in_the_backend():
-    assert {relative(path) for path in FILES if KERAS_MASK in SOURCES[path]} == {"backend/tracing.py"}
+    assert {relative(path) for path in FILES if KERAS_MASK in SOURCES[path]} == {"backend/masks.py"}
 
 
 def test_nothing_pickles():

@@ -16,7 +16,7 @@ from keras import tree
 from innv_ext import arguments, files
 from innv_ext.analyzers.core import data, saving, subject
 from innv_ext.analyzers.core.tensor_map import TensorMap
-from innv_ext.backend import numerics, walk
+from innv_ext.backend import numerics
 from innv_ext.backend import tracing as graphs
 from innv_ext.backend.graph import Graph, Spec
 from innv_ext.errors import InvalidInputError, NotFittedError, SaveError, UnsupportedModelError
@@ -94,10 +94,9 @@ class Analyzer:
         self.subject_ = subject.subject_of(self.model)
         self.input_structure_ = self.subject_.input_structure
         self.graph_: Graph = self.subject_.graph
-        self._traced = self.graph_
         self.learnt_: dict[str, np.ndarray] = {}  # by ``fit``; it is what is saved
         self.output_position_ = subject.output_position(self.model, self.graph_, self.output)
-        self._traced_output = self._traced.outputs[self.output_position_]
+        self._explained = self.output_position_
         self.registered_name_: str | None = None
         self.registered_params_: dict[str, Any] = {}
         self.build()
@@ -167,7 +166,7 @@ class Analyzer:
         specs = self.input_specs()
         xs = subject.standardize(x, self.input_structure_, specs, self.check_input)
         count = len(xs[0])
-        shape = self._output_shape(xs) if neuron_selection is not None else (None,)
+        shape = (None,) if neuron_selection is None else self.subject_.output_shape(self.model, self._explained, xs)
         mode, index = subject.resolve_selection(self.neuron_selection_mode, neuron_selection, count, shape)
         options = {"mode": mode, "layers": subject.layer_names(return_layers, self.layer_names()), "trace": trace}
         if count == 0:  # shapes come from one sample of zeros, which is cut off again
@@ -310,16 +309,6 @@ class Analyzer:
     def input_specs(self) -> list[Spec]:
         """Shapes and dtypes of the inputs as they are fed."""
         return [self.graph_.specs[s] for s in self.graph_.inputs]
-
-    def _output_shape(self, xs: Sequence[np.ndarray]) -> tuple[int | None, ...]:
-        """The shape of the explained output, worked out symbolically where the model leaves dimensions free."""
-        shape = self._traced.specs[self._traced_output].shape
-        if None not in shape[1:]:
-            return shape
-        with graphs.untouched(self.model):
-            symbols = [keras.KerasTensor((None, *x.shape[1:]), x.dtype.name) for x in xs]
-            found = walk.evaluate(self._traced, symbols)
-        return tuple(found[self._traced.outputs.index(self._traced_output)].shape)
 
     # --- helpers -------------------------------------------------------------------------------------------------
 

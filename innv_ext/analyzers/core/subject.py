@@ -28,7 +28,7 @@ class Subject:
     def __init__(self, model: keras.Model):
         self.input_structure = tracing.model_tensors(model)[0]
         self.graph = tracing.trace(model, facts.is_leaf)
-        self.structure = tracing.structure(model)
+        self.structure, self._kept = tracing.structure(model)
         self._forms: dict[str, Graph] = {}
         self._checked: set[Any] = set()
 
@@ -37,6 +37,15 @@ class Subject:
         if batchnorm not in self._forms:
             self._forms[batchnorm] = passes.canonical(self.graph, batchnorm)
         return self._forms[batchnorm]
+
+    def output_shape(self, model: keras.Model, position: int, xs: Sequence[np.ndarray]) -> tuple[int | None, ...]:
+        """The shape of an output, worked out symbolically for inputs like ``xs`` where the model leaves sizes free."""
+        shape = self.graph.specs[self.graph.outputs[position]].shape
+        if None not in shape[1:]:
+            return shape
+        with tracing.untouched(model):
+            symbols = [keras.KerasTensor((None, *x.shape[1:]), x.dtype.name) for x in xs]
+            return tuple(walk.evaluate(self.graph, symbols)[position].shape)
 
     def is_checked(self, batchnorm: str, dtypes: Sequence[str]) -> bool:
         """Whether this form was found right for inputs of these dtypes."""
@@ -73,7 +82,7 @@ def subject_of(model: keras.Model) -> Subject:
     """The ``Subject`` that analyzers of this model have already, or a new one if there is none or layers changed."""
     held = _SUBJECTS.get(model)
     found = held() if held is not None else None
-    if found is None or found.structure != tracing.structure(model):
+    if found is None or found.structure != tracing.structure(model)[0]:
         found = Subject(model)
         _SUBJECTS[model] = weakref.ref(found)  # those who use it hold it, so that a model is never kept alive
     return found

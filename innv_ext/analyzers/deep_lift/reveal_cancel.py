@@ -18,11 +18,10 @@ from typing import Any
 from keras import ops
 
 from innv_ext.analyzers.deep_lift import rescale
-from innv_ext.analyzers.lrp.rules import negative, positive
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.numerics import widen
+from innv_ext.backend.numerics import negative, positive, widen
 from innv_ext.backend.rules import not_differentiable
 
 Tensor = Any

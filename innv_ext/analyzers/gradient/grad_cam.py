@@ -11,7 +11,7 @@ from keras import ops, tree
 
 from innv_ext import arguments
 from innv_ext.analyzers.core.program import GraphAnalyzer, select
-from innv_ext.analyzers.prediction.masking import as_maps
+from innv_ext.analyzers.parts.partition import as_maps
 from innv_ext.backend import facts, numerics
 from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.graph import Graph, run

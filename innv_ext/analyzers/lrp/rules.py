@@ -22,23 +22,13 @@ from innv_ext import arguments
 from innv_ext.backend import numerics
 from innv_ext.backend.affine import Affine
 from innv_ext.backend.graph import Node
-from innv_ext.backend.numerics import safe_divide, widen
+from innv_ext.backend.numerics import negative, positive, safe_divide, widen
 from innv_ext.backend.rules import Saved, savable
 from innv_ext.errors import InvalidInputError
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]
 Relevance = Sequence[Tensor | None]
-
-
-def positive(t: Tensor) -> Tensor:
-    """max(t, 0)."""
-    return ops.relu(t)
-
-
-def negative(t: Tensor) -> Tensor:
-    """min(t, 0)."""
-    return ops.minimum(t, ops.cast(0.0, t.dtype))  # one pass over large kernels, unlike -relu(-t)
 
 
 def proportional(

@@ -244,3 +244,8 @@ def slic(x: np.ndarray, one: Arrangement, count: int) -> np.ndarray:
     compactness = 20.0 if colours else 0.2  # in units of the colour space: Lab has lightness 0..100
     found = superpixels()(picture, count, compactness=compactness, channel_axis=-1, convert2lab=colours, start_label=0)
     return labels_of(found, one, "segments")
+
+
+def as_maps(values: Sequence[np.ndarray], xs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Maps in the dtype of the inputs; float32 for tokens."""
+    return [v.astype(x.dtype if x.dtype.kind == "f" else "float32") for v, x in zip(values, xs, strict=True)]

@@ -16,7 +16,7 @@ from innv_ext import arguments, files
 from innv_ext.analyzers.core.reverse import GRADIENT_RULES, ReverseAnalyzer
 from innv_ext.analyzers.pattern.sums import (
     TYPES,
-    Moments,
+    ActivationMoments,
     affine_nodes,
     load_moments,
     mean_outputs,
@@ -169,13 +169,13 @@ class PatternNet(ReverseAnalyzer):
         self._accept(patterns)
         return self
 
-    def _start(self, xs: list[np.ndarray], neurons: Any) -> list[Moments]:
+    def _start(self, xs: list[np.ndarray], neurons: Any) -> list[ActivationMoments]:
         rows = self._chunk(xs)
         run = self.compiled(mean_outputs, {"graph": self.graph_, "neurons": neurons})
         means = [np.asarray(m, "float64") for m in run(*(x[:rows] for x in xs), np.zeros(rows, "int32"))]
-        return [Moments.start(n.call.kernel().shape, m) for n, m in zip(self._affine, means, strict=True)]
+        return [ActivationMoments.start(n.call.kernel().shape, m) for n, m in zip(self._affine, means, strict=True)]
 
-    def _add(self, xs: list[np.ndarray], moments: list[Moments], neurons: Any) -> None:
+    def _add(self, xs: list[np.ndarray], moments: list[ActivationMoments], neurons: Any) -> None:
         options = {"graph": self.graph_, "neurons": neurons, "sign": TYPES[self.pattern_type]}
         run = self.compiled(moment_sums, options, [((None,), "float64")] * len(moments))
         rows = self._chunk(xs)

@@ -24,7 +24,7 @@ TYPES = {"relu": +1, "relu.positive": +1, "relu.negative": -1, "linear": 0}
 
 
 @dataclass(eq=False)
-class Moments:
+class ActivationMoments:
     """Sums over all samples and positions so far of one affine node, float64.
 
     u is the output without bias, less ``shift`` (its mean in the first batch, against cancellation); m is the mask.
@@ -46,7 +46,7 @@ class Moments:
     shift: np.ndarray
 
     @classmethod
-    def start(cls, kernel_shape: Sequence[int], shift: np.ndarray) -> Moments:
+    def start(cls, kernel_shape: Sequence[int], shift: np.ndarray) -> ActivationMoments:
         """No sample yet."""
         zeros = np.zeros(len(shift))
         return cls(np.zeros(kernel_shape), np.zeros(kernel_shape), zeros, zeros.copy(), 0.0, shift)
@@ -96,7 +96,7 @@ def mean_outputs(xs: list[Tensor], index: Tensor, graph: Graph, neurons: tuple[N
 def moment_sums(
     xs: list[Tensor], index: Tensor, *shifts: Tensor, graph: Graph, neurons: tuple[Neurons, ...], sign: int
 ) -> list[tuple[Tensor, ...]]:
-    """Per affine node the sums that ``Moments.add`` takes; no patch of a convolution is ever cut out.
+    """Per affine node the sums that ``ActivationMoments.add`` takes; no patch of a convolution is ever cut out.
 
     sum m x u over samples and positions is the derivative of <bilinear(x, kernel), m u> with respect to the kernel.
     """
@@ -138,7 +138,7 @@ def _walk(graph: Graph, xs: list[Tensor], neurons: tuple[Neurons, ...], visit: A
             slots = run((node,), slots)
 
 
-def save_moments(path: Path, moments: Iterable[Moments], batches: int, signature: str) -> None:
+def save_moments(path: Path, moments: Iterable[ActivationMoments], batches: int, signature: str) -> None:
     """Write the state of a fit; the file is replaced only when it is complete."""
     arrays: dict[str, np.ndarray] = {"batches": np.array(batches), "signature": np.array(signature)}
     for i, m in enumerate(moments):
@@ -146,14 +146,14 @@ def save_moments(path: Path, moments: Iterable[Moments], batches: int, signature
     files.write(path, lambda file: np.savez(file, **arrays))
 
 
-def load_moments(path: Path, signature: str) -> tuple[list[Moments], int]:
+def load_moments(path: Path, signature: str) -> tuple[list[ActivationMoments], int]:
     """What ``save_moments`` wrote, for the same model and pattern type."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             found = str(arrays["signature"])
             count = sum(k.startswith("xu") for k in arrays)
             names = ("xu", "x", "masked", "u", "count", "shift")
-            moments = [Moments(*(arrays[f"{name}{i}"] for name in names)) for i in range(count)]
+            moments = [ActivationMoments(*(arrays[f"{name}{i}"] for name in names)) for i in range(count)]
             batches = int(arrays["batches"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidInputError(f"resume_from={str(path)!r} is no state of an interrupted fit: {error}") from error

@@ -12,8 +12,8 @@ import numpy as np
 
 from innv_ext import arguments
 from innv_ext.analyzers.core.background import Background
-from innv_ext.analyzers.parts.partition import Partition
-from innv_ext.analyzers.prediction.masking import SegmentAnalyzer, as_maps
+from innv_ext.analyzers.parts.partition import Partition, as_maps
+from innv_ext.analyzers.prediction.masking import SegmentAnalyzer
 from innv_ext.errors import InvalidInputError
 
 

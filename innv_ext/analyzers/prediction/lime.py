@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from innv_ext import arguments, files
-from innv_ext.analyzers.parts.partition import Partition, of_rows
+from innv_ext.analyzers.parts.partition import Partition, as_maps, of_rows
 from innv_ext.analyzers.parts.replacement import Fixed, fitted, reference
 from innv_ext.analyzers.parts.windows import default_sizes
-from innv_ext.analyzers.prediction.masking import SegmentAnalyzer, as_maps
+from innv_ext.analyzers.prediction.masking import SegmentAnalyzer
 from innv_ext.backend.arrangement import Arrangement
 from innv_ext.errors import InvalidInputError
 

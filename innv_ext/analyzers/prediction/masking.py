@@ -117,8 +117,3 @@ class SegmentAnalyzer(MaskingAnalyzer):
 def score_at(xs: list[Tensor], index: Tensor, graph: Graph, mode: Any) -> Tensor:
     """The score of each sample."""
     return select(widen(walk.evaluate(graph, xs)[0]), index, mode)[1]
-
-
-def as_maps(values: Sequence[np.ndarray], xs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Maps in the dtype of the inputs; float32 for tokens."""
-    return [v.astype(x.dtype if x.dtype.kind == "f" else "float32") for v, x in zip(values, xs, strict=True)]

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers.parts.partition import of_rows
+from innv_ext.analyzers.parts.partition import as_maps, of_rows
 from innv_ext.analyzers.parts.replacement import Fixed, fitted, reference
 from innv_ext.analyzers.parts.windows import Windows, all_sizes, check_gaps, default_sizes, owned, windows
-from innv_ext.analyzers.prediction.masking import MaskingAnalyzer, as_maps
+from innv_ext.analyzers.prediction.masking import MaskingAnalyzer
 from innv_ext.backend.arrangement import Arrangement
 
 

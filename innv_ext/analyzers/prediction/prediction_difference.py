@@ -14,8 +14,9 @@ from keras import ops
 from innv_ext import arguments
 from innv_ext.analyzers.core.program import check_float_inputs, select
 from innv_ext.analyzers.core.subject import ALL
+from innv_ext.analyzers.parts.partition import as_maps
 from innv_ext.analyzers.parts.windows import all_sizes, check_gaps, components, default_sizes, owned, windows
-from innv_ext.analyzers.prediction.masking import MaskingAnalyzer, as_maps
+from innv_ext.analyzers.prediction.masking import MaskingAnalyzer
 from innv_ext.analyzers.prediction.patch_gaussian import PatchGaussian, PatchMoments, Places
 from innv_ext.backend import facts, passes, walk
 from innv_ext.backend.arrangement import Arrangement, Sizes
@@ -74,11 +75,6 @@ class PredictionDifference(MaskingAnalyzer):
     needs_fit = True
 
     # --- building ------------------------------------------------------------------------------------------------
-
-    def build(self) -> None:
-        """Remember which output of the whole model is explained."""
-        self._explained = self.output_position_
-        super().build()
 
     def check_model(self, graph: Graph) -> None:
         """Numbers that have a Gaussian at the start; classes at the end if there is to be evidence."""

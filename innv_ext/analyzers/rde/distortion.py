@@ -23,7 +23,7 @@ CACHED_DRAWS = 2**26  # bytes of Monte Carlo draws that are kept between evaluat
 
 
 @dataclass(frozen=True, eq=False)
-class Context:
+class Problem:
     """What the compiled functions need besides tensors; made once per analyzer, so that they are compiled once."""
 
     graph: Graph
@@ -50,7 +50,7 @@ class Distortion:
     """
 
     compiled: Callable[..., numerics.Compiled]
-    context: Context
+    context: Problem
     reference: Reference
     xs: list[np.ndarray]
     index: np.ndarray
@@ -148,7 +148,7 @@ class Distortion:
         return ""
 
 
-def random_inputs(xs: Sequence[Tensor], s: Tensor, reference: Sequence[Tensor], context: Context) -> list[Moments]:
+def random_inputs(xs: Sequence[Tensor], s: Tensor, reference: Sequence[Tensor], context: Problem) -> list[Moments]:
     """Moments of s x + (1 - s) v from the means, variances and directions of v."""
     count = len(xs)
     means, variances, factors = reference[:count], reference[count : 2 * count], reference[2 * count :]
@@ -161,7 +161,7 @@ def random_inputs(xs: Sequence[Tensor], s: Tensor, reference: Sequence[Tensor], 
     return inputs
 
 
-def mixed_inputs(xs: Sequence[Tensor], s: Tensor, draws: Sequence[Tensor], context: Context) -> list[Tensor]:
+def mixed_inputs(xs: Sequence[Tensor], s: Tensor, draws: Sequence[Tensor], context: Problem) -> list[Tensor]:
     """s x + (1 - s) v for draws v (batch, draws, ...), all in one batch."""
     inputs = []
     for kept, x, v in zip(context.features.expand(s), xs, draws, strict=True):
@@ -171,7 +171,7 @@ def mixed_inputs(xs: Sequence[Tensor], s: Tensor, draws: Sequence[Tensor], conte
 
 
 def filtered(
-    xs: list[Tensor], index: Tensor, s: Tensor, score: Tensor, *reference: Tensor, context: Context
+    xs: list[Tensor], index: Tensor, s: Tensor, score: Tensor, *reference: Tensor, context: Problem
 ) -> tuple[Tensor, Tensor]:
     """D = (score - mean)^2 + variance by density filtering, and dD/ds."""
 
@@ -191,7 +191,7 @@ def filtered(
 
 
 def sampled(
-    xs: list[Tensor], index: Tensor, s: Tensor, score: Tensor, *draws: Tensor, context: Context
+    xs: list[Tensor], index: Tensor, s: Tensor, score: Tensor, *draws: Tensor, context: Problem
 ) -> tuple[Tensor, Tensor]:
     """The sum of (score - score(s x + (1 - s) v))^2 over draws v (batch, draws, ...), and its gradient."""
     count = ops.shape(draws[0])[1]

@@ -16,7 +16,7 @@ from innv_ext.analyzers.moments import values as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
 from innv_ext.analyzers.parts.partition import Partition, partition
 from innv_ext.analyzers.parts.replacement import Custom
-from innv_ext.analyzers.rde.distortion import Context, Distortion
+from innv_ext.analyzers.rde.distortion import Distortion, Problem
 from innv_ext.analyzers.rde.reference import KINDS, LEARNT, Reference, learn
 from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.graph import Graph
@@ -91,7 +91,7 @@ class RateDistortion(GraphAnalyzer):
         self.moment_table_ = (self.moment_rules or Rules()).before(MOMENT_RULES)
         self.bound_ = moments.bind(self.graph_, self.moment_table_) if self.distortion == "adf" else ()
         self._features: dict[Any, Partition] = {}
-        self._contexts: dict[Any, Context] = {}
+        self._contexts: dict[Any, Problem] = {}
         shapes = [spec.shape[1:] for spec in self.input_specs()]
         if all(None not in s for s in shapes):
             self.check_count(self.features_of(shapes).count)
@@ -165,7 +165,7 @@ class RateDistortion(GraphAnalyzer):
         reference = self.given_reference([x.shape[1:] for x in xs])
         if key not in self._contexts:
             shapes = tuple(tuple(spec.shape[1:]) for spec in self.input_specs())
-            self._contexts[key] = Context(self.graph_, self.bound_, features, mode, reference.covariance, shapes)
+            self._contexts[key] = Problem(self.graph_, self.bound_, features, mode, reference.covariance, shapes)
         return Distortion(
             self.compiled,
             self._contexts[key],
