@@ -1,7 +1,7 @@
 """Checks of plain arguments, and what the fields of analyzers and rules may hold.
 
-Every refusal names the argument, what is accepted and what was received. What a value may be is ``Allowed``: a function of
-(name, value) that returns the value or refuses it. A dataclass says it of a field by its default::
+Every refusal names the argument, what is accepted and what was received. What a value may be is ``Allowed``: a function
+of (name, value) that returns the value or refuses it. A dataclass says it of a field by its default::
 
     samples: int = count(64)
     noise: str = one_of("relative", "absolute")
