@@ -24,9 +24,9 @@ from innv_ext.evaluation.sensitivity import sensitivity
 Maps = Mapping[str, np.ndarray]
 RANDOM = "random"  # the baseline's name in curves
 SHARE = 0.02  # of the range of x: how far "a little" is, where the caller doesn't say
-# parameters of the tests that a comparison sets for all metrics
-SET = ("neuron_selection", "labels", "output", "channel_axis", "params", "random_baseline")
-SET += ("batch_size", "seed", "progress")
+# parameters of the tests that a comparison sets itself
+SET = {"neuron_selection", "labels", "output", "channel_axis", "params", "random_baseline"}
+SET |= {"batch_size", "seed", "progress"}
 
 
 @dataclass(frozen=True)

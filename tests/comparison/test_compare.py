@@ -427,6 +427,11 @@ def test_list_metrics():
     assert len(found) == 10 and all(m.measures and m.source and m.better in ("higher", "lower", "none")
                                     for m in found.values())
     assert [m.name for m in found.values() if "masks" in m.needs] == ["inside_ratio"]
+    assert found["attack_top_k"].takes == ("epsilon", "k", "steps", "step_size", "method", "value_range", "softplus")
+    assert found["aopc_morf"].takes == found["aopc_lerf"].takes == (
+        "regions", "perturbation", "value", "mean", "std", "sigma", "steps", "aggregate", "samples", "on")
+    assert found["randomization"].takes == ("order", "how") and found["inside_ratio"].takes == ("kind",)
+    assert found["ordering_accuracy"].takes == ("noise", "mean", "std", "rates", "samples", "features", "on")
 
 
 def test_progress(model, x, capsys):
