@@ -19,6 +19,7 @@ from innv_ext.backend import facts, passes, walk
 from innv_ext.backend.tracing import trace
 from innv_ext.errors import UnsupportedModelError
 
+pytestmark = pytest.mark.traced  # eager execution rounds differently, and a hundred layers amplify that
 SIZES = {
     "VGG16": 32, "ResNet50": 32, "ResNet50V2": 32, "MobileNetV2": 32, "EfficientNetB0": 32, "DenseNet121": 32,
     "Xception": 71, "InceptionV3": 75, "NASNetMobile": 32, "ConvNeXtTiny": 32,
@@ -74,7 +75,7 @@ def networks():
     return get
 
 
-@tf.function  # compiled as the analyzers are: eager execution rounds differently, and a hundred layers amplify that
+@tf.function  # compiled as the analyzers are
 def logit_gradient(twin, x, target):
     with tf.GradientTape() as tape:
         tape.watch(x)

@@ -31,7 +31,7 @@ class Recording:
         self.weights = []
 
     def __call__(self, clone):
-        self.weights.append({w.path: np.array(w) for w in clone.weights})
+        self.weights.append({w.path: w.numpy().copy() for w in clone.weights})
         self.last = innv_ext.create_analyzer("gradient", clone)
         return self.last
 
@@ -141,7 +141,7 @@ def test_the_seed_repeats_and_is_not_that_of_the_models_own_weights(x):
         check(model, run, x[:1], seed=seed)
     assert random.getstate() == state
     first, again, other = (np.concatenate([v.ravel() for v in run.weights[-1].values()]) for run in runs)
-    own = np.concatenate([np.array(w).ravel() for w in model.weights])
+    own = np.concatenate([w.numpy().ravel() for w in model.weights])
     np.testing.assert_array_equal(first, again)
     kernels = own != 0
     assert not (first == other)[kernels].any() and not (first == own)[kernels].any()
