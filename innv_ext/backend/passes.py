@@ -138,6 +138,39 @@ def _added_constant(users: dict[int, list[Node]], graph: Graph, node: Node) -> t
     return (adder, constant) if constant is not None and same else None
 
 
+class PlanesFirst:
+    """3-D max pooling as a pooling of planes and one along the depth: the first of equal values takes the gradient.
+
+    TensorFlow's own 3-D kernel (where oneDNN does not take its place) hands it out to every one of them.
+    """
+
+    def __init__(self, op: Any):
+        sizes, strides = ((v,) * 3 if isinstance(v, int) else v for v in (op.pool_size, op.strides or op.pool_size))
+        self.sizes, self.strides, self.padding = tuple(sizes), tuple(strides), op.padding
+        self.first = (op.data_format or keras.config.image_data_format()) == "channels_first"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = ops.moveaxis(x, 1, -1) if self.first else x
+        batch, depth, height, width, channels = ops.shape(x)
+        planes = ops.reshape(x, (-1, height, width, channels))
+        planes = ops.max_pool(planes, self.sizes[1:], self.strides[1:], self.padding, "channels_last")
+        height, width = ops.shape(planes)[1:3]
+        columns = ops.reshape(planes, (batch, depth, height * width, channels))
+        columns = ops.max_pool(columns, (self.sizes[0], 1), (self.strides[0], 1), self.padding, "channels_last")
+        y = ops.reshape(columns, (batch, ops.shape(columns)[1], height, width, channels))
+        return ops.moveaxis(y, -1, 1) if self.first else y
+
+
+def pool_planes_first(graph: Graph) -> Graph:
+    """Every 3-D max pooling as ``PlanesFirst``."""
+
+    def pools(node: Node) -> bool:
+        in_3d = op_key(node.op) == "max_pool" and len(graph.specs[node.inputs[0]].shape) == 5
+        return op_key(node.op) == "MaxPooling3D" or in_3d
+
+    return graph.rebuilt([replace(n, call=PlanesFirst(n.op)) if pools(n) else n for n in graph.nodes])
+
+
 def cut_softmax(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
     """Remove trailing softmax and sigmoid nodes; returns the graph and the names of what was cut."""
     producer, outputs, cut, moved = graph.producer(), [], [], {}
@@ -291,7 +324,7 @@ BATCHNORM_MODES: dict[str, Callable[[Graph], Graph]] = {
 
 def canonical(graph: Graph, batchnorm: str = "linear") -> Graph:
     """The form in which methods see a model: activations and separable convolutions split, BN as asked for."""
-    graph = open_custom_functions(split_separable(split_activations(graph)))
+    graph = pool_planes_first(open_custom_functions(split_separable(split_activations(graph))))
     graph = BATCHNORM_MODES[batchnorm](affine_operations(graph))
     return facts.annotate(graph.rebuilt(graph.nodes))
 

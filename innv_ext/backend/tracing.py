@@ -68,9 +68,9 @@ def untouched(model: keras.Model) -> Iterator[None]:
 @functools.cache
 def _unstructural() -> frozenset[str]:
     """Attributes of layers and models that do not say what they compute: of training, and records of calls."""
-    trainer = set(vars(keras.Model())) - set(vars(keras.layers.Layer()))
-    calls = {"built", "_called", "_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_metrics", "history"}
-    return frozenset(trainer | calls)
+    training = set(vars(keras.Model())) - set(vars(keras.layers.Layer())) | {"optimizer", "history", "_trainable"}
+    calls = {"built", "_called", "_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_metrics"}
+    return frozenset(training | calls)
 
 
 def structure(model: keras.Model) -> tuple[Any, list[Any]]:
@@ -94,7 +94,7 @@ def structure(model: keras.Model) -> tuple[Any, list[Any]]:
         return id(value)
 
     def told(name: str) -> bool:
-        return name not in _unstructural() and not name.startswith("_compile")
+        return name not in _unstructural() and not name.startswith(("_compile", "_self_", "_eval", "stop_"))
 
     return [(id(layer), {k: plain(v) for k, v in vars(layer).items() if told(k)}) for layer in layers], kept
 

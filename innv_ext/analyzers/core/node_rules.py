@@ -93,7 +93,7 @@ def winner_takes_all(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Releva
     if len(xs) > 1:
         return _first_equal(node, xs, ys, rs)
     axes = traits.axes(node, len(xs[0].shape))
-    if not axes:  # window pooling: TensorFlow's gradient picks the first of equal values
+    if not axes:  # window pooling: the gradient picks the first of equal values, see passes.PlanesFirst
         return node.pullback(*rs)
     return [_winner(xs[0], rs[0], axes, traits.takes_least(node))]
 
