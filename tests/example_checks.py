@@ -28,7 +28,8 @@ def main_of(example, *arguments, cwd, monkeypatch, capfd):
     monkeypatch.setattr("sys.argv", [f"{example.__name__}.py", *map(str, arguments)])
     example.main()
     out, errors = capfd.readouterr()
-    assert not [line for line in errors.splitlines() if "it/s" not in line and "s/it" not in line and line.strip()]
+    noise = ("it/s", "s/it", "tf.function retracing")  # bars, and what TensorFlow says of many networks in one process
+    assert not [line for line in errors.splitlines() if line.strip() and not any(word in line for word in noise)]
     return out
 
 

@@ -26,10 +26,13 @@ EXAMPLES = {  # arguments, then shorter lists: names of what is kept, or other v
     ),
     "batchnorm_rules": (
         ("--images", 2, "--epochs", 1),
-        {"NETWORKS": ["BN before"], "RULES": ("lrp.epsilon",), "OPTIONS": ["fold", "two_linear"]},
+        {"NETWORKS": ["BN before"], "OPTIONS": ["fold", "two_linear"]},
     ),
     "caso_confidence": (("--images", 12, "--epochs", 1), {}),
-    "compare_methods": (("--images", 2, "--steps", 1), {"ANALYZERS": ("gradient", "lrp.epsilon", "random")}),
+    "compare_methods": (
+        ("--images", 3, "--steps", 1),
+        {"ANALYZERS": ("gradient", "integrated_gradients", "lrp.epsilon", "pattern.net", "random")},
+    ),
     "demo": (
         ("--images", 2),
         {"ANALYZERS": ("gradient", "deep_taylor"), "RDE": {"ord_rde": {"rates": 3, "max_iter": 2, "progress": False}}},
@@ -39,10 +42,10 @@ EXAMPLES = {  # arguments, then shorter lists: names of what is kept, or other v
     "patterns": (("--images", 1, "--steps", 1), {"SAMPLES": 200}),
     "rde_mnist": (
         ("--images", 2, "--iterations", 1, "--samples", 1, "--epochs", 1),
-        {"SHARES": np.linspace(0, 1, 4), "GRID": (100, 400), "RATES": (100, 400), "BASELINES": ["gradient"]},
+        {"SHARES": np.linspace(0, 1, 4), "GRID": (100, 400), "BASELINES": ["gradient"]},
     ),
     "robustness": (("--images", 1, "--steps", 1), {"ANALYZERS": ("gradient",), "STRENGTHS": [0.5], "UPDATES": 1}),
-    "systematic": (("--images", 10, "--epochs", 1), {"ANALYZERS": ("lrp.sequential_preset_a_flat", "gradient")}),
+    "systematic": (("--images", 10, "--epochs", 1), {}),
     "text_embedding": (("--epochs", 1), {}),
 }
 NEED_WEIGHTS = {"imagenet_squeezenet", "rde_photos"}  # in test_examples.py
