@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from innv_ext.backend.rules import Rules
     from innv_ext.comparison import Comparison, compare, list_metrics
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Analyzer",

@@ -141,8 +141,10 @@ def load_analyzer(path: Any, *, safe_mode: bool = True, custom_objects: dict[str
         analyzer = class_named(class_name)(model, **params) if name is None else create_analyzer(name, model, **params)
         if stored[1]:
             analyzer.set_state(stored[1])
-    except (UnsupportedModelError, SaveError):
+    except UnsupportedModelError:
         raise
+    except SaveError as error:
+        raise SaveError(f"{path} cannot be loaded: {error}") from error
     except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise SaveError(f"{path} cannot be loaded as an archive of Analyzer.save: {error}") from error
     return analyzer

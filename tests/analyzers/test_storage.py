@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 import zoo
 
 import innv_ext
+from innv_ext import rules
 from innv_ext.analyzers import LRP, DeepTaylor, Gradient, IntegratedGradients, ReverseAnalyzer, SmoothGrad
-from innv_ext.analyzers.lrp.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, WSquare, ZPlus
-from innv_ext.backend.rules import Rules, named
+from innv_ext.analyzers.core import saving
 from innv_ext.errors import InnvError, InvalidInputError, SaveError
+from innv_ext.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, Rules, WSquare, ZPlus, named
 
 pytestmark = pytest.mark.filterwarnings("ignore:Deep Taylor explains positive scores only")
 
@@ -153,6 +155,93 @@ def test_the_archive_holds_no_pickle(tmp_path):
     assert not any(data.startswith(b"\x80") or b"pickle" in data for data in everything)
 
 
+# --- rules and tables --------------------------------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable("test_storage")
+@dataclass(frozen=True)
+class Doubling:
+    """A user's rule with a parameter, registered with Keras."""
+
+    factor: float = 2.0
+
+    def __call__(self, node, xs, ys, rs):
+        return [self.factor * r for r in node.pullback(*rs)]
+
+    def get_config(self):
+        return {"factor": self.factor}
+
+
+@keras.saving.register_keras_serializable("test_storage")
+def halving(node, xs, ys, rs):
+    return [0.5 * r for r in node.pullback(*rs)]
+
+
+@keras.saving.register_keras_serializable("test_storage")
+def wide(node, graph):
+    return node.name.startswith("dense")
+
+
+RULES = [
+    rules.Epsilon(0.1, bias=False), rules.AlphaBeta(3.0, 2.0), rules.ZPlus(general=False), rules.Gamma(0.7),
+    rules.WSquare(), rules.Flat(), rules.Bounded([-1.0] * 6, 2.0), rules.HuiBinder(), rules.Gate("half"),
+    rules.ScaleShift(1e-3), rules.gradient, rules.pass_through, rules.nothing, rules.rescale, rules.linear,
+    rules.winner_takes_all, rules.embedding, Doubling(3.0), halving,
+]
+PREDICATES = [
+    rules.anything, rules.convolution, rules.dense, rules.first_linear, rules.nonnegative_input, rules.relu_like,
+    rules.named("a", "b"), rules.at_index(0, -1), rules.op_is("relu", keras.activations.tanh), rules.up_to("dense"),
+    rules.up_to(-2), rules.kind_is(rules.Kind.AFFINE, rules.Kind.MAX), rules.is_a(keras.layers.Dense),
+    rules.both(rules.dense, rules.named("a"), rules.both(wide, rules.kind_is(rules.Kind.AFFINE))), wide,
+]
+
+
+TABLES = [Rules(), Rules((rules.dense, Gamma(2.0), "mine"), (wide, halving))]
+
+
+@pytest.mark.parametrize("thing", [*RULES, *PREDICATES, *TABLES], ids=lambda t: getattr(t, "__name__", repr(t)))
+def test_rules_predicates_and_tables_are_equal_after_saving(thing):
+    """By way of json and back."""
+    arrays = {}
+    written = json.loads(json.dumps(saving.encode({"x": [thing, (thing,)]}, "rules", arrays)))
+    read = saving.decode(written, arrays, {})
+    assert read == {"x": [thing, (thing,)]} and repr(read["x"][0]) == repr(thing)
+
+
+def test_a_table_is_saved_with_its_analyzer(tmp_path):
+    """Built-in and registered rules, as ``rule=``, ``rules=`` and moment rules of one's own; the same maps."""
+    sample = zoo.make("mlp")
+    x = sample.inputs(3)
+    own = Rules((wide, Doubling(1.5)), (rules.relu_like, halving)).before(Rules((rules.anything, rules.Epsilon(0.2))))
+    for params in ({"rules": own}, {"rule": Rules((rules.dense, Gamma(0.5)))}, {"rule": Doubling()}):
+        analyzer = zoo.create("lrp", sample.model, **params)
+        loaded = roundtrip(analyzer, tmp_path)
+        assert loaded.get_params() == analyzer.get_params()
+        np.testing.assert_array_equal(loaded.analyze(x), analyzer.analyze(x))
+    maps = [zoo.create("lrp", sample.model, rules=table).analyze(x) for table in (own, None)]
+    assert not np.allclose(*maps)
+
+
+def test_what_is_not_registered_where_it_is_loaded(tmp_path, monkeypatch):
+    """The error says what is missing; ``custom_objects`` gives it."""
+    sample = zoo.make("mlp")
+    path = tmp_path / "a.innv"
+    analyzer = zoo.create("lrp", sample.model, rule=Doubling(3.0))
+    analyzer.save(path)
+    known = keras.saving.get_custom_objects()
+    monkeypatch.delitem(known, "test_storage>Doubling")
+    refused(path, r"'test_storage>Doubling' is not registered .* custom_objects")
+    loaded = innv_ext.load_analyzer(path, custom_objects={"test_storage>Doubling": Doubling})
+    assert loaded.rule == Doubling(3.0)
+
+
+def test_archives_of_the_first_format(archive):
+    """0.1.0 wrote rules by the name of their class."""
+    old = {"rule": {"rule": "Gamma", "fields": {"gamma": 0.5, "bias": True}}}
+    loaded = innv_ext.load_analyzer(archive[1](analyzer_json=_content(archive, format=1, params=old)))
+    assert loaded.rule == Gamma(0.5)
+
+
 # --- what cannot be saved ----------------------------------------------------------------------------------------
 
 
@@ -164,7 +253,8 @@ class MyRule:
 
 
 UNSAVABLE = {
-    "rules table": ("lrp", {"rules": Rules((named("dense"), Epsilon()))}, "rules"),
+    "table with a rule of no name": ("lrp", {"rules": Rules((named("dense"), MyRule()))}, "rules"),
+    "table with a predicate of no name": ("lrp", {"rules": Rules((lambda node, graph: True, Epsilon()))}, "rules"),
     "rule object": ("lrp", {"rule": MyRule()}, "rule"),
     "rule function": ("lrp", {"input_layer_rule": lambda node, xs, ys, rs: node.pullback(*rs)}, "input_layer_rule"),
     "target function": ("gradient", {"neuron_selection_mode": lambda y: y[:, 0]}, "neuron_selection_mode"),
