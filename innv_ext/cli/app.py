@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Examples
     --------
     >>> main(["--version"])
-    innv-ext 0.1.0
+    innv-ext 0.2.0
     0
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
