@@ -42,7 +42,7 @@ EXAMPLES = {  # arguments, then shorter lists: names of what is kept, or other v
     "patterns": (("--images", 1, "--steps", 1), {"SAMPLES": 200}),
     "rde_mnist": (
         ("--images", 2, "--iterations", 1, "--samples", 1, "--epochs", 1),
-        {"SHARES": np.linspace(0, 1, 4), "GRID": (100, 400), "BASELINES": ["gradient"]},
+        {"SHARES": np.linspace(0, 1, 4), "GRID": (100, 400), "SHOWN": (100,), "BASELINES": ["gradient"]},
     ),
     "robustness": (("--images", 1, "--steps", 1), {"ANALYZERS": ("gradient",), "STRENGTHS": [0.5], "UPDATES": 1}),
     "systematic": (("--images", 10, "--epochs", 1), {}),

@@ -128,11 +128,15 @@ class Predicate(Saved):
         return _TESTS[self.kind](node, graph, *self.values)
 
     def __repr__(self) -> str:
-        return f"{self.kind}({', '.join(_shown(v) for v in self.values)})"
+        return f"{self.kind}({(' and ' if self.kind == 'both' else ', ').join(map(_shown, self.values))})"
+
+    @property
+    def __name__(self) -> str:
+        return repr(self)
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else getattr(value, "value", None) or getattr(value, "__name__", repr(value))
+    return str(value.value if isinstance(value, Kind) else getattr(value, "__name__", value))
 
 
 def makes(function: Callable[..., Any]) -> Callable[[Callable[..., bool]], Callable[..., bool]]:

@@ -81,7 +81,7 @@ def structure(model: keras.Model) -> tuple[Any, list[Any]]:
     """
     layers = list(model._flatten_layers())
     layers += [op for m in layers if isinstance(m, Functional) for op in m.operations if op not in layers]
-    kept = list(layers)
+    kept = [layer for layer in layers if layer is not model]
 
     def plain(value: Any, depth: int = 0) -> Any:
         if value is None or isinstance(value, (bool, int, float, str, bytes)):
@@ -90,7 +90,8 @@ def structure(model: keras.Model) -> tuple[Any, list[Any]]:
             return [plain(v, depth + 1) for v in value]
         if isinstance(value, dict) and depth < 4:
             return [(plain(k, depth + 1), plain(v, depth + 1)) for k, v in value.items()]
-        kept.append(value)
+        if value is not model:
+            kept.append(value)
         return id(value)
 
     def told(name: str) -> bool:

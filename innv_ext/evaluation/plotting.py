@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,6 @@ LEGEND_COLUMNS = 2
 COUNTS = {1: "one", 2: "two"}
 
 Bands = Mapping[str, tuple[np.ndarray, np.ndarray]]
-
-save = partial(save_figure, dpi=DPI)  # also what is drawn into axes of a figure with other dots
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +75,11 @@ def curve_axes(ax: Any, panels: Sequence[str], names: int) -> np.ndarray:
     """One axes for each panel, side by side; a new figure has room for legends of ``names`` below them."""
     size = (4.8 * len(panels), 3.9 + 0.19 * -(-names // LEGEND_COLUMNS))
     return axes_for(ax, (1, len(panels)), ", ".join(panels), size)[0]
+
+
+def save(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
+    """Write all of the figure to ``path``, if there is one; small texts stay legible whatever its dots are."""
+    return save_figure(figure, path, dpi=max(DPI, figure.dpi))
 
 
 def draw(axes: Sequence[Axes], positions: np.ndarray, label: str, panels: Sequence[Panel]) -> Figure:

@@ -140,7 +140,7 @@ class EvaluationResult:
         Parameters
         ----------
         ax : matplotlib axes to draw on, as many as ``draw`` has panels; None makes a figure
-        path : also save the figure there, with 150 dots per inch; the suffix says the format
+        path : also save the figure there, with at least 150 dots per inch; the suffix says the format
         options : of ``draw``
 
         Returns

@@ -46,7 +46,7 @@ def one_or_each(name: str, given: Any, spec: arguments.Allowed) -> Any:
     try:
         return tuple(spec(name, v) for v in values) if isinstance(values, list) else spec(name, values)
     except InvalidInputError as error:
-        expected = f"{spec.expected}, for all problems or one each"
+        expected = f"{spec.expected()}, for all problems or one each"
         raise InvalidInputError(f"{name} must be {expected}, got {given!r}.") from error
 
 

@@ -6,6 +6,7 @@ with ``keras.saving.register_keras_serializable``, and what they were made with:
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import tempfile
@@ -66,7 +67,7 @@ def encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         return {type(value).__name__: [encode(v, name, arrays) for v in value]}
     if isinstance(value, dict) and all(isinstance(k, str) for k in value):
         return {"dict": {k: encode(v, name, arrays) for k, v in value.items()}}
-    if isinstance(value, type) or getattr(value, "__name__", None):  # a class, or a function
+    if isinstance(value, type) or inspect.isroutine(value):
         return {"registered": _registered(value) or _refuse(name, value)}
     found = _registered(type(value)) or _refuse(name, value)
     return {"object": found, "config": {k: encode(v, name, arrays) for k, v in value.get_config().items()}}

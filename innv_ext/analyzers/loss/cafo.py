@@ -129,7 +129,7 @@ class CAFO(GraphAnalyzer):
         self.check_once(xs)
         start, shapes = self.at_x(xs, index, mode), tuple(x.shape[1:] for x in xs)
         if not callable(mode):  # the sum of all outputs is a score as it is
-            mode = "all" if index[0] == ALL else "index"
+            mode = "all" if mode == "all" or index[0] == ALL else "index"
         if mode == "index":
             self._check_classes(self.graph_)
         if (shapes, mode) not in self._losses:

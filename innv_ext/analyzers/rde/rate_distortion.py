@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -216,7 +217,7 @@ class RateDistortion(GraphAnalyzer):
                 NonFiniteWarning,
                 stacklevel=3,
             )
-        return result
+        return dataclasses.replace(result, x=np.clip(result.x, 0, 1))  # sums of many vertices may round beyond
 
     def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
         """Single-rate maps in the form of the attribution: one array for a model with one input."""
