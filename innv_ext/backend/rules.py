@@ -52,7 +52,7 @@ class Rules:
         return Rules(*self.rows, *other.rows)
 
     def __repr__(self) -> str:
-        return "Rules(" + ", ".join(f"{getattr(r[0], '__name__', repr(r[0]))}: {r[1]!r}" for r in self.rows) + ")"
+        return f"Rules({', '.join(f'{_shown(row[0])}: {_shown(row[1])}' for row in self.rows)})"
 
     def get_config(self) -> dict[str, Any]:
         """What is saved: the rows, if their predicates and rules can be (built-in ones, registered ones)."""
