@@ -52,7 +52,8 @@ class Rules:
         return Rules(*self.rows, *other.rows)
 
     def __repr__(self) -> str:
-        return f"Rules({', '.join(f'{_shown(row[0])}: {_shown(row[1])}' for row in self.rows)})"
+        rows = (f"{_shown(row[0])}: {getattr(row[1], '__name__', repr(row[1]))}" for row in self.rows)
+        return f"Rules({', '.join(rows)})"
 
     def get_config(self) -> dict[str, Any]:
         """What is saved: the rows, if their predicates and rules can be (built-in ones, registered ones)."""

@@ -25,6 +25,11 @@ from innv_ext.errors import UnsupportedModelError
 Tensor = Any
 
 
+def _parts(model: keras.Model) -> list[Any]:
+    layers = list(model._flatten_layers())
+    return layers + [op for m in layers if isinstance(m, Functional) for op in m.operations if op not in layers]
+
+
 @contextmanager
 def untouched(model: keras.Model) -> Iterator[None]:
     """Call layers as ``predict`` does, and leave the model as it was.
@@ -32,8 +37,7 @@ def untouched(model: keras.Model) -> Iterator[None]:
     Calling layers records nodes, losses, attributes and names of operations. A layer that is built by the call keeps
     its new weights.
     """
-    layers = list(model._flatten_layers())
-    layers += [op for m in layers if isinstance(m, Functional) for op in m.operations if op not in layers]
+    layers = _parts(model)
     attributes = [dict(vars(layer)) for layer in layers]
     lists = [
         (old, list(old))
@@ -66,38 +70,35 @@ def untouched(model: keras.Model) -> Iterator[None]:
 
 
 @functools.cache
-def _unstructural() -> frozenset[str]:
-    """Attributes of layers and models that do not say what they compute: of training, and records of calls."""
-    training = set(vars(keras.Model())) - set(vars(keras.layers.Layer())) | {"optimizer", "history", "_trainable"}
+def _tells(name: str) -> bool:
+    """Whether an attribute of a layer says what it computes: neither of training nor a record of calls."""
+    training = set(vars(keras.Model(name="any"))) - set(vars(keras.layers.Layer(name="any")))
+    training |= {"optimizer", "history", "_trainable"}
     calls = {"built", "_called", "_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_metrics"}
-    return frozenset(training | calls)
+    return not (name in training | calls or name.startswith(("_compile", "_self_", "_eval", "stop_")))
 
 
 def structure(model: keras.Model) -> tuple[Any, list[Any]]:
     """What the graph of a model depends on: its layers with all their attributes, but not the values of weights.
 
-    The first part of two results is equal as long as no layer was added, replaced or given another activation, stride,
-    dtype ...; the second part keeps alive the objects that the first knows by their identity.
+    The first part is equal as long as no layer was added, replaced or given another activation, stride ...; the second
+    part keeps alive the objects that the first knows by their identity, but not the model.
     """
-    layers = list(model._flatten_layers())
-    layers += [op for m in layers if isinstance(m, Functional) for op in m.operations if op not in layers]
+    layers = _parts(model)
     kept = [layer for layer in layers if layer is not model]
 
-    def plain(value: Any, depth: int = 0) -> Any:
+    def plain(value: Any, keep: bool, depth: int = 0) -> Any:
         if value is None or isinstance(value, (bool, int, float, str, bytes)):
             return type(value), value
         if isinstance(value, (list, tuple)) and depth < 4:
-            return [plain(v, depth + 1) for v in value]
+            return [plain(v, keep, depth + 1) for v in value]
         if isinstance(value, dict) and depth < 4:
-            return [(plain(k, depth + 1), plain(v, depth + 1)) for k, v in value.items()]
-        if value is not model:
-            kept.append(value)
+            return [(plain(k, keep, depth + 1), plain(v, keep, depth + 1)) for k, v in value.items()]
+        kept.extend([value] * keep)  # what a model holds may hold the model
         return id(value)
 
-    def told(name: str) -> bool:
-        return name not in _unstructural() and not name.startswith(("_compile", "_self_", "_eval", "stop_"))
-
-    return [(id(layer), {k: plain(v) for k, v in vars(layer).items() if told(k)}) for layer in layers], kept
+    told = [{k: plain(v, layer is not model) for k, v in vars(layer).items() if _tells(k)} for layer in layers]
+    return list(zip(map(id, layers), told, strict=True)), kept
 
 
 def model_tensors(model: keras.Model) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from keras import layers as L
 from keras import ops
 from scipy import special
-from test_properties import net, plans
+from test_properties import more, net, plans
 from twins import flat
 
 import innv_ext
@@ -386,6 +386,7 @@ def test_gradients_are_finite_without_variance(name, mode):
     assert all(np.isfinite(g).all() for g in found)
 
 
+@more
 @given(plans, st.sampled_from(["diagonal", "low_rank"]))
 def test_samples_do_not_see_each_other(plan, mode):
     """Replacing the rest of the batch by something wild changes nothing."""
@@ -404,6 +405,7 @@ def test_samples_do_not_see_each_other(plan, mode):
     assert (np.asarray(y.variance()) >= 0).all()
 
 
+@more
 @given(plans)
 def test_small_noise_is_propagated_by_the_jacobian(plan):
     """As the noise shrinks, directions become J F: no rule may forget or double a path."""

@@ -101,7 +101,7 @@ def piecewise_linear_moments(
     jump) and to g'' what the slope gains (a bend), times the density: a tenth of the operations that a tape records.
     """
     zeros = [isinstance(s, float) and s == 0 for s in slopes]  # flat pieces need few operations
-    slopes = [s if isinstance(s, (int, float)) else ops.convert_to_tensor(s) for s in slopes]  # variables are read here
+    slopes = [s if isinstance(s, (int, float)) else numerics.identity(s) for s in slopes]  # variables are read here
 
     def evaluate(m: Tensor, v: Tensor) -> Any:
         sigma, zero = ops.sqrt(v + FLOOR), ops.zeros_like(m)
