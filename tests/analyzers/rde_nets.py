@@ -121,6 +121,10 @@ def _solved(function, gradient, start, constraints):
         options={"ftol": 1e-15, "maxiter": 1000},
     )
     assert found.status in (0, 8), found.message  # 8: no further descent in double precision
+    snapped = np.where(found.x < 1e-6, 0.0, found.x)  # SLSQP stops just inside the lower bound
+    allowed = all(c["type"] == "ineq" and c["fun"](snapped) >= 0 for c in constraints)
+    if allowed and function(snapped) < found.fun:
+        return snapped, function(snapped)
     return found.x, found.fun
 
 
