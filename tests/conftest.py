@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # on some CPUs off by defau
 sys.path.insert(0, str(Path(__file__).parent))
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -18,6 +20,7 @@ from innv_ext import files
 from innv_ext.backend.numerics import Compiled
 
 # A trace is run a few times here, which does not pay for its optimisation.
+keras.utils.set_random_seed(0)
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
@@ -63,8 +66,13 @@ def step_by_step(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _seeded():
-    """Equal weights in every run, whatever the order of the tests."""
-    keras.utils.set_random_seed(0)
+    """Equal weights in every run, whatever the order of the tests.
+
+    Initialisers of Keras draw their seeds from ``random``. TensorFlow's own seed is set once, because setting it throws
+    away the kernels of all operations.
+    """
+    random.seed(0)
+    np.random.seed(0)
 
 
 class _Terminal(io.StringIO):

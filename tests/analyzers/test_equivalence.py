@@ -217,12 +217,10 @@ def formats():
 def test_channels_first_is_channels_last_transposed(name, formats):
     last, first, x = formats
     transposed = x.transpose(0, 3, 1, 2)
-    received = create(name, first, transposed).analyze(transposed)
-    expected = create(name, last, x).analyze(x)
-    if name == "prediction_difference":  # differences of log odds in float32
-        np.testing.assert_allclose(received.transpose(0, 2, 3, 1), expected, rtol=2e-4, atol=1e-6)
-    else:
-        close(received.transpose(0, 2, 3, 1), expected, 2e-4)
+    seen = np.random.default_rng(1).uniform(-1, 1, (64, *x.shape[1:])).astype("float32")  # draws need many to differ
+    received = create(name, first, seen.transpose(0, 3, 1, 2)).analyze(transposed)
+    expected = create(name, last, seen).analyze(x)
+    close(received.transpose(0, 2, 3, 1), expected, 2e-4)
 
 
 @pytest.mark.parametrize("axis", [1, 2, 3])
