@@ -107,13 +107,14 @@ def attack_interpretation(
         maps, selection = np.asarray(before.attribution), same_neurons(before, neuron_selection)
         check_finite("The map", maps)
         top = top_weights(maps.reshape(len(maps), -1), count).reshape(maps.shape).astype("float32")
+        mass = mass_share(maps, top)
         _, position, classes = scores.at(array, before.target, size)
         gradient = None
         if method == "topk":
             mode = selection if isinstance(selection, str) else analyzer.neuron_selection_mode
             mode = "index" if (before.target >= 0).all() else mode
             gradient = MapGradient(surrogate_of(analyzer, array, beta), array.shape[1:], mode, _mass_share, size)
-        at_x = (maps, top, before.target, selection, position, classes)
+        at_x = (mass, top, before.target, selection, position, classes)
         search = _Search(analyzer, scores, array, *at_x, gradient, epsilon, steps, length, bounds, size, seed)
         found = search.run(progress)
         after = np.asarray(analyzer.explain(found, selection, batch_size=size).attribution)
@@ -124,7 +125,7 @@ def attack_interpretation(
         x_adv=found,
         maps=maps,
         maps_adv=after,
-        mass=mass_share(maps, top),
+        mass=mass,
         mass_adv=mass_share(after, top),
         metrics=robustness_metrics(maps, after, k=count, channel_axis=axis),
         norms=_norms(found, array),
@@ -156,7 +157,7 @@ class _Search:
     analyzer: Analyzer
     scores: Scores
     x: np.ndarray
-    maps: np.ndarray
+    mass: np.ndarray
     top: np.ndarray
     target: np.ndarray
     selection: Any
@@ -183,9 +184,8 @@ class _Search:
 
     def _best(self, rows: slice, bar: files.Progress) -> np.ndarray:
         x, top = self.x[rows], self.top[rows]
-        point, best, lengths = x.copy(), x.copy(), np.full(len(x), self.step_size)
-        found = self._explain(x, rows)
-        lowest = mass_share(self.maps[rows], top)
+        point, best, lowest = x.copy(), x.copy(), self.mass[rows].copy()
+        lengths, found = np.full(len(x), self.step_size), self._explain(x, rows)
         for number in range(self.steps):
             direction = self._directions(rows, number)
             if self.gradient is None:

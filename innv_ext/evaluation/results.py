@@ -77,9 +77,7 @@ class EvaluationResult:
             {measure: either}
         """
         known = self.measures()
-        if of is None:
-            return {name: _over_samples_of_each(values) for name, values in known.items()}
-        return _over_samples_of_each(known[arguments.choice("of", of, tuple(known))])
+        return over_samples(known if of is None else known[arguments.choice("of", of, tuple(known))])
 
     def table(self) -> str:
         """A markdown table, mean ± standard error over the samples."""
@@ -140,8 +138,8 @@ class EvaluationResult:
 # --- statistics ----------------------------------------------------------------------------------------------------
 
 
-def over_samples(values: np.ndarray) -> Statistics:
-    """Statistics over the first axis.
+def over_samples(values: Any) -> Any:
+    """``Statistics`` over the first axis of an array; of a dict, those of its values.
 
     Examples
     --------
@@ -149,18 +147,14 @@ def over_samples(values: np.ndarray) -> Statistics:
     >>> float(found.mean), round(float(found.error), 3), round(float(found.confidence), 3)
     (2.0, 1.0, 12.706)
     """
+    if isinstance(values, dict):
+        return {name: over_samples(own) for name, own in values.items()}
     count = len(values)
     with np.errstate(invalid="ignore"):  # infinite values have no spread
         mean = values.mean(axis=0)
         std = values.std(axis=0, ddof=1) if count > 1 else np.full_like(mean, np.nan, dtype="float64")
     error = std / np.sqrt(count)
     return Statistics(mean, std, error, error * student_t.ppf((1 + CONFIDENCE) / 2, max(count - 1, 1)))
-
-
-def _over_samples_of_each(values: Any) -> Any:
-    if isinstance(values, dict):
-        return {name: over_samples(own) for name, own in values.items()}
-    return over_samples(values)
 
 
 def shown(found: Statistics) -> str:

@@ -160,9 +160,9 @@ class SystematicResult(EvaluationResult):
         """
         values = self.measures()[arguments.choice("of", of, (*RATIOS, "concentrated"))]
         if arguments.choice("by", by, (None, "class")) is None:
-            return {name: over_samples(row) for name, row in values.items()}
+            return over_samples(values)
         rows = {int(c): self.classes == c for c in np.unique(self.classes)}
-        return {name: {c: over_samples(row[own]) for c, own in rows.items()} for name, row in values.items()}
+        return over_samples({name: {c: row[own] for c, own in rows.items()} for name, row in values.items()})
 
     def by_size(self, *, bins: int = 10, threshold: float = 0.5) -> tuple[np.ndarray, dict[str, Statistics]]:
         """Which share of the samples has its relevance concentrated inside, by the size of the mask.
