@@ -59,9 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: Namespace) -> int:
     with _quiet_start():
-        from innv_ext.cli import commands
+        from innv_ext.cli import compare, explain, listing
+    commands = {"explain": explain.explain, "compare": compare.compare}
+    commands |= {"list": listing.list_names, "summary": listing.summary}
     with _relayed_warnings(options.quiet):
-        return commands.COMMANDS[options.command](options)
+        return commands[options.command](options)
 
 
 def _message(error: Exception) -> str:

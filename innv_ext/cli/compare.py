@@ -7,13 +7,12 @@ import sys
 from argparse import Namespace
 from typing import Any
 
-import keras
 import numpy as np
 
 from innv_ext.analyzers.registry import find
 from innv_ext.cli import models
 from innv_ext.cli.files import existing, folder
-from innv_ext.cli.reading import Reader, Sample, make_reader, training_data
+from innv_ext.cli.reading import Reader, make_reader, training_data
 from innv_ext.comparison import Comparison
 from innv_ext.comparison import compare as run_comparison
 from innv_ext.errors import InvalidInputError
@@ -35,11 +34,9 @@ def compare(options: Namespace) -> int:
             stack.enter_context(folder(options.out, "--out"))
         if options.report is not None:
             stack.enter_context(folder(options.report.parent, "--report"))
-        model = models.load_model(options, own)
-        with models.failures("compare"):
-            reader = make_reader(options, model)
-        models.check_labels(labels, model, reader.graph, options.output)
-        found = _run(options, model, reader, {name: (name, params[name]) for name in options.analyzers}, neuron, labels)
+        reader = make_reader(options, models.load_model(options, own))
+        models.check_labels(labels, reader.subject, options.output)
+        found = _run(options, reader, params, neuron, labels)
     sys.stdout.write(found.table() + "\n")
     failed = [row for row in found.rows if row.failure is not None]
     for row in failed:
@@ -61,22 +58,17 @@ def _params(options: Namespace) -> dict[str, dict[str, Any]]:
 
 
 def _run(
-    options: Namespace,
-    model: keras.Model,
-    reader: Reader,
-    analyzers: dict[str, Any],
-    neuron: Any,
-    labels: dict[int, str],
+    options: Namespace, reader: Reader, params: dict[str, dict[str, Any]], neuron: Any, labels: dict[int, str]
 ) -> Comparison:
-    samples: list[Sample] = [sample for path in options.images for sample in reader.samples(path)]
+    samples = list(reader.samples(*options.images))
     shapes = {sample.x.shape for sample in samples}
     if len(shapes) != 1:
         raise InvalidInputError(f"compare needs samples of one size, got {sorted(shapes)}. Resize the images.")
     data = None if options.fit is None else training_data(options.fit, reader, options.batch_size)
     return run_comparison(
-        model,
+        reader.subject.model,
         np.stack([sample.x for sample in samples]),
-        analyzers,
+        {name: (name, params[name]) for name in options.analyzers},
         metrics=None if options.metrics is None else list(options.metrics),
         fit=data,
         neuron_selection=neuron,

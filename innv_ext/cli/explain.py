@@ -8,11 +8,10 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from innv_ext.analyzers import Analyzer, Explanation
+from innv_ext.analyzers import Explanation
 from innv_ext.analyzers.registry import find
 from innv_ext.cli import models
 from innv_ext.cli.drawing import Caption, check_mode, draw
@@ -52,10 +51,11 @@ class _Output:
         output, target = found.output[i], int(found.target[i])
         prediction = self.named(int(output.argmax())) if output.ndim == 1 and output.size > 1 else None
         if target < 0 or self.options.neuron is None:
-            return Caption(prediction, None, float(found.score[i]))
-        neuron = (
-            self.named(target) if output.ndim <= 1 else str(tuple(map(int, np.unravel_index(target, output.shape))))
-        )
+            neuron = None
+        elif output.ndim <= 1:
+            neuron = self.named(target)
+        else:
+            neuron = str(tuple(map(int, np.unravel_index(target, output.shape))))
         return Caption(prediction, neuron, float(found.score[i]))
 
     def named(self, neuron: int) -> str:
@@ -75,15 +75,23 @@ def explain(options: Namespace) -> int:
     shows_progress = not options.quiet and sys.stderr.isatty()
     with folder(options.out, "--out") as out:
         model = models.load_model(options, own)
-        with models.failures(row.name):
-            reader = make_reader(options, model)
+        reader = make_reader(options, model)
         analyzer = models.build(row, model, params, progress=shows_progress)
         counts = [_survey(reader, path, options.mode) for path in options.images]
-        models.check_labels(labels, model, reader.graph, params.get("output"))
-        _fit(analyzer, options, reader)
-        output = _Output(out, options, labels, reader.channels_first)
+        models.check_labels(labels, reader.subject, params.get("output"))
+        if options.fit is not None:
+            with models.failures(row.name):
+                analyzer.fit(training_data(options.fit, reader, analyzer.batch_size))
+        output = _Output(out, options, labels, reader.subject.channels_first)
+        names = iter(_names(options.images, counts, row.name))
         with Progress(sum(counts), "explain", shows_progress, "sample") as bar:
-            _explain_all(analyzer, neuron, reader, _names(options.images, counts, row.name), output, bar)
+            for batch in batches(reader.samples(*options.images), analyzer.batch_size):
+                with models.failures(row.name):
+                    found = analyzer.explain(np.stack([sample.x for sample in batch]), neuron)
+                bar.clear()  # for the lines that follow
+                for i, sample in enumerate(batch):
+                    output.save(next(names), sample, found, i)
+                bar.update(len(batch))
     return 0
 
 
@@ -94,13 +102,6 @@ def _survey(reader: Reader, path: Path, mode: str) -> int:
         check_mode(mode, sample.x.ndim, sample.image)
         count += 1
     return count
-
-
-def _fit(analyzer: Analyzer, options: Namespace, reader: Reader) -> None:
-    if options.fit is not None:
-        data = training_data(options.fit, reader, analyzer.batch_size)
-        with models.failures(options.analyzer):
-            analyzer.fit(data)
 
 
 def _names(paths: Sequence[Path], counts: Sequence[int], analyzer: str) -> list[str]:
@@ -115,18 +116,3 @@ def _names(paths: Sequence[Path], counts: Sequence[int], analyzer: str) -> list[
                 break
         found |= dict.fromkeys(names)
     return list(found)
-
-
-def _explain_all(
-    analyzer: Analyzer, neuron: Any, reader: Reader, names: Sequence[str], output: _Output, bar: Progress
-) -> None:
-    samples = (sample for path in output.options.images for sample in reader.samples(path))
-    done = 0
-    for batch in batches(samples, analyzer.batch_size):
-        with models.failures(output.options.analyzer):
-            found = analyzer.explain(np.stack([sample.x for sample in batch]), neuron)
-        bar.clear()  # for the lines that follow
-        for i, sample in enumerate(batch):
-            output.save(names[done + i], sample, found, i)
-        done += len(batch)
-        bar.update(len(batch))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -12,12 +11,13 @@ from typing import Any
 
 import keras
 
+from innv_ext import arguments
 from innv_ext.analyzers import Analyzer, create_analyzer
 from innv_ext.analyzers.core.info import AnalyzerInfo
 from innv_ext.analyzers.core.subject import output_position
-from innv_ext.backend.graph import Graph
 from innv_ext.cli.files import existing, run_module
 from innv_ext.errors import InnvError, InvalidInputError, UnsupportedModelError
+from innv_ext.evaluation.subject import OneInput
 
 
 class AnalyzerFailed(InnvError):
@@ -53,8 +53,9 @@ def load_model(options: Namespace, custom_objects: dict[str, Any]) -> keras.Mode
             options.model, custom_objects=custom_objects, compile=False, safe_mode=not options.unsafe
         )
     except Exception as error:  # whatever the file holds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InvalidInputError(
-            f"{options.model} cannot be loaded as a Keras model: {_first_line(error)} (Custom layers: --module "
+            f"{options.model} cannot be loaded as a Keras model: {reason} (Custom layers: --module "
             f"FILE.py. Lambda layers of a file that you trust: --unsafe.)"
         ) from error
     if not isinstance(model, keras.Model):
@@ -62,21 +63,8 @@ def load_model(options: Namespace, custom_objects: dict[str, Any]) -> keras.Mode
     return model
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
 def build(row: AnalyzerInfo, model: keras.Model, params: Mapping[str, Any], progress: bool = True) -> Analyzer:
-    """The analyzer of that name; ``progress`` holds where the parameters don't say anything about it.
-
-    Raises
-    ------
-    InvalidInputError
-        for unknown, missing or impossible parameters
-    AnalyzerFailed
-        if it cannot explain the model
-    """
+    """The analyzer of that name; ``progress`` holds where the parameters don't say anything about it."""
     with failures(row.name):
         try:
             return create_analyzer(row.name, model, **{"progress": progress, **params})
@@ -118,9 +106,10 @@ def read_labels(path: Path | None) -> dict[int, str]:
         ) from error
 
 
-def check_labels(labels: Mapping[int, str], model: keras.Model, graph: Graph, output: str | int | None) -> None:
+def check_labels(labels: Mapping[int, str], subject: OneInput, output: str | int | None) -> None:
     """One name per output; a list that is off by one would name every output wrongly."""
-    shape = graph.specs[graph.outputs[output_position(model, graph, output)]].shape
+    graph = subject.graph
+    shape = graph.specs[graph.outputs[output_position(subject.model, graph, output)]].shape
     if labels and len(shape) == 2 and shape[1] is not None and set(labels) != set(range(shape[1])):
         raise InvalidInputError(f"--labels has {len(labels)} names, but the model has {shape[1]} outputs.")
 
@@ -132,11 +121,8 @@ def read_neuron(neuron: int | tuple[int, ...] | str | None, labels: Mapping[int,
     if not labels:
         raise InvalidInputError(f"--neuron {neuron!r} is no number; names need a file of them: --labels FILE.")
     names = {k: v.casefold() for k, v in labels.items()}
-    found = [k for k, v in names.items() if v == neuron.casefold()]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    name = arguments.choice("--neuron", neuron.casefold(), tuple(names.values()))
+    found = [k for k, v in names.items() if v == name]
+    if len(found) > 1:
         raise InvalidInputError(f"--neuron {neuron!r} is the name of several outputs: {found}. Give the number.")
-    close = difflib.get_close_matches(neuron.casefold(), names.values(), n=3)
-    hint = f" Did you mean {', '.join(map(repr, close))}?" if close else ""
-    raise InvalidInputError(f"--neuron: there is no label {neuron!r}.{hint}")
+    return found[0]

@@ -89,80 +89,51 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="innv-ext", description="Explain what a trained Keras model looked at.", epilog=_MAIN)
     parser.add_argument("--version", action="version", version=f"innv-ext {innv_ext.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    general, model, inputs = _general(), _model(), _inputs()
-    _add_explain(
-        commands.add_parser(
-            "explain",
-            help="a picture per image of what mattered in it",
-            parents=[model, inputs, general],
-            epilog=_EXPLAIN,
-        )
-    )
-    _add_compare(
-        commands.add_parser(
-            "compare",
-            help="several analyzers side by side, with metrics",
-            parents=[model, inputs, general],
-            epilog=_COMPARE,
-        )
-    )
-    listed = commands.add_parser("list", help="the analyzers", parents=[general], epilog=_LIST)
-    listed.add_argument("--family", metavar="F", help="only those of a family: lrp, gradient, rde ...")
-    listed.add_argument("--json", action="store_true", help="everything that is known about them, as JSON")
-    listed.add_argument("--module", type=Path, metavar="FILE.py", help="run this first: it registers analyzers")
-    summary = commands.add_parser(
-        "summary", help="which rule each node of a model gets", parents=[model, general], epilog=_SUMMARY
-    )
-    _add_analyzer(summary)
+    general, model = _general(), _model()
+    samples = [model, _inputs(), general]
+    text = "a picture per image of what mattered in it"
+    _add_explain(commands.add_parser("explain", help=text, parents=samples, epilog=_EXPLAIN))
+    text = "several analyzers side by side, with metrics"
+    _add_compare(commands.add_parser("compare", help=text, parents=samples, epilog=_COMPARE))
+    add = commands.add_parser("list", help="the analyzers", parents=[general], epilog=_LIST).add_argument
+    add("--family", metavar="F", help="only those of a family: lrp, gradient, rde ...")
+    add("--json", action="store_true", help="everything that is known about them, as JSON")
+    add("--module", type=Path, metavar="FILE.py", help="run this first: it registers analyzers")
+    text = "which rule each node of a model gets"
+    _add_analyzer(commands.add_parser("summary", help=text, parents=[model, general], epilog=_SUMMARY))
     return parser
+
+
+def _add_params(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:
+    text = f"{text}; may be repeated"
+    parser.add_argument("--param", action="append", default=[], type=values.param, metavar=metavar, help=text)
 
 
 def _add_analyzer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--analyzer", required=True, metavar="NAME", help="one of `innv-ext list`")
-    parser.add_argument(
-        "--param",
-        action="append",
-        default=[],
-        type=values.param,
-        metavar="KEY=VALUE",
-        help="parameter of the analyzer, also batch_size, seed, output, on ...; may be repeated",
-    )
+    _add_params(parser, "KEY=VALUE", "parameter of the analyzer, also batch_size, seed, output, on ...")
 
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     _add_analyzer(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument(
-        "--mode",
-        default="heatmap",
-        metavar="MODE",
-        help="heatmap (default), graymap, scale_input, mask_input, blend or back_project",
-    )
-    parser.add_argument("--npz", action="store_true", help="also write input, map, output and score as NAME.npz")
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    modes = "heatmap (default), graymap, scale_input, mask_input, blend or back_project"
+    add("--mode", default="heatmap", metavar="MODE", help=modes)
+    add("--npz", action="store_true", help="also write input, map, output and score as NAME.npz")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--analyzers", required=True, type=values.names, metavar="A,B,C", help="names of `innv-ext list`"
-    )
-    parser.add_argument(
-        "--param",
-        action="append",
-        default=[],
-        type=values.param,
-        metavar="NAME:KEY=VALUE",
-        help="parameter of one of the analyzers; may be repeated",
-    )
-    parser.add_argument(
-        "--metrics", type=values.names, metavar="A,B,C", help="names of list_metrics() in Python (default: a usual set)"
-    )
-    parser.add_argument("--output", type=values.neuron, metavar="N|NAME", help="output of a model with several")
-    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write everything into one page")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for pictures, table and numbers")
-    parser.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="samples at once (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is random (default: %(default)s)")
+    add = parser.add_argument
+    add("--analyzers", required=True, type=values.names, metavar="A,B,C", help="names of `innv-ext list`")
+    _add_params(parser, "NAME:KEY=VALUE", "parameter of one of the analyzers")
+    metrics = "names of list_metrics() in Python (default: a usual set)"
+    add("--metrics", type=values.names, metavar="A,B,C", help=metrics)
+    add("--output", type=values.neuron, metavar="N|NAME", help="output of a model with several")
+    add("--report", type=Path, metavar="FILE.html", help="write everything into one page")
+    add("--out", type=Path, metavar="DIR", help="folder for pictures, table and numbers")
+    add("--batch-size", type=int, default=32, metavar="N", help="samples at once (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of all that is random (default: %(default)s)")
 
 
 def _general() -> argparse.ArgumentParser:
@@ -174,37 +145,28 @@ def _general() -> argparse.ArgumentParser:
 
 def _model() -> argparse.ArgumentParser:
     parser = _Parser(add_help=False)
-    parser.add_argument("model", type=Path, metavar="MODEL", help="model file, .keras or .h5")
-    parser.add_argument("--module", type=Path, metavar="FILE.py", help="run this first: it defines custom layers")
-    parser.add_argument(
-        "--unsafe", action="store_true", help="also load Lambda layers, which run code from the model file"
-    )
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="model file, .keras or .h5")
+    add("--module", type=Path, metavar="FILE.py", help="run this first: it defines custom layers")
+    add("--unsafe", action="store_true", help="also load Lambda layers, which run code from the model file")
     return parser
 
 
 def _inputs() -> argparse.ArgumentParser:
     parser = _Parser(add_help=False)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, .npy or .npz")
-    parser.add_argument(
-        "--neuron", type=values.neuron, metavar="N|LABEL", help="output to explain (default: the largest of each image)"
-    )
-    parser.add_argument(
-        "--labels", type=Path, metavar="FILE", help="names of the outputs: one a line, a JSON list or {number: name}"
-    )
-    parser.add_argument(
-        "--fit", type=Path, metavar="FOLDER|X.npz", help="training data of analyzers that need some; read like images"
-    )
-    group = parser.add_argument_group("preprocessing")
-    group.add_argument("--scale", type=values.scale, metavar="LOW,HIGH", help="what 0 and 255 become (default: 0,1)")
-    group.add_argument("--mean", type=values.numbers, metavar="M,...", help="subtracted after scaling, per channel")
-    group.add_argument("--std", type=values.positives, metavar="S,...", help="divided by after that, per channel")
-    group.add_argument(
-        "--preprocess",
-        metavar="WHAT",
-        help="instead: keras.applications.NAME, or FILE.py with a function preprocess(images) that gets "
-        "(n, height, width, channels) of 0..255",
-    )
-    group.add_argument(
-        "--resize", choices=("crop", "stretch"), default="crop", help="keep proportions or all of the image"
-    )
+    add = parser.add_argument
+    add("images", nargs="+", type=Path, metavar="IMAGE", help="image files, .npy or .npz")
+    neuron = "output to explain (default: the largest of each image)"
+    add("--neuron", type=values.neuron, metavar="N|LABEL", help=neuron)
+    labels = "names of the outputs: one a line, a JSON list or {number: name}"
+    add("--labels", type=Path, metavar="FILE", help=labels)
+    data = "training data of analyzers that need some; read like images"
+    add("--fit", type=Path, metavar="FOLDER|X.npz", help=data)
+    add = parser.add_argument_group("preprocessing").add_argument
+    add("--scale", type=values.scale, metavar="LOW,HIGH", help="what 0 and 255 become (default: 0,1)")
+    add("--mean", type=values.numbers, metavar="M,...", help="subtracted after scaling, per channel")
+    add("--std", type=values.positives, metavar="S,...", help="divided by after that, per channel")
+    function = "a function preprocess(images) that gets (n, height, width, channels) of 0..255"
+    add("--preprocess", metavar="WHAT", help=f"instead: keras.applications.NAME, or FILE.py with {function}")
+    add("--resize", choices=("crop", "stretch"), default="crop", help="keep proportions or all of the image")
     return parser

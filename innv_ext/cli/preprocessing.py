@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from argparse import Namespace
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from innv_ext import arguments
 from innv_ext.cli.files import run_module
 from innv_ext.errors import InvalidInputError
 
@@ -102,9 +102,6 @@ def _of_application(name: str) -> Callable[[Array], Any]:
     modules = {k: v for k, v in vars(keras.applications).items() if inspect.ismodule(v) and not k.startswith("_")}
     network = vars(keras.applications).get(name)
     key = network.__module__.rsplit(".", 1)[-1] if inspect.isfunction(network) else name
-    if key not in modules:
-        close = difflib.get_close_matches(name.lower(), modules, n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else f" There are {', '.join(modules)}."
-        raise InvalidInputError(f"--preprocess: there is no keras.applications.{name}.{hint}")
+    arguments.choice("--preprocess keras.applications.NAME", key, tuple(modules))
     preprocess_input = modules[key].preprocess_input
     return lambda x: preprocess_input(x, data_format="channels_last")

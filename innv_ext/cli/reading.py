@@ -6,18 +6,16 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 from PIL import Image, ImageOps
 
-from innv_ext.analyzers.core import subject
-from innv_ext.backend import facts, numerics
-from innv_ext.backend.graph import Graph, Spec
-from innv_ext.backend.tracing import model_tensors, trace
+from innv_ext.backend import numerics
+from innv_ext.cli.models import failures
 from innv_ext.cli.preprocessing import Preprocessing, read_preprocessing
 from innv_ext.errors import InvalidInputError
+from innv_ext.evaluation.subject import OneInput
 
 Array = np.ndarray
 ARRAYS = (".npy", ".npz")
@@ -46,77 +44,61 @@ class Reader:
 
     Attributes
     ----------
-    graph, spec, structure : the traced model, and its input
-    channels_first : where images and signals have their channels
+    subject : the traced model
     stretch : whether images lose their proportions instead of their margins
     preprocessing : what happens to the values
     """
 
-    graph: Graph
-    spec: Spec
-    structure: Any
-    channels_first: bool
+    subject: OneInput
     stretch: bool
     preprocessing: Preprocessing
 
-    def samples(self, path: Path) -> Iterator[Sample]:
-        """All samples of a file.
-
-        Raises
-        ------
-        InvalidInputError
-            for a file that cannot be read, or does not fit the model; the message names it
-        """
-        try:
+    def samples(self, *paths: Path) -> Iterator[Sample]:
+        """All samples of some files; one that cannot be read, or does not fit the model, is named."""
+        for path in paths:
             image = path.suffix.lower() not in ARRAYS
-            shown = self._picture(path) if image else _channels_last(self._array(path), self.channels_first)
-            x = self.preprocessing(shown, image)
-            grey = image and len(self.spec.shape) == 3  # the model takes (height, width)
-            x = x[..., 0] if grey else _channels_first(x, self.channels_first)
-            x = subject.standardize(x, self.structure, [self.spec], check=True)[0]
-            if not len(x):
-                raise InvalidInputError("holds no samples.")
-        except InvalidInputError as error:
-            raise InvalidInputError(f"{path}: {error}") from error
-        for one, picture in zip(x, shown if image else _channels_last(x, self.channels_first), strict=True):
-            yield Sample(one, picture, image)
+            try:
+                x, shown = self._arrays(path, image)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{path}: {error}") from error
+            for one, picture in zip(x, shown, strict=True):
+                yield Sample(one, picture, image)
+
+    def _arrays(self, path: Path, image: bool) -> tuple[Array, Array]:
+        """The samples of a file as the model takes them, and what pictures of them show."""
+        rank, first = len(self.subject.spec.shape), self.subject.channels_first
+        if image:
+            given = self._picture(path)
+        else:
+            array = load_array(path)
+            given = _channels_last(array[None] if array.ndim == rank - 1 else array, first)
+        x = self.preprocessing(given, image)
+        grey = image and rank == 3  # the model takes (height, width)
+        x = self.subject.samples(x[..., 0] if grey else _channels_first(x, first))
+        return x, given if image else _channels_last(x, first)
 
     def _picture(self, path: Path) -> Array:
         """An image in the model's size, (1, height, width, channels), uint8."""
-        shape = self.spec.shape[1:]
+        shape, first = self.subject.spec.shape[1:], self.subject.channels_first
         if len(shape) not in (2, 3):
             raise InvalidInputError(f"the model takes samples of shape {shape}, no images. Give arrays: .npy or .npz.")
-        channels = 1 if len(shape) == 2 else shape[0 if self.channels_first else -1]
-        size = shape[1:] if self.channels_first and len(shape) == 3 else shape[:2]
+        channels = 1 if len(shape) == 2 else shape[0 if first else -1]
+        size = shape[1:] if first and len(shape) == 3 else shape[:2]
         mode = _PILLOW_MODES.get(3 if channels is None else channels)
         if mode is None:
             raise InvalidInputError(f"the model takes {channels} channels; files have 1, 3 or 4. Give arrays: .npy.")
         image = _open(path).convert(mode)
         target = _size(image, size)
-        if self.stretch:
-            image = image.resize(target, Image.Resampling.BILINEAR)
-        else:
-            image = ImageOps.fit(image, target, Image.Resampling.BILINEAR)
-        return np.asarray(image).reshape(1, target[1], target[0], -1)
-
-    def _array(self, path: Path) -> Array:
-        """The samples of an array file, (n, ...)."""
-        array = load_array(path)
-        return array[None] if array.ndim == len(self.spec.shape) - 1 else array
+        resize = Image.Image.resize if self.stretch else ImageOps.fit
+        return np.asarray(resize(image, target, Image.Resampling.BILINEAR)).reshape(1, target[1], target[0], -1)
 
 
 def make_reader(options: Namespace, model: keras.Model) -> Reader:
     """The reader for a command line and a model with one input."""
-    structure = model_tensors(model)[0]
-    graph = trace(model, facts.is_leaf)
-    if len(graph.inputs) != 1:
-        raise InvalidInputError(
-            f"{options.model} has {len(graph.inputs)} inputs, and files give values for one. Use innv_ext in Python, "
-            f"or save a model that holds the others fixed."
-        )
-    spec = graph.specs[graph.inputs[0]]
-    preprocessing = read_preprocessing(options, integers=not numerics.is_float(spec.dtype))
-    return Reader(graph, spec, structure, facts.channels_first(graph), options.resize == "stretch", preprocessing)
+    with failures(options.command):
+        subject = OneInput(model, f"innv-ext {options.command}")
+    preprocessing = read_preprocessing(options, integers=not numerics.is_float(subject.spec.dtype))
+    return Reader(subject, options.resize == "stretch", preprocessing)
 
 
 def load_array(path: Path) -> Array:
@@ -187,17 +169,16 @@ class TrainingData:
     size: int
 
     def __iter__(self) -> Iterator[Array]:
-        samples = (sample for path in self.paths for sample in self.reader.samples(path))
-        for batch in batches(samples, self.size):
+        for batch in batches(self.reader.samples(*self.paths), self.size):
             yield np.stack([sample.x for sample in batch])
 
 
 def training_data(path: Path, reader: Reader, size: int) -> TrainingData:
     """The data of ``--fit``: a file, or all images and .npy files in a folder and the folders in it."""
-    if not path.is_dir():
-        if not path.is_file():
-            raise InvalidInputError(f"--fit: there is no file or folder {path}.")
+    if path.is_file():
         return TrainingData(reader, [path], size)
+    if not path.is_dir():
+        raise InvalidInputError(f"--fit: there is no file or folder {path}.")
     known = {*Image.registered_extensions(), ".npy"}
     paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file())
     if not paths:

@@ -16,8 +16,9 @@ from innv_ext.backend.numerics import safe_divide
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import ConvergenceWarning, InvalidInputError, NonFiniteWarning, ZeroMapWarning
 from innv_ext.evaluation.attack_result import AttackResult
+from innv_ext.evaluation.measures import check_finite, quotient
 from innv_ext.evaluation.robustness import read_k, robustness_metrics, top_weights
-from innv_ext.evaluation.subject import Scores, check_analyzer, check_finite, generator, rows_of, same_neurons
+from innv_ext.evaluation.subject import Scores, check_analyzer, generator, rows_of, same_neurons
 from innv_ext.evaluation.surrogate import MapGradient, surrogate_of
 
 Tensor = Any
@@ -70,11 +71,6 @@ def attack_interpretation(
     seed : makes "random" repeatable
     progress : show a progress bar on work longer than three seconds
 
-    Returns
-    -------
-    AttackResult
-        x', maps, shares, ``robustness_metrics``, norms, classes, ``plot()``, ``to_dict()``, ``to_frame()``
-
     Raises
     ------
     InvalidInputError
@@ -98,33 +94,54 @@ def attack_interpretation(
     own = check_analyzer(analyzer).batch_size
     size = arguments.positive_int("batch_size", own if batch_size is None else batch_size)
     arguments.choice("method", method, METHODS)
-    settings = _Settings(
-        arguments.number("epsilon", epsilon, positive=True),
-        arguments.positive_int("steps", steps),
-        2.5 * epsilon / steps if step_size is None else arguments.number("step_size", step_size, positive=True),
-        method,
-        _read_range(value_range),
-        None if softplus is None else arguments.number("softplus", softplus, positive=True),
-        size,
-        arguments.positive_int("seed", seed, 0),
-    )
+    epsilon = arguments.number("epsilon", epsilon, positive=True)
+    steps, seed = arguments.positive_int("steps", steps), arguments.positive_int("seed", seed, 0)
+    length = 2.5 * epsilon / steps if step_size is None else arguments.number("step_size", step_size, positive=True)
+    beta = None if softplus is None else arguments.number("softplus", softplus, positive=True)
+    bounds = _read_range(value_range)
     with untouched(analyzer.model):
         scores = Scores(analyzer.model, "output", analyzer.output, "attack_interpretation")
-        array = _read_x(x, scores, settings.value_range)
+        array = _read_x(x, scores, bounds)
         count = read_k(k, int(np.prod(array.shape[1:])))
         before = analyzer.explain(array, neuron_selection, batch_size=size)
-        maps = np.asarray(before.attribution)
-        check_finite(maps)
-        selection = same_neurons(before, neuron_selection)
-        attack = _Attack(analyzer, scores, array, maps, before.target, selection, count, settings)
-        return attack.result(attack.run(progress))
+        maps, selection = np.asarray(before.attribution), same_neurons(before, neuron_selection)
+        check_finite("The map", maps)
+        top = top_weights(maps.reshape(len(maps), -1), count).reshape(maps.shape).astype("float32")
+        mass = mass_share(maps, top)
+        _, position, classes = scores.at(array, before.target, size)
+        gradient = None
+        if method == "topk":
+            mode = selection if isinstance(selection, str) else analyzer.neuron_selection_mode
+            mode = "index" if (before.target >= 0).all() else mode
+            gradient = MapGradient(surrogate_of(analyzer, array, beta), array.shape[1:], mode, _mass_share, size)
+        at_x = (mass, top, before.target, selection, position, classes)
+        search = _Search(analyzer, scores, array, *at_x, gradient, epsilon, steps, length, bounds, size, seed)
+        found = search.run(progress)
+        after = np.asarray(analyzer.explain(found, selection, batch_size=size).attribution)
+        classes_after = scores.at(found, position, size)[2]  # verified by another forward pass
+    axis = 1 if scores.channels_first else -1
+    return AttackResult(
+        x=array,
+        x_adv=found,
+        maps=maps,
+        maps_adv=after,
+        mass=mass,
+        mass_adv=mass_share(after, top),
+        metrics=robustness_metrics(maps, after, k=count, channel_axis=axis),
+        norms=_norms(found, array),
+        classes=classes,
+        classes_adv=classes_after,
+        epsilon=epsilon,
+        method=method,
+        analyzer=analyzer.registered_name_ or type(analyzer).__name__,
+        channel_axis=axis,
+    )
 
 
 def mass_share(maps: np.ndarray, top: np.ndarray) -> np.ndarray:
     """The share of the magnitudes of (batch, ...) that lies on the components with weights ``top``; 0 of zero maps."""
     flat, weights = (a.reshape(len(a), -1).astype("float64") for a in (np.abs(maps), top))
-    total = flat.sum(axis=1)
-    return np.divide((flat * weights).sum(axis=1), total, out=np.zeros_like(total), where=total > 0)
+    return quotient((flat * weights).sum(axis=1), flat.sum(axis=1))
 
 
 def _mass_share(m: Tensor, top: Tensor) -> Tensor:
@@ -133,151 +150,92 @@ def _mass_share(m: Tensor, top: Tensor) -> Tensor:
     return safe_divide(ops.sum(sizes * ops.cast(top, m.dtype), axis=axes), ops.sum(sizes, axis=axes))
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """The checked arguments."""
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """The checked arguments, and what holds at x; without a gradient directions are random."""
 
+    analyzer: Analyzer
+    scores: Scores
+    x: np.ndarray
+    mass: np.ndarray
+    top: np.ndarray
+    target: np.ndarray
+    selection: Any
+    position: np.ndarray
+    classes: np.ndarray
+    gradient: MapGradient | None
     epsilon: float
     steps: int
     step_size: float
-    method: str
     value_range: tuple[float, float] | None
-    softplus: float | None
     batch_size: int
     seed: int
 
-
-class _Attack:
-    """The search for x', ``batch_size`` samples at a time."""
-
-    def __init__(
-        self,
-        analyzer: Analyzer,
-        scores: Scores,
-        x: np.ndarray,
-        maps: np.ndarray,
-        target: np.ndarray,
-        selection: Any,
-        k: int,
-        settings: _Settings,
-    ):
-        self.analyzer, self.scores, self.x, self.maps = analyzer, scores, x, maps
-        self.target, self.selection, self.k, self.settings = target, selection, k, settings
-        _, self.position, self.classes = scores.at(x, target, settings.batch_size)
-        self.top = top_weights(maps.reshape(len(maps), -1), k).reshape(maps.shape).astype("float32")
-        self._gradient: MapGradient | None = None
-        self._surrogate = surrogate_of(analyzer, x, settings.softplus) if settings.method == "topk" else analyzer
-
     def run(self, progress: bool) -> np.ndarray:
-        """The best x' of every sample."""
-        size, best = self.settings.batch_size, self.x.copy()
-        starts = range(0, len(self.x), size)
-        total = len(starts) * self.settings.steps
-        with (
-            files.Progress(total, "attack", progress, "step") as bar,
-            warnings.catch_warnings(),
-        ):
+        """The best x' of every sample, ``batch_size`` of them at a time."""
+        best, starts = self.x.copy(), range(0, len(self.x), self.batch_size)
+        with files.Progress(len(starts) * self.steps, "attack", progress, "step") as bar, warnings.catch_warnings():
             for category in (ConvergenceWarning, NonFiniteWarning, ZeroMapWarning):  # told of x and x', not in between
                 warnings.simplefilter("ignore", category)
             for start in starts:
-                rows = slice(start, start + size)
-                best[rows] = self._search(rows, bar)
+                rows = slice(start, start + self.batch_size)
+                best[rows] = self._best(rows, bar)
         return best
 
-    def result(self, x_adv: np.ndarray) -> AttackResult:
-        """What x' does to the maps, the classes verified by another forward pass."""
-        size, top = self.settings.batch_size, self.top
-        after = np.asarray(self.analyzer.explain(x_adv, self.selection, batch_size=size).attribution)
-        axis = 1 if self.scores.channels_first else -1
-        return AttackResult(
-            x=self.x,
-            x_adv=x_adv,
-            maps=self.maps,
-            maps_adv=after,
-            mass=mass_share(self.maps, top),
-            mass_adv=mass_share(after, top),
-            metrics=robustness_metrics(self.maps, after, k=self.k, channel_axis=axis),
-            norms=_norms(x_adv, self.x),
-            classes=self.classes,
-            classes_adv=self.scores.at(x_adv, self.position, size)[2],
-            epsilon=self.settings.epsilon,
-            method=self.settings.method,
-            analyzer=self.analyzer.registered_name_ or type(self.analyzer).__name__,
-            channel_axis=axis,
-        )
-
-    def _search(self, rows: slice, bar: files.Progress) -> np.ndarray:
-        x, top, settings = self.x[rows], self.top[rows], self.settings
-        point, best, lengths = x.copy(), x.copy(), np.full(len(x), settings.step_size)
-        found = self._explain(x, rows)
-        lowest = mass_share(self.maps[rows], top)
-        for number in range(settings.steps):
-            if settings.method == "random":
-                trial = x + settings.epsilon * self._directions(rows, number)
+    def _best(self, rows: slice, bar: files.Progress) -> np.ndarray:
+        x, top = self.x[rows], self.top[rows]
+        point, best, lowest = x.copy(), x.copy(), self.mass[rows].copy()
+        lengths, found = np.full(len(x), self.step_size), self._explain(x, rows)
+        for number in range(self.steps):
+            direction = self._directions(rows, number)
+            if self.gradient is None:
+                trial = x + self.epsilon * direction
             else:
-                slope = self._slope(point, found, rows)
+                slope = _unit_samples(self.gradient(point, self.target[rows], found, top).astype("float64"))
                 flat = ~slope.reshape(len(x), -1).any(axis=1)
-                slope[flat] = self._directions(rows, number)[flat]
+                slope[flat] = direction[flat]
                 trial = point - lengths.reshape(-1, *[1] * (x.ndim - 1)) * slope
             trial = self._feasible(trial, x)
-            kept = self._keeps(trial, x, rows)
+            same = self.scores(trial, self.position[rows])[2] == self.classes[rows]
+            kept = same & (_norms(trial, x) <= self.epsilon)  # after rounding
             point[kept] = trial[kept]
             lengths[~kept] /= 2
             found = self._explain(point, rows)
-            mass = self._mass(np.asarray(found.attribution), top)
+            mass = _usable_mass(np.asarray(found.attribution), top)
             better = kept & (mass < lowest - _LEAST)
             best[better], lowest[better] = point[better], mass[better]
             bar.update()
         return best
 
     def _explain(self, x: np.ndarray, rows: slice) -> Any:
-        return self.analyzer.explain(x, rows_of(self.selection, rows), batch_size=self.settings.batch_size)
-
-    def _slope(self, point: np.ndarray, found: Any, rows: slice) -> np.ndarray:
-        """The direction of steepest ascent, of length 1 (0 where there is none), float64."""
-        if self._gradient is None:
-            mode = "index" if (self.target >= 0).all() else self._mode()
-            size = self.settings.batch_size
-            self._gradient = MapGradient(self._surrogate, point, found, mode, _mass_share, size)
-        g = self._gradient(point, self.target[rows], found, self.top[rows]).astype("float64")
-        return _unit_samples(g)
-
-    def _mode(self) -> Any:
-        return self.selection if isinstance(self.selection, str) else self.analyzer.neuron_selection_mode
+        return self.analyzer.explain(x, rows_of(self.selection, rows), batch_size=self.batch_size)
 
     def _directions(self, rows: slice, number: int) -> np.ndarray:
         """One random direction per sample, of length 1, whatever the batch."""
-        shape, seed = self.x.shape[1:], self.settings.seed
-        return _unit_samples(
-            np.stack([generator(seed, i, number).standard_normal(shape) for i in range(*rows.indices(len(self.x)))])
-        )
+        drawn = [generator(self.seed, i, number) for i in range(*rows.indices(len(self.x)))]
+        return _unit_samples(np.stack([rng.standard_normal(self.x.shape[1:]) for rng in drawn]))
 
     def _feasible(self, trial: np.ndarray, x: np.ndarray) -> np.ndarray:
         """The next point in the ball and in the range; clipping towards x, which is in both, keeps the norm."""
         step = trial.astype("float64") - x
         sizes = np.linalg.norm(step.reshape(len(x), -1), axis=1).reshape(-1, *[1] * (x.ndim - 1))
-        radius = self.settings.epsilon * _INSIDE
-        near = x + step * np.minimum(1, np.divide(radius, sizes, out=np.ones_like(sizes), where=sizes > 0))
-        near = near if self.settings.value_range is None else np.clip(near, *self.settings.value_range)
+        near = x + step * np.minimum(1, quotient(self.epsilon * _INSIDE, sizes, 1.0))
+        near = near if self.value_range is None else np.clip(near, *self.value_range)
         return near.astype(x.dtype)
 
-    def _keeps(self, trial: np.ndarray, x: np.ndarray, rows: slice) -> np.ndarray:
-        """Whether the rounded points have the class of x and are in the ball."""
-        same = self.scores(trial, self.position[rows])[2] == self.classes[rows]
-        return same & (_norms(trial, x) <= self.settings.epsilon)
 
-    def _mass(self, maps: np.ndarray, top: np.ndarray) -> np.ndarray:
-        """The share to be lowered; maps that are not finite, or zero, count as no success."""
-        flat = maps.reshape(len(maps), -1)
-        usable = np.isfinite(flat).all(axis=1) & flat.any(axis=1)
-        return np.where(usable, mass_share(np.nan_to_num(maps), top), np.inf)
+def _usable_mass(maps: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """The share to be lowered; maps that are not finite, or zero, count as no success."""
+    flat = maps.reshape(len(maps), -1)
+    usable = np.isfinite(flat).all(axis=1) & flat.any(axis=1)
+    return np.where(usable, mass_share(np.nan_to_num(maps), top), np.inf)
 
 
 def _unit_samples(values: np.ndarray) -> np.ndarray:
+    """Samples of length 1; those that are zero or not finite become zero."""
     flat = values.reshape(len(values), -1)
     flat = np.where(np.isfinite(flat).all(axis=1, keepdims=True), flat, 0)
-    sizes = np.linalg.norm(flat, axis=1, keepdims=True)
-    return np.divide(flat, sizes, out=np.zeros_like(flat), where=sizes > 0).reshape(values.shape)
+    return quotient(flat, np.linalg.norm(flat, axis=1, keepdims=True)).reshape(values.shape)
 
 
 def _norms(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -17,7 +17,6 @@ from innv_ext.evaluation.robustness import RobustnessMetrics
 from innv_ext.visualization import heatmap, to_rgb
 
 TITLES = ("x", "map of x", "attacked x'", "map of x'")
-ARRAYS = ("x", "x_adv", "maps", "maps_adv")
 _SIDE = 1.7  # inches of a panel
 
 
@@ -72,7 +71,8 @@ class AttackResult(EvaluationResult):
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> AttackResult:
         """The result that ``to_dict`` gave, without inputs and maps, so that it cannot be drawn."""
-        return super().from_dict({**dict.fromkeys(ARRAYS), "metrics": stored, **stored})
+        left_out = dict.fromkeys(("x", "x_adv", "maps", "maps_adv"))
+        return super().from_dict({**left_out, "metrics": stored, **stored})
 
     def draw(self, ax: Any = None, *, samples: int = 4) -> Figure:
         """Draw the first samples, one a row: x, its map, the attacked x', its map; images, or curves for other shapes.
@@ -81,25 +81,19 @@ class AttackResult(EvaluationResult):
 
         Parameters
         ----------
-        ax : array of matplotlib axes (samples, 4) to draw on; None makes a figure
+        ax : array of matplotlib axes (samples, 4); None makes a figure
         samples : rows at most
-
-        Raises
-        ------
-        InvalidInputError
-            if ``ax`` has another shape, or the result was read from a dict, which has no inputs and maps
         """
         if self.x is None:
             raise InvalidInputError("There is nothing to draw: the result was read without inputs and maps.")
         count = min(arguments.positive_int("samples", samples), len(self.x))
         size = (4 * _SIDE, count * (_SIDE + 0.25) + 0.3)
         axes = axes_for(ax, (count, 4), f"{count} samples, {len(TITLES)} panels each", size, dpi=None)
-        columns = (self.x, self.maps, self.x_adv, self.maps_adv)
-        picture = self._is_image()
-        for j, (title, arrays) in enumerate(zip(TITLES, columns, strict=True)):
-            axes[0, j].set_title(title, fontsize=9)
+        images = self.x.ndim == 4 and self.x.shape[self.channel_axis] in (1, 3)
+        for j, arrays in enumerate((self.x, self.maps, self.x_adv, self.maps_adv)):
+            axes[0, j].set_title(TITLES[j], fontsize=9)
             for i in range(count):
-                (self._draw_image if picture else self._draw_curve)(axes[i, j], arrays, i, j)
+                (self._draw_image if images else _draw_curve)(axes[i, j], arrays[i], j)
         for i in range(count):
             axes[i, 0].set_ylabel(f"class {self.classes[i]}", fontsize=8)
             axes[i, 2].set_xlabel(f"distance {self.norms[i]:.3g}", fontsize=8)
@@ -107,23 +101,14 @@ class AttackResult(EvaluationResult):
             axes[i, 3].set_xlabel(kept, fontsize=8)
         return axes[0, 0].figure.figure
 
-    def _is_image(self) -> bool:
-        return self.x.ndim == 4 and self.x.shape[self.channel_axis] in (1, 3)
-
-    def _draw_image(self, panel: Axes, arrays: np.ndarray, i: int, j: int) -> None:
-        one = arrays[i : i + 1]
-        if j % 2:
-            shown_ = heatmap(one, channel_axis=self.channel_axis)
+    def _draw_image(self, panel: Axes, values: np.ndarray, column: int) -> None:
+        if column % 2:
+            picture = heatmap(values[None], channel_axis=self.channel_axis)
         else:
             bounds = (min(self.x.min(), self.x_adv.min()), max(self.x.max(), self.x_adv.max()))
-            shown_ = to_rgb(one, channel_axis=self.channel_axis, value_range=bounds)
-        panel.imshow(shown_[0], interpolation="nearest")
+            picture = to_rgb(values[None], channel_axis=self.channel_axis, value_range=bounds)
+        panel.imshow(picture[0], interpolation="nearest")
         panel.set(xticks=[], yticks=[])
-
-    def _draw_curve(self, panel: Axes, arrays: np.ndarray, i: int, j: int) -> None:
-        panel.plot(arrays[i].ravel(), color=COLOURS[j % 2], linewidth=1)
-        panel.tick_params(labelsize=7)
-        panel.spines[["top", "right"]].set_visible(False)
 
     def __repr__(self) -> str:
         overlap = shown(over_samples(self.metrics.top_k))
@@ -131,3 +116,9 @@ class AttackResult(EvaluationResult):
             f"AttackResult({self.analyzer!r}, {self.method!r}, epsilon={self.epsilon:g}, {len(self.norms)} samples, "
             f"{self.success.mean():.0%} lowered; top-{self.metrics.k} kept {overlap})"
         )
+
+
+def _draw_curve(panel: Axes, values: np.ndarray, column: int) -> None:
+    panel.plot(values.ravel(), color=COLOURS[column % 2], linewidth=1)
+    panel.tick_params(labelsize=7)
+    panel.spines[["top", "right"]].set_visible(False)

@@ -12,6 +12,7 @@ from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import Floats, Mask, as_numbers
 
 RATIOS = ("inside_total", "weighted", "inside_outside")
+FIND_OUT = "Find out why (explain(x).extras['finite']), or leave these samples out."
 
 
 class CompletenessError(NamedTuple):
@@ -63,14 +64,13 @@ def sparsity(relevance: Any, *, kind: str = "gini", tolerance: float = 0.0) -> n
     tolerance = arguments.number("tolerance", tolerance, most=1)
     if kind == "gini" and tolerance:
         raise InvalidInputError("tolerance= has no meaning with kind='gini'; leave it out.")
-    magnitudes = _shares_of_the_largest(_read_maps("relevance", relevance))
+    magnitudes = _shares_of_the_largest(read_maps("relevance", relevance))
     if kind == "zeros":
         return (magnitudes <= tolerance).mean(axis=1)
     ordered = np.sort(magnitudes, axis=1)
     count = ordered.shape[1]
     weights = 2.0 * np.arange(count) + 1 - count  # whole numbers, so that a constant map gives exactly 0
-    total = ordered.sum(axis=1)
-    return np.abs(ordered @ weights) / (count * np.where(total > 0, total, 1))
+    return quotient(np.abs(ordered @ weights), count * ordered.sum(axis=1))
 
 
 def inside_ratio(relevance: Any, mask: Any, *, kind: str = "inside_total", channel_axis: int = -1) -> np.ndarray:
@@ -119,24 +119,20 @@ def inside_and_size(relevance: Any, mask: Any, channel_axis: int = -1) -> tuple[
     if channel_axis not in (-1, 1):
         raise InvalidInputError(f"channel_axis must be -1 (channels last) or 1 (channels first), got {channel_axis!r}.")
     array = arguments.as_array("relevance", relevance)
-    flat = _shares_of_the_largest(_read_maps("relevance", array))
+    flat = _shares_of_the_largest(read_maps("relevance", array))
     magnitudes, inside = flat.reshape(array.shape), _read_mask(mask, array.shape, channel_axis)
     if inside.ndim < magnitudes.ndim:
         magnitudes = magnitudes.sum(axis=channel_axis)
     inside, magnitudes = (a.reshape(len(array), int(np.prod(a.shape[1:]))) for a in (inside, magnitudes))
-    size, total = inside.mean(axis=1), magnitudes.sum(axis=1)
-    found = np.where(inside, magnitudes, 0).sum(axis=1) / np.where(total > 0, total, 1)
-    return np.where(total > 0, found, size), size
+    size = inside.mean(axis=1)
+    return quotient(np.where(inside, magnitudes, 0).sum(axis=1), magnitudes.sum(axis=1), size), size
 
 
 def as_ratio(share: np.ndarray, size: np.ndarray, kind: str) -> np.ndarray:
     """The ratio of this kind from the shares of relevance and of places inside."""
     if kind == "inside_total":
         return share
-    if kind == "weighted":
-        return share / size
-    outside = 1 - share
-    return np.where(outside > 0, share / np.where(outside > 0, outside, 1), np.inf)
+    return share / size if kind == "weighted" else quotient(share, 1 - share, np.inf)
 
 
 def completeness_error(relevance: Any, score: Any, reference_score: Any = 0.0) -> CompletenessError:
@@ -149,11 +145,6 @@ def completeness_error(relevance: Any, score: Any, reference_score: Any = 0.0) -
     reference_score : the score that counts as nothing, (batch,) or one number: for integrated gradients and DeepLIFT
         that of the reference input
 
-    Returns
-    -------
-    CompletenessError
-        absolute and relative, (batch,)
-
     Raises
     ------
     InvalidInputError
@@ -164,7 +155,7 @@ def completeness_error(relevance: Any, score: Any, reference_score: Any = 0.0) -
     >>> completeness_error([[1.0, 2.0], [0.0, 0.0]], [4.0, 0.0])
     CompletenessError(absolute=array([1., 0.]), relative=array([0.25, 0.  ]))
     """
-    parts = [_read_maps("relevance", part) for part in _per_input(relevance)]
+    parts = [read_maps("relevance", part) for part in _per_input(relevance)]
     if not parts:
         raise InvalidInputError(f"relevance has no map: {relevance!r}.")
     count = len(parts[0])
@@ -173,9 +164,21 @@ def completeness_error(relevance: Any, score: Any, reference_score: Any = 0.0) -
     scores = [_read_scores(name, s, count) for name, s in (("score", score), ("reference_score", reference_score))]
     expected = scores[0] - scores[1]
     absolute = np.abs(np.sum([part.sum(axis=1) for part in parts], axis=0) - expected)
-    size = np.abs(expected)
-    missing = np.where(absolute > 0, np.inf, 0.0)
-    return CompletenessError(absolute, np.where(size > 0, absolute / np.where(size > 0, size, 1), missing))
+    return CompletenessError(absolute, relative_to(np.abs(expected), absolute))
+
+
+# --- quotients -----------------------------------------------------------------------------------------------------
+
+
+def quotient(a: Any, b: Any, otherwise: Any = 0.0) -> Floats:
+    """a / b in float64, ``otherwise`` where b is 0; all of them broadcast."""
+    a, b, otherwise = np.broadcast_arrays(a, b, otherwise)
+    return np.divide(a, b, out=otherwise.astype("float64"), where=b != 0)
+
+
+def relative_to(size: np.ndarray, change: np.ndarray) -> Floats:
+    """change / size; where the size is 0, 0 without a change and infinity otherwise."""
+    return quotient(change, size, np.where(change > 0, np.inf, 0.0))
 
 
 # --- checks --------------------------------------------------------------------------------------------------------
@@ -190,26 +193,32 @@ def _per_input(relevance: Any) -> list[Any]:
     return list(relevance) if arrays else [relevance]
 
 
-def _read_maps(argument: str, values: Any) -> Floats:
+def refuse_samples(problem: str, wrong: np.ndarray, then: str) -> None:
+    """Refuse input with samples that are wrong, booleans (batch,), saying how many and which is the first of them."""
+    numbers = np.flatnonzero(wrong)
+    if numbers.size:
+        raise InvalidInputError(f"{problem} in {numbers.size} samples (first: {numbers[0]}){then}")
+
+
+def check_finite(argument: str, values: np.ndarray) -> None:
+    """Refuse NaN and infinite values in an array (batch, ...)."""
+    finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    refuse_samples(f"{argument} is NaN or infinite", ~finite, f". {FIND_OUT}")
+
+
+def read_maps(argument: str, values: Any) -> Floats:
     """Finite maps, (batch, values)."""
     array = as_numbers(values, argument)
     if array.ndim < 2 or 0 in array.shape[1:]:
         raise InvalidInputError(f"{argument} has shape {array.shape}; maps with a batch axis are needed, (batch, ...).")
-    flat = array.reshape(len(array), int(np.prod(array.shape[1:])))
-    wrong = np.flatnonzero(~np.isfinite(flat).all(axis=1))
-    if wrong.size:
-        raise InvalidInputError(
-            f"{argument} is NaN or infinite in {wrong.size} samples (first: {wrong[0]}). Find out why "
-            f"(explain(x).extras['finite']), or leave these samples out."
-        )
-    return flat
+    check_finite(argument, array)
+    return array.reshape(len(array), int(np.prod(array.shape[1:])))
 
 
 def _shares_of_the_largest(flat: Floats) -> Floats:
     """Magnitudes over the largest of each sample, so that no sum overflows; zeros stay."""
     magnitudes = np.abs(flat)
-    largest = magnitudes.max(axis=1, keepdims=True)
-    return magnitudes / np.where(largest > 0, largest, 1)
+    return quotient(magnitudes, magnitudes.max(axis=1, keepdims=True))
 
 
 def _read_scores(argument: str, values: Any, count: int) -> Floats:
@@ -237,12 +246,8 @@ def _read_mask(mask: Any, shape: tuple[int, ...], channel_axis: int) -> Mask:
             f"int array of boxes, ({shape[0]}, 2 * axes)."
         )
     found = np.broadcast_to(array, (shape[0], *array.shape)) if common else array
-    empty = np.flatnonzero(~found.reshape(len(found), int(np.prod(found.shape[1:]))).any(axis=1))
-    if empty.size:
-        raise InvalidInputError(
-            f"mask has nothing inside in {empty.size} samples (first: {empty[0]}), where no ratio is defined; leave "
-            f"these samples out."
-        )
+    empty = ~found.any(axis=tuple(range(1, found.ndim)))
+    refuse_samples("mask has nothing inside", empty, ", where no ratio is defined; leave these samples out.")
     return found
 
 
@@ -251,17 +256,12 @@ def _boxes(boxes: np.ndarray, count: int, forms: list[tuple[int, ...]]) -> Mask:
     sides = next((form for form in reversed(forms) if form and boxes.shape[-1:] == (2 * len(form),)), None)
     if sides is None or boxes.shape[:-1] not in ((), (count,)):
         return boxes  # refused as a mask
-    starts, stops = np.split(np.broadcast_to(boxes, (count, boxes.shape[-1])), 2, axis=1)
-    wrong = np.flatnonzero(((starts < 0) | (stops > np.array(sides))).any(axis=1))
-    if wrong.size:
-        raise InvalidInputError(
-            f"mask has boxes that leave maps of {sides} places, in {wrong.size} samples (first: {wrong[0]}, "
-            f"{np.broadcast_to(boxes, (count, boxes.shape[-1]))[wrong[0]].tolist()}). Boxes hold where they start "
-            f"along each axis, then where they stop."
-        )
-    inside = np.ones((count, *sides), bool)
-    for axis, side in enumerate(sides):
-        place = np.arange(side).reshape([-1 if a == axis else 1 for a in range(len(sides))])
-        start, stop = (edge[:, axis].reshape(-1, *[1] * len(sides)) for edge in (starts, stops))
-        inside &= (place >= start) & (place < stop)
-    return inside
+    boxes = np.broadcast_to(boxes, (count, boxes.shape[-1]))
+    starts, stops = np.split(boxes, 2, axis=1)
+    wrong = ((starts < 0) | (stops > np.array(sides))).any(axis=1)
+    meaning = "Boxes hold where they start along each axis, then where they stop."
+    first = boxes[wrong][:1].tolist()
+    refuse_samples(f"mask has boxes that leave maps of {sides} places", wrong, f": {first}. {meaning}")
+    start, stop = (edge.reshape(count, -1, *[1] * len(sides)) for edge in (starts, stops))
+    places = np.indices(sides)
+    return ((places >= start) & (places < stop)).all(axis=1)

@@ -19,8 +19,8 @@ from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
 from innv_ext.evaluation.features import ranks, read_features, relevance_of
-from innv_ext.evaluation.results import EvaluationResult, Named, bands, markdown
-from innv_ext.evaluation.subject import Scores, check_model, generator, maps_by_name, read_classes, read_neurons
+from innv_ext.evaluation.results import EvaluationResult, Named, markdown
+from innv_ext.evaluation.subject import Copies, Scores, check_model, generator, maps_by_name, read_classes, read_neurons
 
 # the vertical axis' label and upper end, and whether a large area is good
 PANELS = {
@@ -83,11 +83,6 @@ def relevance_ordering(
     batch_size : most samples in one forward pass, perturbed copies included
     seed : makes noise and ties repeatable
     progress : show a progress bar on work longer than three seconds
-
-    Returns
-    -------
-    OrderingResult
-        curves per map and sample, areas, ``table()``, ``plot()``, ``to_dict()``
 
     Raises
     ------
@@ -188,36 +183,22 @@ class OrderingResult(EvaluationResult):
         return markdown(("relevance", "distortion area", "accuracy area"), rows)
 
     def draw(self, ax: Any = None, *, spread: str = "error") -> Figure:
-        """Draw distortion and accuracy over the rate: mean curves with a shaded spread, legends sorted by area.
+        """Draw distortion and accuracy over the rate, two panels: mean curves with a shaded spread, sorted by area.
 
         Parameters
         ----------
-        ax : two matplotlib axes to draw on; None makes a figure
         spread : what is shaded: ± standard "error" of the mean, its 95 % "confidence" interval (Student's t), or ±
             "std" (standard deviation over the samples of x, as in the paper)
-
-        Raises
-        ------
-        InvalidInputError
-            if ``ax`` is not two axes, or for an unknown ``spread``
 
         Notes
         -----
         Figures 4 and 6 of Macdonald et al. (2022), "Interpretable Neural Networks with Frank-Wolfe".
         """
         panels = [
-            plotting.Panel(
-                label,
-                bands(self.statistics(of), spread),
-                {name: float(found.mean) for name, found in self.statistics(f"{of}_area").items()},
-                "area",
-                more_is_better,
-                (0, top),
-            )
+            plotting.Panel(label, self.statistics(of), self.statistics(f"{of}_area"), "area", more_is_better, (0, top))
             for of, (label, top, more_is_better) in PANELS.items()
         ]
-        axes = plotting.curve_axes(ax, tuple(PANELS), len(self.names))
-        return plotting.draw(axes, self.rates, "rate (non-randomised components)", panels)
+        return plotting.draw(ax, self.rates, "rate (non-randomised components)", panels, spread)
 
     def __repr__(self) -> str:
         best = min(self.names, key=lambda n: self.distortion_area[n].mean())
@@ -248,71 +229,30 @@ class _Test:
         score, target, predicted = self.scores.at(self.x, self.index, self.batch_size)
         labels = predicted if self.labels is None else self.labels
         copies = self.noise.copies(self.samples)
-        tally = _Tally(self, len(maps), score, target, labels)
-        total = len(self.x) * len(self.rates)
-        with files.Progress(total, "relevance_ordering", progress, "rate") as bar:
-            for i in range(len(self.x)):
-                places = [ranks(self.features, values, i, generator(self.seed, _TIES, i)) for values in maps]
-                for r, kept in enumerate(self._kept(i)):
-                    if kept == self.features.counts[i]:  # nothing is perturbed
-                        tally.sums[1, :, i, r] = copies * (predicted[i] == labels[i])
-                    else:
-                        self._perturb(tally, places if kept else places[:1], i, r, kept)
-                    bar.update()
-            tally.flush()
-        none = [(i, r) for i in range(len(self.x)) for r in np.flatnonzero(self._kept(i) == 0)]
-        for i, r in none:  # all is perturbed: whatever the order
-            tally.sums[:, :, i, r] = tally.sums[:, :1, i, r]
-        return tally.sums / copies
+        kept = np.rint(self.rates * self.features.counts[:, None]).astype("int64")  # features, per sample and rate
+        sums = np.zeros((2, len(maps), *kept.shape))
+        with files.Progress(kept.size, "relevance_ordering", progress, "rate") as bar:
+            perturbed = self._perturbed(maps, kept, copies, bar)
+            for (j, i, r), scores, classes in self.scores.follow(perturbed, target, self.batch_size):
+                np.add.at(sums[0], (j, i, r), (score[i] - scores) ** 2)
+                np.add.at(sums[1], (j, i, r), classes == labels[i])
+        for i, r in np.argwhere(kept == 0):  # all is perturbed: whatever the order
+            sums[:, :, i, r] = sums[:, :1, i, r]
+        for i, r in np.argwhere(kept == self.features.counts[:, None]):  # nothing is perturbed
+            sums[1, :, i, r] = copies * (predicted[i] == labels[i])
+        return sums / copies
 
-    def _kept(self, i: int) -> np.ndarray:
-        """How many features of sample i keep their values, per rate."""
-        return np.rint(self.rates * self.features.counts[i]).astype("int64")
-
-    def _perturb(self, tally: _Tally, places: Sequence[np.ndarray], i: int, r: int, kept: int) -> None:
-        """Queue all noisy copies of sample i at rate r, for each order."""
-        rng, copies = generator(self.seed, _NOISE, i, r), self.noise.copies(self.samples)
-        for piece in self.noise.pieces(self.x[i], copies, rng, self.batch_size):
-            for j, place in enumerate(places):
-                tally.add(np.where(place < kept, self.x[i], piece), (j, i, r))
-
-
-class _Tally:
-    """Fills forward batches with perturbed copies and adds up what comes out, per map, sample and rate."""
-
-    def __init__(self, test: _Test, maps: int, score: np.ndarray, target: np.ndarray, labels: np.ndarray):
-        self.scores, self.score, self.target, self.labels = test.scores, score, target, labels
-        self.sums = np.zeros((2, maps, len(test.x), len(test.rates)))
-        size = min(test.batch_size, self.sums[0].size * test.noise.copies(test.samples))
-        self._rows = np.empty((size, *test.x.shape[1:]), test.x.dtype)
-        self._owners = np.empty((3, size), "int64")
-        self._filled = 0
-
-    def add(self, rows: np.ndarray, owner: tuple[int, int, int]) -> None:
-        """Queue copies that belong to (map, sample, rate)."""
-        while len(rows):
-            room = len(self._rows) - self._filled
-            taken = rows[:room]
-            here = slice(self._filled, self._filled + len(taken))
-            self._rows[here] = taken
-            self._owners[:, here] = np.array(owner)[:, None]
-            self._filled += len(taken)
-            rows = rows[room:]
-            if self._filled == len(self._rows):
-                self.flush()
-
-    def flush(self) -> None:
-        """Evaluate what is queued."""
-        if not self._filled:
-            return
-        maps, i, rates = self._owners[:, : self._filled]
-        score, _, predicted = self.scores(self._rows[: self._filled], self.target[i])
-        np.add.at(self.sums[0], (maps, i, rates), (self.score[i] - score) ** 2)
-        np.add.at(self.sums[1], (maps, i, rates), predicted == self.labels[i])
-        self._filled = 0
-
-
-# --- checks --------------------------------------------------------------------------------------------------------
+    def _perturbed(self, maps: Sequence[np.ndarray], kept: np.ndarray, copies: int, bar: files.Progress) -> Copies:
+        """Perturbed copies, each with its map, sample and rate; those of the first map where no feature is kept."""
+        for i, x in enumerate(self.x):
+            places = [ranks(self.features, values, i, generator(self.seed, _TIES, i)) for values in maps]
+            for r, count in enumerate(kept[i]):
+                if count < self.features.counts[i]:
+                    rng = generator(self.seed, _NOISE, i, r)
+                    for piece in self.noise.pieces(x, copies, rng, self.batch_size):
+                        for j, place in enumerate(places if count else places[:1]):
+                            yield from ((row, (j, i, r)) for row in np.where(place < count, x, piece))
+                bar.update()
 
 
 def _read_rates(rates: Any) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,8 +19,8 @@ from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
 from innv_ext.evaluation.features import RANDOM, ranks, read_regions, relevance_of
-from innv_ext.evaluation.results import EvaluationResult, Named, bands, markdown, over_samples
-from innv_ext.evaluation.subject import Scores, check_model, generator, maps_by_name, read_neurons
+from innv_ext.evaluation.results import EvaluationResult, Named, markdown, over_samples
+from innv_ext.evaluation.subject import Copies, Scores, check_model, generator, maps_by_name, read_neurons
 
 ORDERS = {"morf": 1, "lerf": -1}  # the sign of the relevance whose largest values come first
 TITLES = {"morf": "most relevant first", "lerf": "least relevant first"}
@@ -59,8 +60,7 @@ def perturbation_analysis(
 
     Parameters
     ----------
-    model : built keras.Model with one input; it is never changed
-    x : array (batch, ...)
+    model, x, on, output, neuron_selection, batch_size, progress : as in ``relevance_ordering``
     relevance : array shaped like x (or like it without channels), or (batch, regions), blocks row by row; or a dict
         {name: either} to compare; "random" for a random order. Regions of equal relevance are ordered at random
     regions : an integer or a tuple with one size per axis of positions: blocks with all channels of their positions,
@@ -81,19 +81,7 @@ def perturbation_analysis(
     aggregate : the relevance of a region is the "mean" or the "sum" of its values
     samples : copies with noise of their own, for "uniform" and "gaussian"; the curve is their mean
     random_baseline : add a row "random", the mean over 5 random orders
-    on : "output" follows the model's output (probabilities behind a softmax), "logits" cuts a trailing softmax or
-        sigmoid
-    output : name or position of the output, for models with several
-    neuron_selection : the neuron whose score is followed: one index, one per sample, or tuple indices for outputs of
-        rank > 2; None: the largest output at x
-    batch_size : most samples in one forward pass, perturbed copies included
     seed : makes noise, ties and random orders repeatable
-    progress : show a progress bar on work longer than three seconds
-
-    Returns
-    -------
-    PerturbationResult
-        curves per map and sample, ``aopc``, ``table()``, ``plot()``, ``to_dict()``, ``to_frame()``
 
     Raises
     ------
@@ -120,8 +108,12 @@ def perturbation_analysis(
     """
     check_model(model)
     size, samples = arguments.positive_int("batch_size", batch_size), arguments.positive_int("samples", samples)
-    orders, maps = _read_orders(order), _read_maps(relevance, random_baseline)
-    seed = arguments.positive_int("seed", seed, 0)
+    seed, orders, maps = arguments.positive_int("seed", seed, 0), _read_orders(order), maps_by_name(relevance)
+    if random_baseline and RANDOM in maps:
+        raise InvalidInputError(
+            "relevance has the name 'random', which is the baseline's. Give the map another name, or pass "
+            "random_baseline=False."
+        )
     with untouched(model):
         scores = Scores(model, on, output, "perturbation_analysis")
         array = scores.samples(x)
@@ -130,12 +122,16 @@ def perturbation_analysis(
         parts = read_regions(regions, len(array), one)
         given = {"value": value, "mean": mean, "std": std, "sigma": sigma}
         noise = replacement("perturbation", perturbation, one, _TAKES, given)
-        count = _read_steps(steps, int(parts.counts.max()))
+        most = int(parts.counts.max())
+        count = most if steps is None else arguments.positive_int("steps", steps)
+        if count > most:
+            raise InvalidInputError(f"steps={steps}, but x has only {most} regions. None perturbs all of them.")
         found = {name: relevance_of(parts, name, values, aggregate) for name, values in maps.items()}
         ranked = [ORDERS[o] * values for o in orders for values in found.values()]
         baseline = RANDOM_ORDERS if random_baseline else 0
         run = _Run(scores, array, index, parts, ranked, baseline, noise, noise.copies(samples), count, size, seed)
-        rows = _rows(orders, tuple(maps), random_baseline)
+        rows = {f"{name} ({o})" if len(orders) > 1 else name: o for o in orders for name in maps}
+        rows |= {RANDOM: RANDOM} if random_baseline else {}
         found = [dict(zip(rows, values, strict=True)) for values in run.run(progress)]
     return PerturbationResult(np.arange(count + 1), tuple(rows), tuple(rows.values()), *found)
 
@@ -207,29 +203,15 @@ class PerturbationResult(EvaluationResult):
 
         Parameters
         ----------
-        ax : matplotlib axes to draw on, two where both orders were asked for; None makes a figure
-        spread : the band around the mean: ± standard "error", its 95 % "confidence" interval (Student's t), or ± "std"
-            (standard deviation over the samples of x)
-
-        Raises
-        ------
-        InvalidInputError
-            for the wrong number of axes, or an unknown ``spread``
+        spread : the band around the mean, as in ``OrderingResult.draw``
         """
-        shown, aopc = bands(self.statistics("scores"), spread), self.statistics("aopc")
-        names = {order: self._rows(order, RANDOM) for order in TITLES if order in self.orders}
-        panels = [
-            plotting.Panel(
-                f"score, {TITLES[order]}",
-                {name: shown[name] for name in own},
-                {name: float(aopc[name].mean) for name in own},
-                "AOPC",
-                order == "morf",
-            )
-            for order, own in names.items()
-        ]
-        axes = plotting.curve_axes(ax, [TITLES[order] for order in names], len(next(iter(names.values()))))
-        return plotting.draw(axes, self.perturbed, "perturbed regions", panels)
+        scores, aopc = self.statistics("scores"), self.statistics("aopc")
+        panels = []
+        for order in [o for o in TITLES if o in self.orders]:
+            own = self._rows(order, RANDOM)
+            curves, numbers = ({name: of[name] for name in own} for of in (scores, aopc))
+            panels.append(plotting.Panel(f"score, {TITLES[order]}", curves, numbers, "AOPC", order == "morf"))
+        return plotting.draw(ax, self.perturbed, "perturbed regions", panels, spread)
 
     def _rows(self, *orders: str) -> list[str]:
         return [name for name, own in zip(self.names, self.orders, strict=True) if own in orders]
@@ -249,11 +231,7 @@ class PerturbationResult(EvaluationResult):
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """The checked arguments.
-
-    ``maps`` has the relevance of regions, (batch, most regions), the first to be perturbed largest. Every perturbed
-    copy has a number; ``grid`` unravels it to (sample, order, copy, step), random orders behind the maps'.
-    """
+    """The checked arguments; ``maps`` has the relevance of regions, (batch, most regions), the first largest."""
 
     scores: Scores
     x: np.ndarray
@@ -267,35 +245,29 @@ class _Run:
     batch_size: int
     seed: int
 
-    @property
-    def grid(self) -> tuple[int, int, int, int]:
-        """How many samples, orders, copies and steps there are."""
-        return len(self.x), len(self.maps) + self.random_orders, self.copies, self.steps
-
     def run(self, progress: bool) -> np.ndarray:
         """(2, rows, samples of x, steps + 1): scores and shares of copies of unchanged class."""
         score, target, predicted = self.scores.at(self.x, self.index, self.batch_size)
-        orders = [1] * len(self.maps) + [self.random_orders] * bool(self.random_orders)
+        orders = np.array([1] * len(self.maps) + [self.random_orders] * bool(self.random_orders))
         found = np.zeros((2, len(orders), len(self.x), self.steps + 1))
         found[:, :, :, 0] = np.stack([score, np.ones_like(score)])[:, None]
-        total, size = int(np.prod(self.grid)), self.batch_size
-        for first in files.Progress(range(0, total, size), "perturbation_analysis", progress):
-            i, j, copy, step = np.unravel_index(np.arange(first, min(first + size, total)), self.grid)
-            scores, _, classes = self.scores(self._perturbed(i, j, copy, step), target[i])
-            row = np.minimum(j, len(self.maps))
-            weight = 1 / (self.copies * np.array(orders)[row])
-            np.add.at(found[0], (row, i, step + 1), weight * scores)
-            np.add.at(found[1], (row, i, step + 1), weight * (classes == predicted[i]))
+        total = len(self.x) * orders.sum() * self.copies * self.steps
+        with files.Progress(int(total), "perturbation_analysis", progress, "copy") as bar:
+            for (row, i, step), scores, classes in self.scores.follow(self._perturbed(), target, self.batch_size):
+                weight = 1 / (self.copies * orders[row])
+                np.add.at(found[0], (row, i, step), weight * scores)
+                np.add.at(found[1], (row, i, step), weight * (classes == predicted[i]))
+                bar.update(len(scores))
         return found
 
-    def _perturbed(self, i: np.ndarray, j: np.ndarray, copy: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """The perturbed copies of these numbers; places and replacements are computed once for neighbours."""
-        lines, line = np.unique(i * self.grid[1] + j, return_inverse=True)
-        draws, draw = np.unique(i * self.copies + copy, return_inverse=True)
-        places = np.stack([self._places(*divmod(n, self.grid[1])) for n in lines])
-        others = np.stack([self._other(*divmod(n, self.copies)) for n in draws])
-        last = step.reshape(-1, *[1] * (self.x.ndim - 1))
-        return np.where(places[line] <= last, others[draw], self.x[i])
+    def _perturbed(self) -> Copies:
+        """Perturbed copies, each with its row, sample and step; random orders share the row behind those of maps."""
+        for i, j in itertools.product(range(len(self.x)), range(len(self.maps) + self.random_orders)):
+            places = self._places(i, j)
+            for copy in range(self.copies):
+                other = self._other(i, copy)
+                for step in range(self.steps):
+                    yield np.where(places <= step, other, self.x[i]), (min(j, len(self.maps)), i, step + 1)
 
     def _places(self, i: int, j: int) -> np.ndarray:
         """For each value of sample i the number of the step that perturbs it."""
@@ -309,37 +281,9 @@ class _Run:
         return fitted(self.noise.draw(self.x[i], 1, generator(self.seed, _NOISE, i, copy))[0], self.x.dtype)
 
 
-# --- checks --------------------------------------------------------------------------------------------------------
-
-
 def _read_orders(order: Any) -> tuple[str, ...]:
     found = order if isinstance(order, tuple) else (order,)
     known = all(isinstance(o, str) and o in ORDERS for o in found)
     if not found or not known or len(set(found)) < len(found):
         raise InvalidInputError(f"order must be 'morf', 'lerf' or ('morf', 'lerf'), got {order!r}.")
     return found
-
-
-def _read_maps(relevance: Any, random_baseline: bool) -> dict[str, Any]:
-    """{name: map}; the name of the baseline must be free."""
-    maps = maps_by_name(relevance)
-    if random_baseline and RANDOM in maps:
-        raise InvalidInputError(
-            "relevance has the name 'random', which is the baseline's. Give the map another name, or pass "
-            "random_baseline=False."
-        )
-    return maps
-
-
-def _read_steps(steps: Any, regions: int) -> int:
-    if steps is None:
-        return regions
-    if arguments.positive_int("steps", steps) > regions:
-        raise InvalidInputError(f"steps={steps}, but x has only {regions} regions. None perturbs all of them.")
-    return int(steps)
-
-
-def _rows(orders: tuple[str, ...], names: tuple[str, ...], random_baseline: bool) -> dict[str, str]:
-    """{name of the row: its order}; the order is part of the name where there are two."""
-    rows = {f"{name} ({o})" if len(orders) > 1 else name: o for o in orders for name in names}
-    return {**rows, RANDOM: RANDOM} if random_baseline else rows

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.panels import save as save_figure
 
@@ -22,8 +23,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#5
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 LEGEND_COLUMNS = 2
 COUNTS = {1: "one", 2: "two"}
-
-Bands = Mapping[str, tuple[np.ndarray, np.ndarray]]
+SPREADS = ("error", "confidence", "std")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +33,8 @@ class Panel:
     Attributes
     ----------
     label : of the vertical axis
-    curves : {name: (mean, half the width of its band)}
-    numbers : {name: the number that the legend shows and is sorted by}
+    curves : {name: Statistics of a curve}
+    numbers : {name: Statistics of the number that the legend shows and is sorted by}
     meaning : of these numbers
     largest_first : whether large numbers are good
     limits : of the vertical axis; None leaves one to matplotlib
@@ -42,8 +42,8 @@ class Panel:
     """
 
     label: str
-    curves: Bands
-    numbers: Mapping[str, float]
+    curves: Mapping[str, Any]
+    numbers: Mapping[str, Any]
     meaning: str
     largest_first: bool
     limits: tuple[float | None, float | None] = (None, None)
@@ -53,10 +53,7 @@ class Panel:
 def axes_for(
     ax: Any, shape: tuple[int, int], panels: str, size: tuple[float, float], dpi: float | None = DPI
 ) -> np.ndarray:
-    """``ax`` as an array of axes (rows, columns) if it has this shape, or those of a new figure of ``size`` inches.
-
-    ``panels`` says in errors what they are for; ``dpi`` is that of the new figure, None matplotlib's own.
-    """
+    """``ax`` as axes (rows, columns), if it has this shape, or those of a new figure; ``panels``: what they are for."""
     if ax is None:
         figure = Figure(figsize=size, dpi=dpi, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
@@ -71,8 +68,8 @@ def axes_for(
     return found
 
 
-def curve_axes(ax: Any, panels: Sequence[str], names: int) -> np.ndarray:
-    """One axes for each panel, side by side; a new figure has room for legends of ``names`` below them."""
+def curve_axes(ax: Any, panels: Sequence[str], names: int = 0) -> np.ndarray:
+    """One axes for each panel, side by side; a new figure has room for legends of so many names below them."""
     size = (4.8 * len(panels), 3.9 + 0.19 * -(-names // LEGEND_COLUMNS))
     return axes_for(ax, (1, len(panels)), ", ".join(panels), size)[0]
 
@@ -82,10 +79,15 @@ def save(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
     return save_figure(figure, path, dpi=max(DPI, figure.dpi))
 
 
-def draw(axes: Sequence[Axes], positions: np.ndarray, label: str, panels: Sequence[Panel]) -> Figure:
-    """Draw each panel on its axes, all over the same ``positions``; the legends are sorted, best first."""
+def draw(given: Any, positions: np.ndarray, label: str, panels: Sequence[Panel], spread: str = "error") -> Figure:
+    """Draw each panel on axes of its own, all over the same ``positions``; the legends are sorted, best first.
+
+    Curves are means in bands as wide as their ``spread``: "error", "confidence" or "std".
+    """
+    arguments.choice("spread", spread, SPREADS)
+    axes = curve_axes(given, [panel.label for panel in panels], len(panels[0].curves))
     for ax, panel in zip(axes, panels, strict=True):
-        drawn = _draw_curves(ax, positions, panel)
+        drawn = _draw_curves(ax, positions, panel, spread)
         ax.set(xlabel=label, ylabel=panel.label)
         if not panel.marker:
             ax.set_xlim(float(positions[0]), float(positions[-1]))
@@ -112,22 +114,24 @@ def look(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
 
 
-def _draw_curves(ax: Axes, positions: np.ndarray, panel: Panel) -> dict[str, Line2D]:
+def _draw_curves(ax: Axes, positions: np.ndarray, panel: Panel, spread: str) -> dict[str, Line2D]:
     """A curve has the look of its number, so that it is the same in every panel that has the same maps."""
     drawn = {}
-    for j, (name, (mean, spread)) in enumerate(panel.curves.items()):
-        (drawn[name],) = ax.plot(positions, mean, linewidth=1.6, marker=panel.marker, label=name, **look(j))
-        if np.isfinite(spread).any():  # a point of one sample has no spread
+    for j, (name, found) in enumerate(panel.curves.items()):
+        (drawn[name],) = ax.plot(positions, found.mean, linewidth=1.6, marker=panel.marker, label=name, **look(j))
+        width = getattr(found, spread)
+        if np.isfinite(width).any():  # a point of one sample has no spread
             colour = drawn[name].get_color()
-            ax.fill_between(positions, mean - spread, mean + spread, color=colour, alpha=0.12, linewidth=0)
+            ax.fill_between(positions, found.mean - width, found.mean + width, color=colour, alpha=0.12, linewidth=0)
     return drawn
 
 
 def _draw_legend(ax: Axes, drawn: Mapping[str, Line2D], panel: Panel) -> None:
-    order = sorted(panel.numbers, key=lambda name: panel.numbers[name], reverse=panel.largest_first)
+    numbers = {name: float(found.mean) for name, found in panel.numbers.items()}
+    order = sorted(numbers, key=lambda name: numbers[name], reverse=panel.largest_first)
     ax.legend(
         [drawn[name] for name in order],
-        [literal(f"{name} ({panel.numbers[name]:.3g})") for name in order],
+        [literal(f"{name} ({numbers[name]:.3g})") for name in order],
         title=panel.meaning + (", best first" if len(order) > 1 else ""),
         loc="upper center",
         bbox_to_anchor=(0.5, -0.15),  # below the panel, where it hides no curve

@@ -59,13 +59,11 @@ def as_quantus_explain_func(analyzer: str | Analyzer, **params: Any) -> Callable
 
     def explain(model: keras.Model, inputs: Any, targets: Any = None, **kwargs: Any) -> np.ndarray:
         """Maps of ``inputs`` for the outputs ``targets``."""
-        if isinstance(analyzer, Analyzer) and model is analyzer.model:
-            chosen = analyzer
-        else:
-            check_model(model)
-            if model not in made:
-                made[model] = _without_owning(_make(analyzer, model, params), model)
-            chosen = made[model]
+        own = isinstance(analyzer, Analyzer) and model is analyzer.model
+        check_model(model)
+        if not own and model not in made:
+            made[model] = _make(analyzer, model, params)
+        chosen = analyzer if own else made[model]
         return np.asarray(chosen.analyze(inputs, None if targets is None else np.asarray(targets)))
 
     return explain
@@ -73,14 +71,10 @@ def as_quantus_explain_func(analyzer: str | Analyzer, **params: Any) -> Callable
 
 def _make(analyzer: str | Analyzer, model: keras.Model, params: dict[str, Any]) -> Analyzer:
     if isinstance(analyzer, str):
-        return create_analyzer(analyzer, model, **params)
-    other = type(analyzer)(model, **analyzer.get_params())
-    if analyzer.learnt_:
-        other.set_state(analyzer.learnt_)
-    return other
-
-
-def _without_owning(analyzer: Analyzer, model: keras.Model) -> Analyzer:
-    """The analyzer with a weak reference to its model, which would live for ever in the dictionary otherwise."""
-    analyzer.model = weakref.proxy(model)
-    return analyzer
+        found = create_analyzer(analyzer, model, **params)
+    else:
+        found = type(analyzer)(model, **analyzer.get_params())
+        if analyzer.learnt_:
+            found.set_state(analyzer.learnt_)
+    found.model = weakref.proxy(model)  # which would live for ever in the dictionary otherwise
+    return found

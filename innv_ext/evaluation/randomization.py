@@ -21,10 +21,11 @@ from innv_ext.backend.graph import op_key
 from innv_ext.backend.kinds import KINDS, Kind
 from innv_ext.backend.tracing import model_tensors, untouched
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
+from innv_ext.evaluation.measures import check_finite
 from innv_ext.evaluation.plotting import COLOURS, DASHES, axes_for
 from innv_ext.evaluation.results import EvaluationResult, markdown, over_samples, shown
-from innv_ext.evaluation.robustness import rank_correlation, similarity
-from innv_ext.evaluation.subject import OneInput, check_analyzer, check_finite, check_model, generator, same_neurons
+from innv_ext.evaluation.robustness import rank_correlation, read_channel_axis, similarity
+from innv_ext.evaluation.subject import OneInput, check_analyzer, generator, same_neurons
 
 Factory = Callable[[keras.Model], Analyzer]
 METRICS = {
@@ -67,11 +68,6 @@ def randomization_check(
     seed : makes the new weights repeatable
     progress : show a progress bar on work longer than three seconds
 
-    Returns
-    -------
-    RandomizationResult
-        per stage and sample: rank correlation of the values and of their magnitudes, SSIM; ``plot()``, ``table()``
-
     Raises
     ------
     InvalidInputError
@@ -90,13 +86,12 @@ def randomization_check(
     >>> found = randomization_check(model, "lrp.epsilon", x)
     >>> print(found.table())
     """
-    check_model(model)
     arguments.choice("order", order, ORDERS)
     arguments.choice("how", how, WAYS)
     size, seed = arguments.positive_int("batch_size", batch_size), arguments.positive_int("seed", seed, 0)
     subject = OneInput(model, "randomization_check")
-    array = subject.samples(x)
-    explain = _Explainer(analyzer, dict(params or {}), size)
+    array, axis = subject.samples(x), 1 if subject.channels_first else -1
+    make = _factory(analyzer, dict(params or {}), size)
     clone, fresh = _clone(model, array[:1], seed)
     units = _units(clone)
     if not units:
@@ -104,19 +99,23 @@ def randomization_check(
     if how == "permutation":
         fresh = {name: _shuffled(layer, seed, i) for i, (name, layer) in enumerate(units)}
     _check_equal(model, clone, array[:size])
-    first = explain(clone).explain(array, neuron_selection, batch_size=size)
+    explainer = make(clone)
+    first = explainer.explain(array, neuron_selection, batch_size=size)
     original, selection = np.asarray(first.attribution), same_neurons(first, neuron_selection)
-    check_finite(original)
+    check_finite("The map", original)
     kept, found = {name: _values(layer) for name, layer in units}, []
     for name, layer in files.Progress(units[::-1], "randomization_check", progress, "stage"):
         layer.set_weights(fresh[name])
-        maps = np.asarray(explain(clone).analyze(array, selection, batch_size=size))
-        check_finite(maps)
-        found.append(_compare(original, maps, subject.channels_first))
+        if not isinstance(analyzer, str):  # named ones read the weights anew
+            explainer = make(clone)
+        maps = np.asarray(explainer.analyze(array, selection, batch_size=size))
+        check_finite("The map", maps)
+        found.append(_compare(original, maps, axis))
         if order == "independent":
             layer.set_weights(kept[name])
     stages = tuple(name for name, _ in units[::-1])
-    return RandomizationResult(stages, *(np.stack(values) for values in zip(*found, strict=True)), order, explain.name)
+    title = analyzer if isinstance(analyzer, str) else getattr(analyzer, "__name__", type(analyzer).__name__)
+    return RandomizationResult(stages, *(np.stack(values) for values in zip(*found, strict=True)), order, title)
 
 
 # --- the result ----------------------------------------------------------------------------------------------------
@@ -183,40 +182,28 @@ class RandomizationResult(EvaluationResult):
         )
 
 
-# --- the analyzer of a clone ---------------------------------------------------------------------------------------
+# --- the clone and its analyzer ------------------------------------------------------------------------------------
 
 
-class _Explainer:
-    """The analyzer of a clone: named ones read the weights anew, others are made anew."""
-
-    def __init__(self, analyzer: Any, params: dict[str, Any], size: int):
-        if not (isinstance(analyzer, str) or callable(analyzer)) or isinstance(analyzer, Analyzer):
-            raise InvalidInputError(
-                f"analyzer must be a name or a function (model) -> analyzer, got {analyzer!r}: it explains a clone."
-            )
-        if params and not isinstance(analyzer, str):
-            raise InvalidInputError(f"params= are of a named analyzer; {analyzer!r} can set {sorted(params)} itself.")
-        self.analyzer, self.params = analyzer, {"batch_size": size, **params}
-        self.name = analyzer if isinstance(analyzer, str) else getattr(analyzer, "__name__", type(analyzer).__name__)
-        self._made: Analyzer | None = None
-
-    def __call__(self, clone: keras.Model) -> Analyzer:
-        if not isinstance(self.analyzer, str):
-            return check_analyzer(self.analyzer(clone))
-        if self._made is None:
-            self._made = create_analyzer(self.analyzer, clone, **self.params)
-        return self._made
+def _factory(analyzer: Any, params: dict[str, Any], size: int) -> Factory:
+    """What makes the analyzer of a clone."""
+    if isinstance(analyzer, str):
+        return lambda clone: create_analyzer(analyzer, clone, **{"batch_size": size, **params})
+    if not callable(analyzer) or isinstance(analyzer, Analyzer):
+        raise InvalidInputError(
+            f"analyzer must be a name or a function (model) -> analyzer, got {analyzer!r}: it explains a clone."
+        )
+    if params:
+        raise InvalidInputError(f"params= are of a named analyzer; {analyzer!r} can set {sorted(params)} itself.")
+    return lambda clone: check_analyzer(analyzer(clone))
 
 
-def _compare(a: np.ndarray, b: np.ndarray, channels_first: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _compare(a: np.ndarray, b: np.ndarray, channel_axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rank correlation of values and of magnitudes, SSIM: arrays (batch,)."""
     rows = [m.reshape(len(m), -1) for m in (a, b)]
-    axis = None if a.ndim < 3 else (1 if channels_first else a.ndim - 1)
     signed, absolute = rank_correlation(*rows), rank_correlation(*(np.abs(r) for r in rows))
+    axis = read_channel_axis(channel_axis, a.ndim)
     return signed, absolute, similarity(a.astype("float64"), b.astype("float64"), axis)
-
-
-# --- the clone -----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -257,7 +244,8 @@ def _units(model: keras.Model) -> list[tuple[str, keras.layers.Layer]]:
     """(name, layer) with learnt weights, from the input up; shared layers count once."""
     found: list[tuple[str, keras.layers.Layer]] = []
     for name, layer in _layers(model):
-        if _learns(layer) and not any(layer is other for _, other in found):
+        learns = layer.weights and KINDS.get(op_key(layer)) not in (Kind.RESCALE, Kind.DISCRETE)
+        if learns and not any(layer is other for _, other in found):
             found.append((name, layer))
     return found
 
@@ -269,10 +257,6 @@ def _layers(model: keras.Model, path: str = "") -> Iterator[tuple[str, keras.lay
             yield from _layers(layer, f"{path}{layer.name}/")
         else:
             yield f"{path}{layer.name}", layer
-
-
-def _learns(layer: keras.layers.Layer) -> bool:
-    return bool(layer.weights) and KINDS.get(op_key(layer)) not in (Kind.RESCALE, Kind.DISCRETE)
 
 
 def _values(layer: keras.layers.Layer) -> list[np.ndarray]:

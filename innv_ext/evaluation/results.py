@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 Named = dict[str, np.ndarray]
 Own = TypeVar("Own", bound="EvaluationResult")
 CONFIDENCE = 0.95
-SPREADS = ("error", "confidence", "std")
 
 
 class Statistics(NamedTuple):
@@ -76,16 +75,9 @@ class EvaluationResult:
         Statistics or dict
             ``Statistics`` of the measure, or {name: ``Statistics``} where there is one for each name; of all measures
             {measure: either}
-
-        Raises
-        ------
-        InvalidInputError
-            for another name
         """
         known = self.measures()
-        if of is None:
-            return {name: _over_samples_of_each(values) for name, values in known.items()}
-        return _over_samples_of_each(known[arguments.choice("of", of, tuple(known))])
+        return over_samples(known if of is None else known[arguments.choice("of", of, tuple(known))])
 
     def table(self) -> str:
         """A markdown table, mean ± standard error over the samples."""
@@ -94,21 +86,19 @@ class EvaluationResult:
     def to_frame(self) -> DataFrame:
         """A pandas data frame: a row for every place along the axes; columns are the axes and ``columns()``.
 
-        Raises
-        ------
-        InvalidInputError
-            if pandas, an extra, is not installed
+        InvalidInputError if pandas, an extra, is not installed.
         """
+        pandas = files.need("pandas", "to_frame()", ", or take to_dict()")
         axes, columns = self.axes, {}
         if not axes:
-            return frame(self.columns())
+            return pandas.DataFrame(self.columns())
         shape = tuple(map(len, axes.values()))
         for (axis, entries), place in zip(axes.items(), np.indices(shape), strict=True):
             columns[axis] = np.array(entries, object if isinstance(entries, tuple) else None)[place.ravel()]
         for column, values in self.columns().items():
             found = np.stack([values[n] for n in next(iter(axes.values()))]) if isinstance(values, dict) else values
             columns[column] = np.broadcast_to(found, shape).ravel()
-        return frame(columns)
+        return pandas.DataFrame(columns)
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers and texts as lists and dicts, ready for ``json.dump``."""
@@ -117,19 +107,13 @@ class EvaluationResult:
 
     @classmethod
     def from_dict(cls: type[Own], stored: dict[str, Any]) -> Own:
-        """The result that ``to_dict`` gave, also after a way through JSON.
-
-        Raises
-        ------
-        InvalidInputError
-            where something is missing
-        """
+        """The result that ``to_dict`` gave, also after JSON; InvalidInputError where something is missing."""
         names = stored.get("names", ())  # their order is the result's, whatever that of a dict in a file
         ordered = {k: {n: v[n] for n in names} if names and isinstance(v, dict) else v for k, v in stored.items()}
         return from_lists(cls, ordered)
 
     def draw(self, ax: Any = None) -> Figure:
-        """Draw on matplotlib axes, or on those of a new figure; see ``plot``."""
+        """Draw on ``ax``, matplotlib axes, one for each panel; None makes a figure."""
         raise NotImplementedError
 
     def plot(self, ax: Any = None, *, path: str | os.PathLike[str] | None = None, **options: Any) -> Figure:
@@ -143,14 +127,10 @@ class EvaluationResult:
         path : also save the figure there, with at least 150 dots per inch; the suffix says the format
         options : of ``draw``
 
-        Returns
-        -------
-        matplotlib.figure.Figure
-
         Raises
         ------
         InvalidInputError
-            for the wrong number of axes, and what ``draw`` refuses
+            for the wrong number of axes, unknown values of options, and where there is nothing to draw
         """
         return plotting.save(self.draw(ax, **options), path)
 
@@ -158,8 +138,8 @@ class EvaluationResult:
 # --- statistics ----------------------------------------------------------------------------------------------------
 
 
-def over_samples(values: np.ndarray) -> Statistics:
-    """Statistics over the first axis.
+def over_samples(values: Any) -> Any:
+    """``Statistics`` over the first axis of an array; of a dict, those of its values.
 
     Examples
     --------
@@ -167,24 +147,14 @@ def over_samples(values: np.ndarray) -> Statistics:
     >>> float(found.mean), round(float(found.error), 3), round(float(found.confidence), 3)
     (2.0, 1.0, 12.706)
     """
+    if isinstance(values, dict):
+        return {name: over_samples(own) for name, own in values.items()}
     count = len(values)
     with np.errstate(invalid="ignore"):  # infinite values have no spread
         mean = values.mean(axis=0)
         std = values.std(axis=0, ddof=1) if count > 1 else np.full_like(mean, np.nan, dtype="float64")
     error = std / np.sqrt(count)
     return Statistics(mean, std, error, error * student_t.ppf((1 + CONFIDENCE) / 2, max(count - 1, 1)))
-
-
-def _over_samples_of_each(values: Any) -> Any:
-    if isinstance(values, dict):
-        return {name: over_samples(own) for name, own in values.items()}
-    return over_samples(values)
-
-
-def bands(found: Mapping[str, Statistics], spread: str) -> plotting.Bands:
-    """Means and the half widths of their bands: "error", "confidence" or "std" of the statistics."""
-    arguments.choice("spread", spread, SPREADS)
-    return {name: (own.mean, getattr(own, spread)) for name, own in found.items()}
 
 
 def shown(found: Statistics) -> str:
@@ -206,11 +176,6 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *texts])
 
 
-def frame(columns: Mapping[str, Any]) -> DataFrame:
-    """A data frame of these columns; InvalidInputError without pandas, which is optional."""
-    return files.need("pandas", "to_frame()", ", or take to_dict()").DataFrame(dict(columns))
-
-
 # --- dicts ---------------------------------------------------------------------------------------------------------
 
 
@@ -228,13 +193,7 @@ def as_lists(value: Any) -> Any:
 
 
 def from_lists(kind: Any, value: Any) -> Any:
-    """What ``as_lists`` was given, as its annotations say: dataclasses, tuples and dicts of them, arrays.
-
-    Raises
-    ------
-    InvalidInputError
-        where a field without a default is missing
-    """
+    """What ``as_lists`` was given, as its annotations say: dataclasses, tuples and dicts of them, arrays."""
     origin, parts = get_origin(kind), get_args(kind)
     if value is None:
         return None

@@ -12,7 +12,9 @@ from scipy.stats import rankdata
 from innv_ext import files
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
+from innv_ext.evaluation.measures import check_finite, quotient
 from innv_ext.evaluation.results import EvaluationResult, shown
+from innv_ext.visualization.checks import as_numbers
 
 LABELS = {
     "distance": "distance (0: equal)",
@@ -52,15 +54,13 @@ class RobustnessMetrics(EvaluationResult):
 
     def draw(self, ax: Any = None) -> Figure:
         """Draw each metric as a row of one axes: grey points are samples, coloured ones means with standard errors."""
-        (panel,) = plotting.curve_axes(ax, ("metrics",), 0)
-        for row, (name, found) in enumerate(self.statistics().items()):
-            values = self.values[name]
+        (panel,) = plotting.curve_axes(ax, ("metrics",))
+        for row, (name, values) in enumerate(self.values.items()):
+            found = self.statistics(name)
             spread = np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else np.zeros(1)
             panel.plot(values, row + spread, ".", color="#8c8c8c", markersize=4, label=name)
-            error = np.nan_to_num(found.error)
-            panel.errorbar(
-                found.mean, row, xerr=error, fmt="o", color=plotting.COLOURS[0], capsize=3, label=f"mean {name}"
-            )
+            bars = {"xerr": np.nan_to_num(found.error), "capsize": 3, "color": plotting.COLOURS[0]}
+            panel.errorbar(found.mean, row, fmt="o", label=f"mean {name}", **bars)
         panel.set_yticks(range(len(LABELS)), [LABELS[name].format(k=self.k) for name in self.values])
         panel.set_ylim(len(LABELS) - 0.5, -0.5)
         panel.set_xlabel(f"{len(self.distance)} samples, mean ± standard error")
@@ -81,11 +81,6 @@ def robustness_metrics(a: Any, b: Any, *, k: int | float = 0.1, channel_axis: in
     k : number of components compared by ``top_k``, or their share (a float below 1; at least one component)
     channel_axis : where (batch, ..., channels) has its channels, 1 for (batch, channels, ...); None: nowhere. The SSIM
         is the mean over channels. Tables (batch, features) have none
-
-    Returns
-    -------
-    RobustnessMetrics
-        arrays (batch,): distance, top_k, ssim, rank_correlation
 
     Raises
     ------
@@ -108,7 +103,7 @@ def robustness_metrics(a: Any, b: Any, *, k: int | float = 0.1, channel_axis: in
     >>> found.distance.round(3).tolist(), found.top_k.tolist()
     ([0.849], [0.5])
     """
-    a, b = (_maps(name, given) for name, given in (("a", a), ("b", b)))
+    a, b = _maps("a", a), _maps("b", b)
     if a.shape != b.shape:
         raise InvalidInputError(f"a has shape {a.shape} but b has {b.shape}; they must agree.")
     axis = read_channel_axis(channel_axis, a.ndim)
@@ -137,10 +132,8 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     ranks = [rankdata(rows, axis=1) for rows in (a, b)]
     ra, rb = (r - r.mean(axis=1, keepdims=True) for r in ranks)
     sizes = [np.linalg.norm(r, axis=1) for r in (ra, rb)]
-    product = sizes[0] * sizes[1]
     both = (sizes[0] == 0) & (sizes[1] == 0)
-    found = np.divide((ra * rb).sum(axis=1), product, out=both.astype("float64"), where=product > 0)
-    return np.clip(found, -1, 1)
+    return np.clip(quotient((ra * rb).sum(axis=1), sizes[0] * sizes[1], both), -1, 1)
 
 
 def similarity(a: np.ndarray, b: np.ndarray, channel_axis: int | None) -> np.ndarray:
@@ -149,7 +142,7 @@ def similarity(a: np.ndarray, b: np.ndarray, channel_axis: int | None) -> np.nda
     axis = None if channel_axis is None else channel_axis - 1
     found = np.empty(len(a))
     for i, pair in enumerate(zip(a, b, strict=True)):
-        x, y = (_padded(_peak_one(m), axis) for m in pair)
+        x, y = (_padded(quotient(m, np.abs(m).max()), axis) for m in pair)
         smallest = min(d for j, d in enumerate(x.shape) if j != axis)
         window = min(_WINDOW, smallest - 1 + smallest % 2)
         found[i] = structural_similarity(x, y, win_size=window, data_range=2, channel_axis=axis)
@@ -178,35 +171,17 @@ def read_channel_axis(channel_axis: Any, rank: int) -> int | None:
 
 
 def _maps(name: str, given: Any) -> np.ndarray:
-    try:
-        array = np.asarray(given)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"dtype {array.dtype}")
-        array = array.astype("float64")
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{name} must be an array of real numbers, got {error}.") from error
+    array = as_numbers(given, name)
     if array.ndim < 2 or not array.size:
         raise InvalidInputError(f"{name} has shape {array.shape}; maps (batch, ...) are needed, at least one.")
-    wrong = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
-    if wrong.size:
-        raise InvalidInputError(
-            f"{name} holds NaN or infinite values in {wrong.size} maps (first: {wrong[0]}); leave these samples out."
-        )
+    check_finite(name, array)
     return array
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     """Rows of length 1; zero rows stay. The largest magnitude is divided out first, so that squares don't vanish."""
-    rows = rows / _nonzero(np.abs(rows).max(axis=1, keepdims=True))
-    return rows / _nonzero(np.linalg.norm(rows, axis=1, keepdims=True))
-
-
-def _peak_one(values: np.ndarray) -> np.ndarray:
-    return values / _nonzero(np.abs(values).max())
-
-
-def _nonzero(sizes: np.ndarray) -> np.ndarray:
-    return np.where(sizes > 0, sizes, 1)
+    rows = quotient(rows, np.abs(rows).max(axis=1, keepdims=True))
+    return quotient(rows, np.linalg.norm(rows, axis=1, keepdims=True))
 
 
 def _padded(values: np.ndarray, channel_axis: int | None) -> np.ndarray:

@@ -12,6 +12,7 @@ from innv_ext import arguments, files
 from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.errors import InvalidInputError
+from innv_ext.evaluation.measures import relative_to
 from innv_ext.evaluation.subject import check_analyzer, generator, rows_of, same_neurons
 
 SUMMARIES = {"max": np.max, "mean": np.mean}
@@ -92,10 +93,8 @@ def sensitivity(
         given = subject.pack_like(x, moved, analyzer.input_structure_)
         found = _rows(analyzer.analyze(given, rows_of(neurons, i), batch_size=size))
         changes[number] = np.linalg.norm(found - start[i], axis=1)
-    length = np.linalg.norm(start, axis=1)[:, None]
-    changes = changes.reshape(len(start), samples)
-    relative = np.where(length > 0, changes / np.where(length > 0, length, 1), np.where(changes > 0, np.inf, 0.0))
-    return summary(relative, axis=1)
+    lengths = np.linalg.norm(start, axis=1)
+    return summary(relative_to(lengths[:, None], changes.reshape(len(start), samples)), axis=1)
 
 
 def _rows(maps: Any) -> np.ndarray:
@@ -108,18 +107,15 @@ def _moved(
     xs: Sequence[np.ndarray], i: np.ndarray, generators: Sequence[np.random.Generator], radius: float, norm: str
 ) -> list[np.ndarray]:
     """For each generator a point of the ball around sample ``i``, over all inputs together."""
-    shapes = [x.shape[1:] for x in xs]
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    draw = _in_cube if norm == "linf" else _in_sphere
-    steps = np.split(radius * np.stack([draw(rng, ends[-1]) for rng in generators]), ends[:-1], axis=1)
+    ends = np.cumsum([int(np.prod(x.shape[1:])) for x in xs])
+    drawn = np.stack([_in_unit_ball(rng, ends[-1], norm) for rng in generators])
+    steps = np.split(radius * drawn, ends[:-1], axis=1)
     return [(x[i] + s.reshape(-1, *x.shape[1:])).astype(x.dtype) for x, s in zip(xs, steps, strict=True)]
 
 
-def _in_cube(rng: np.random.Generator, count: int) -> np.ndarray:
-    return rng.uniform(-1, 1, count)
-
-
-def _in_sphere(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Uniform in the unit ball: a random direction, with a length whose ``count``-th power is uniform."""
+def _in_unit_ball(rng: np.random.Generator, count: int, norm: str) -> np.ndarray:
+    """A uniform point; in L2 a random direction, with a length whose ``count``-th power is uniform."""
+    if norm == "linf":
+        return rng.uniform(-1, 1, count)
     direction = rng.standard_normal(count)
     return direction / np.linalg.norm(direction) * rng.random() ** (1 / count)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -20,6 +21,7 @@ from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.features import RANDOM
 
 Tensor = Any
+Copies = Iterator[tuple[np.ndarray, tuple[int, int, int]]]  # of samples, with their places: map, sample, on the curve
 
 
 def check_model(model: Any) -> None:
@@ -37,20 +39,10 @@ def generator(seed: int, *key: int) -> np.random.Generator:
 
 
 class OneInput:
-    """A traced model with one input.
-
-    Parameters
-    ----------
-    model : built keras.Model
-    caller : what asks, for messages
-
-    Raises
-    ------
-    InvalidInputError
-        if the model has several inputs
-    """
+    """A traced model with one input; others are refused in the name of ``caller``."""
 
     def __init__(self, model: keras.Model, caller: str):
+        check_model(model)
         self.model, self.subject = model, subject.subject_of(model)
         self.structure = self.subject.input_structure
         names = [getattr(i, "name", "?") for i in tree.flatten(self.structure)]
@@ -64,13 +56,7 @@ class OneInput:
         self.spec = self.graph.specs[self.graph.inputs[0]]
 
     def samples(self, x: Any) -> np.ndarray:
-        """x as the model takes it.
-
-        Raises
-        ------
-        InvalidInputError
-            for an x that does not fit the model, holds NaN, or is empty
-        """
+        """x as the model takes it; what does not fit, holds NaN, or is empty is refused."""
         (array,) = subject.standardize(x, self.structure, [self.spec], True)
         if not array.size:
             raise InvalidInputError(f"x has shape {array.shape}; there is nothing to explain.")
@@ -82,15 +68,8 @@ class Scores(OneInput):
 
     Parameters
     ----------
-    model : built keras.Model with one input
     on : "output", or "logits" (a trailing softmax or sigmoid is cut)
     output : name or position of the output, for models with several
-    caller : what asks, for messages
-
-    Raises
-    ------
-    InvalidInputError
-        if the model has several inputs, or for an unknown output
     """
 
     def __init__(self, model: keras.Model, on: str, output: str | int | None, caller: str):
@@ -127,6 +106,14 @@ class Scores(OneInput):
         rows = [slice(start, start + size) for start in range(0, len(x), size)]
         parts = [self(x[s], index[s]) for s in rows]
         return [np.concatenate(p) for p in zip(*parts, strict=True)]
+
+    def follow(self, copies: Copies, index: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """(places (3, n), score, predicted class) of changed copies, ``size`` at a time."""
+        while batch := list(itertools.islice(copies, size)):
+            rows, places = zip(*batch, strict=True)
+            where = np.array(places).T
+            score, _, predicted = self(np.stack(rows), index[where[1]])
+            yield where, score, predicted
 
     def _forward(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         outputs = self.scorer(tree.pack_sequence_as(self.structure, [x]), training=False)
@@ -213,13 +200,3 @@ def check_analyzer(analyzer: Any) -> Analyzer:
             f"analyzer must be an analyzer, e.g. innv_ext.create_analyzer('gradient', model), got {analyzer!r}."
         )
     return analyzer
-
-
-def check_finite(maps: np.ndarray) -> None:
-    """Refuse maps with NaN or infinite values."""
-    wrong = np.flatnonzero(~np.isfinite(maps.reshape(len(maps), -1)).all(axis=1))
-    if wrong.size:
-        raise InvalidInputError(
-            f"The maps of {wrong.size} samples (first: {wrong[0]}) hold NaN or infinite values; leave these samples "
-            f"out of x."
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,16 @@ from innv_ext.backend.twice import check_second_derivatives, twice_differentiabl
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
+Objective = Callable[[Tensor, Tensor], Tensor]
 _BESIDE = 1e-3  # how far from the kink slopes are read
 
 
+@dataclass(frozen=True, eq=False)
 class Softened:
     """A function with a kink at 0, rounded: relu becomes softplus(beta x) / beta, other slopes accordingly."""
 
-    def __init__(self, call: Callable[..., Tensor], beta: float):
-        self.call, self.beta = call, beta
+    call: Callable[..., Tensor]
+    beta: float
 
     def __call__(self, x: Tensor) -> Tensor:
         y, wide = self.call(x), widen(x)
@@ -44,15 +46,8 @@ class Softened:
 
 
 def soften(graph: Graph, beta: float, sharp: Collection[int] = ()) -> Graph:
-    """The graph with softplus(beta x) / beta in place of ReLU, in all its forms; caps stay as they are.
+    """The graph with softplus(beta x) / beta in place of ReLU, in all its forms; caps and nodes ``sharp`` stay.
 
-    Parameters
-    ----------
-    beta : the larger, the closer to ReLU
-    sharp : indices of nodes to leave alone
-
-    Notes
-    -----
     Dombrowski et al. (2019), "Explanations can be manipulated and geometry is to blame".
     """
 
@@ -67,12 +62,8 @@ def surrogate_of(analyzer: Analyzer, x: np.ndarray, beta: float | None) -> Analy
     """The analyzer on a graph that is twice differentiable, and smooth where ``beta`` is given.
 
     A ReLU that relevance passes unchanged is left alone: such a map has a derivative that says something anyway, while
-    what softplus lets through at and below 0 would meet rules that divide by it.
-
-    Raises
-    ------
-    UnsupportedModelError
-        if TensorFlow has no second derivative of a node, or a wrong one
+    what softplus lets through at and below 0 would meet rules that divide by it. Nodes without a right second
+    derivative are refused.
     """
     if not isinstance(analyzer, GraphAnalyzer):
         return analyzer  # whose tensor_map says that there is none
@@ -96,85 +87,70 @@ class MapGradient:
     Parameters
     ----------
     analyzer : with a ``tensor_map``
-    x : samples (batch, ...) of the shapes and the dtype to come
-    found : the explanation of them
+    shape : of one sample
     mode : how the score to explain is selected
     objective : (map (batch, ...), goal (batch, ...)) -> (batch,)
     size : most samples times points in one pass
     """
 
-    def __init__(
-        self,
-        analyzer: Analyzer,
-        x: np.ndarray,
-        found: Any,
-        mode: Any,
-        objective: Callable[[Tensor, Tensor], Tensor],
-        size: int,
-    ):
-        self.map, self.objective, self.size = analyzer.tensor_map((x.shape[1:],), mode), objective, size
-        held = self.map.constants(found)
-        self._held, self._points = len(held), len(self.map.points)
-        self._batches = [_spec(a) for a in (x, np.zeros(1, "int32"), *held)]
+    def __init__(self, analyzer: Analyzer, shape: tuple[int, ...], mode: Any, objective: Objective, size: int):
+        self.map, self.objective, self.size = analyzer.tensor_map((shape,), mode), objective, size
         self._functions: dict[str, Compiled] = {}
 
     def __call__(self, x: np.ndarray, target: np.ndarray, found: Any, goal: np.ndarray) -> np.ndarray:
         """(batch, ...): the gradient at x of the objective of the map."""
-        given = [x, target, *self.map.constants(found)]
-        if not self._points:
-            return np.asarray(self._run(self._at_once, given, [], [goal]))
+        given = [x, np.asarray(target, "int32"), *self.map.constants(found)]
+        if not self.map.points:
+            return self._run(self._at_once, given, [goal])[0]
         totals: list[np.ndarray] = []
         for points in self._chunks(len(x)):
-            parts = [np.asarray(t) for t in self._run(self._sum_points, given, points, [])]
+            parts = self._run(self._sum_points, given, points)
             totals = [t + p for t, p in zip(totals, parts, strict=True)] if totals else parts
-        gradient, *seeds = (np.asarray(t) for t in self._run(self._differentiate, given, [], [*totals, goal]))
+        gradient, *seeds = self._run(self._differentiate, given, [*totals, goal])
         for points in self._chunks(len(x)):
-            gradient = gradient + np.asarray(self._run(self._pull_back, given, points, seeds))
+            gradient = gradient + self._run(self._pull_back, given, [*points, *seeds])[0]
         return gradient
 
-    def _run(self, function: Callable[..., Any], given: list[Any], points: list[Any], more: list[Any]) -> Any:
-        name = function.__name__
+    def _run(self, function: Callable[..., list[Tensor]], given: list[Any], more: list[Any]) -> list[np.ndarray]:
+        """``function`` of x, target, constants of the map, and ``more``."""
+        name, held = function.__name__, len(given) - 2
         if name not in self._functions:
-            specs = [*self._batches, *(_spec(a) for a in (*points, *more))]
-            self._functions[name] = Compiled(function, specs, False)
-        return self._functions[name](*given, *points, *more)
+
+            def run(x: Tensor, target: Tensor, *rest: Tensor) -> list[Tensor]:
+                return function(x, target, list(rest[:held]), list(rest[held:]))
+
+            specs = [((None, *a.shape[1:]), a.dtype.name) for a in (*given, *more)]
+            self._functions[name] = Compiled(run, specs, False)
+        return [np.asarray(t) for t in self._functions[name](*given, *more)]
 
     def _chunks(self, count: int) -> Sequence[list[np.ndarray]]:
         step, last = max(1, self.size // count), len(self.map.points[0])
         return [[p[first : first + step] for p in self.map.points] for first in range(0, last, step)]
 
-    def _split(self, given: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-        """x, target, constants, and what follows them."""
-        return given[0], given[1], list(given[2 : 2 + self._held]), list(given[2 + self._held :])
-
-    def _at_once(self, *given: Tensor) -> Tensor:
+    def _at_once(self, x: Tensor, target: Tensor, held: list[Tensor], goal: list[Tensor]) -> list[Tensor]:
         """For maps without points."""
-        x, target, held, (goal,) = self._split(given)
 
         def score(x: Tensor) -> Tensor:
             found = self.map.end([x], target, held, self.map.part([x], target, held, []))
-            return self.objective(widen(found[0]), goal)
+            return self.objective(widen(found[0]), *goal)
 
         (value,), pullback = numerics.vjp(score, x)
-        return pullback(ops.ones_like(value))[0]
+        return list(pullback(ops.ones_like(value)))
 
-    def _sum_points(self, *given: Tensor) -> list[Tensor]:
-        x, target, held, points = self._split(given)
+    def _sum_points(self, x: Tensor, target: Tensor, held: list[Tensor], points: list[Tensor]) -> list[Tensor]:
         return self.map.part([x], target, held, points)
 
-    def _differentiate(self, *given: Tensor) -> list[Tensor]:
-        """The derivative with respect to x, with the sums held, and to the sums."""
-        x, target, held, (*totals, goal) = self._split(given)
-        (score,), pullback = numerics.vjp(
-            lambda x, *sums: self.objective(widen(self.map.end([x], target, held, list(sums))[0]), goal), x, *totals
-        )
-        return list(pullback(ops.ones_like(score)))
+    def _differentiate(self, x: Tensor, target: Tensor, held: list[Tensor], more: list[Tensor]) -> list[Tensor]:
+        """The derivative with respect to x, with the sums held, and to the sums; behind these is the goal."""
+        *totals, goal = more
 
-    def _pull_back(self, *given: Tensor) -> Tensor:
-        x, target, held, rest = self._split(given)
-        points, seeds = rest[: self._points], rest[self._points :]
-        return numerics.vjp(lambda x: self.map.part([x], target, held, points), x)[1](*seeds)[0]
+        def score(x: Tensor, *sums: Tensor) -> Tensor:
+            return self.objective(widen(self.map.end([x], target, held, list(sums))[0]), goal)
 
+        (value,), pullback = numerics.vjp(score, x, *totals)
+        return list(pullback(ops.ones_like(value)))
 
-def _spec(array: np.ndarray) -> tuple[tuple[int | None, ...], str]:
-    return (None, *array.shape[1:]), array.dtype.name
+    def _pull_back(self, x: Tensor, target: Tensor, held: list[Tensor], more: list[Tensor]) -> list[Tensor]:
+        """From the derivatives with respect to sums over points to x."""
+        points, seeds = more[: len(self.map.points)], more[len(self.map.points) :]
+        return list(numerics.vjp(lambda x: self.map.part([x], target, held, points), x)[1](*seeds))

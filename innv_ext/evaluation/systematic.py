@@ -17,8 +17,8 @@ from innv_ext.analyzers.registry import create_analyzer
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
 from innv_ext.evaluation.measures import RATIOS, as_ratio, inside_and_size
-from innv_ext.evaluation.results import EvaluationResult, Named, Statistics, bands, markdown, over_samples
-from innv_ext.evaluation.subject import OneInput, check_model, read_labels
+from innv_ext.evaluation.results import EvaluationResult, Named, Statistics, markdown, over_samples
+from innv_ext.evaluation.subject import OneInput, read_labels
 
 SHOWN_CLASSES = 10
 
@@ -52,11 +52,6 @@ def systematic_inside_ratio(
     batch_size : most samples in one forward pass, perturbed copies included; arrays are cut into batches of this size
     progress : show a progress bar on work longer than three seconds
 
-    Returns
-    -------
-    SystematicResult
-        shares of relevance and of places per sample, ``table()``, ``by_size()``, ``statistics(by="class")``, ``plot()``
-
     Raises
     ------
     InvalidInputError
@@ -77,27 +72,24 @@ def systematic_inside_ratio(
     >>> result.ratio("inside_total")["input"].tolist()
     [0.25, 0.25, 0.25, 0.25, 0.25, 0.25]
     """
-    check_model(model)
     arguments.choice("explain", explain, ("predicted", "label"))
     size = arguments.positive_int("batch_size", batch_size)
     channel_axis = 1 if OneInput(model, "systematic_inside_ratio").channels_first else -1
-    built = _build(model, analyzers)
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*built, "size", "predicted", "labels")}
+    built, parts = _build(model, analyzers), []
     batches = _batches(data, masks, labels, size)
     for number, batch in enumerate(files.Progress(batches, "systematic_inside_ratio", progress)):
         try:
-            found = _measure(batch, built, explain, channel_axis, size)
+            parts.append(_measure(batch, built, explain, channel_axis, size))
         except InvalidInputError as error:
             raise InvalidInputError(f"Batch {number} of the data: {error}") from error
-        for name, values in found.items():
-            parts[name].append(values)
-    if not parts["size"] or not sum(map(len, parts["size"])):
+    if not sum(len(part.size) for part in parts):
         raise InvalidInputError("data is empty: the study needs at least one sample.")
-    if 0 < len(parts["labels"]) < len(parts["size"]):
+    known = [part.labels for part in parts if part.labels is not None]
+    if 0 < len(known) < len(parts):
         raise InvalidInputError("Some batches of the data have labels and others don't; give all of them, or none.")
-    joined = {name: np.concatenate(values) for name, values in parts.items() if values}
-    inside = {name: joined[name] for name in built}
-    return SystematicResult(tuple(built), inside, joined["size"], joined.get("labels"), joined["predicted"])
+    inside = {name: np.concatenate([part.inside[name] for part in parts]) for name in built}
+    sizes, predicted = (np.concatenate([getattr(part, of) for part in parts]) for of in ("size", "predicted"))
+    return SystematicResult(tuple(built), inside, sizes, np.concatenate(known) if known else None, predicted)
 
 
 # --- the result ----------------------------------------------------------------------------------------------------
@@ -158,29 +150,19 @@ class SystematicResult(EvaluationResult):
         return {name: self.inside[name] > threshold for name in self.names}
 
     def statistics(self, of: str = "weighted", *, by: str | None = None) -> dict[str, Any]:
-        """Mean, standard deviation and errors over the samples.
+        """{name: Statistics} over the samples, or {name: {class: Statistics}}.
 
         Parameters
         ----------
         of : "inside_total", "weighted" or "inside_outside" (infinite where nothing is outside), or "concentrated" (the
             share of samples with more than half of the relevance inside)
         by : None, or "class"
-
-        Returns
-        -------
-        dict
-            {name: Statistics}, by class {name: {class: Statistics}}
-
-        Raises
-        ------
-        InvalidInputError
-            for another ``of`` or ``by``
         """
         values = self.measures()[arguments.choice("of", of, (*RATIOS, "concentrated"))]
         if arguments.choice("by", by, (None, "class")) is None:
-            return {name: over_samples(row) for name, row in values.items()}
+            return over_samples(values)
         rows = {int(c): self.classes == c for c in np.unique(self.classes)}
-        return {name: {c: over_samples(row[own]) for c, own in rows.items()} for name, row in values.items()}
+        return over_samples({name: {c: row[own] for c, own in rows.items()} for name, row in values.items()})
 
     def by_size(self, *, bins: int = 10, threshold: float = 0.5) -> tuple[np.ndarray, dict[str, Statistics]]:
         """Which share of the samples has its relevance concentrated inside, by the size of the mask.
@@ -213,46 +195,42 @@ class SystematicResult(EvaluationResult):
         classes : how many of the lowest classes are listed, below the line of all samples
         """
         classes = arguments.positive_int("classes", classes)
-        whole, of_class = self.statistics(kind), self.statistics(kind, by="class")
-        dense, dense_class = self.statistics("concentrated"), self.statistics("concentrated", by="class")
+        whole, dense = self.statistics(kind), self.statistics("concentrated")
+        dense_class = self.statistics("concentrated", by="class")
         counts = dict(zip(*np.unique(self.classes, return_counts=True), strict=True))
         rows: list[tuple[Any, ...]] = []
         for name in self.names:
             rows.append((name, "all", len(self.size), whole[name], dense[name]))
-            lowest = sorted(counts, key=lambda c, of=of_class[name]: of[c].mean)[:classes]
-            rows += [(name, c, counts[c], of_class[name][c], dense_class[name][c]) for c in lowest]
+            lowest = list(self._by_class(name, kind).items())[:classes]
+            rows += [(name, c, counts[c], found, dense_class[name][c]) for c, found in lowest]
         return markdown(("analyzer", "class", "samples", kind, "concentrated"), rows)
+
+    def _by_class(self, name: str, kind: str = "weighted") -> dict[int, Statistics]:
+        """{class: Statistics} of one analyzer, the lowest mean first."""
+        return dict(sorted(self.statistics(kind, by="class")[name].items(), key=lambda entry: entry[1].mean))
 
     def draw(self, ax: Any = None, *, kind: str = "weighted") -> Figure:
         """Draw the share of concentrated samples by size, and the ratio of the lowest classes, ± standard errors.
 
         Parameters
         ----------
-        ax : two matplotlib axes to draw on; None makes a figure
-        kind : the ratio of the right panel; its order is that of the first analyzer
-
-        Raises
-        ------
-        InvalidInputError
-            if ``ax`` is not two axes, or for an unknown ``kind``, or infinite ratios
+        kind : the ratio of the second panel, which must be finite; its order is that of the first analyzer
         """
         if not all(np.isfinite(values).all() for values in self.ratio(kind).values()):
             raise InvalidInputError(f"kind={kind!r} is infinite for some samples; take 'weighted' or 'inside_total'.")
         left, right = plotting.curve_axes(ax, ("by size", "by class"), len(self.names))
         sizes, shares = self.by_size()
-        overall = {name: float(found.mean) for name, found in self.statistics("concentrated").items()}
-        curves, meaning = bands(shares, "error"), "more than half of the relevance inside"
-        panel = plotting.Panel("share of samples", curves, overall, meaning, True, (0, 1.02), "o")
+        overall, meaning = self.statistics("concentrated"), "more than half of the relevance inside"
+        panel = plotting.Panel("share of samples", shares, overall, meaning, True, (0, 1.02), "o")
         self._draw_classes(right, kind)
-        return plotting.draw([left], sizes, "size of the mask (share of places)", [panel])
+        return plotting.draw(left, sizes, "size of the mask (share of places)", [panel])
 
     def _draw_classes(self, ax: Axes, kind: str) -> None:
         """Points with error bars for the lowest classes."""
-        found = self.statistics(kind, by="class")
-        of = found[self.names[0]]
-        lowest = sorted(of, key=lambda c: of[c].mean)[:SHOWN_CLASSES]
-        for j, name in enumerate(self.names):
-            means, errors = (np.array([getattr(found[name][c], f) for c in lowest]) for f in ("mean", "error"))
+        of = list(self._by_class(self.names[0], kind))
+        lowest = of[:SHOWN_CLASSES]
+        for j, (name, found) in enumerate(self.statistics(kind, by="class").items()):
+            means, errors = (np.array([getattr(found[c], field) for c in lowest]) for field in ("mean", "error"))
             places = np.arange(len(lowest)) + 0.5 * ((j + 0.5) / len(self.names) - 0.5)
             colour = plotting.look(j)["color"]
             ax.errorbar(places, means, np.nan_to_num(errors), fmt="o", markersize=4, color=colour, label=name)
@@ -264,11 +242,9 @@ class SystematicResult(EvaluationResult):
         plotting.tidy(ax)
 
     def __repr__(self) -> str:
-        of = self.statistics(by="class")[self.names[0]]
-        return (
-            f"SystematicResult({len(self.names)} analyzers, {len(self.size)} samples, {len(of)} classes; lowest class "
-            f"of {self.names[0]!r}: {min(of, key=lambda c: of[c].mean)})"
-        )
+        lowest = list(self._by_class(self.names[0]))
+        counts = f"{len(self.names)} analyzers, {len(self.size)} samples, {len(lowest)} classes"
+        return f"SystematicResult({counts}; lowest class of {self.names[0]!r}: {lowest[0]})"
 
 
 # --- the run -------------------------------------------------------------------------------------------------------
@@ -284,18 +260,17 @@ class _Batch(NamedTuple):
 
 def _measure(
     batch: _Batch, built: Mapping[str, Analyzer], explain: str, channel_axis: int, size: int
-) -> dict[str, np.ndarray]:
-    """Shares inside for each analyzer, the size of the masks, predictions and labels."""
-    count, found = len(batch.x), {}
-    if batch.labels is not None:
-        found["labels"] = read_labels(batch.labels, count)
-    elif explain == "label":
+) -> SystematicResult:
+    """The result of one batch."""
+    count, inside = len(batch.x), {}
+    labels = None if batch.labels is None else read_labels(batch.labels, count)
+    if explain == "label" and labels is None:
         raise InvalidInputError("explain='label' needs labels: labels= for arrays, (x, masks, labels) for batches.")
     for name, analyzer in built.items():
-        told = analyzer.explain(batch.x, found["labels"] if explain == "label" else None, batch_size=size)
-        found[name], found["size"] = inside_and_size(told.attribution, batch.masks, channel_axis)
-        found["predicted"] = told.output.reshape(count, -1).argmax(axis=1) if count else np.zeros(0, "int64")
-    return found
+        told = analyzer.explain(batch.x, labels if explain == "label" else None, batch_size=size)
+        inside[name], places = inside_and_size(told.attribution, batch.masks, channel_axis)
+        predicted = told.output.reshape(count, -1).argmax(axis=1) if count else np.zeros(0, "int64")
+    return SystematicResult(tuple(built), inside, places, labels, predicted)
 
 
 # --- checks --------------------------------------------------------------------------------------------------------
@@ -307,9 +282,6 @@ def _build(model: keras.Model, analyzers: Any) -> dict[str, Analyzer]:
             f"analyzers must be a dict {{name: parameters}} or {{name: analyzer}}, e.g. {{'lrp.epsilon': {{}}}}, got "
             f"{analyzers!r}."
         )
-    reserved = {"size", "predicted", "labels"} & set(analyzers)
-    if reserved:
-        raise InvalidInputError(f"analyzers has the name {min(reserved)!r}, which the result uses; choose another.")
     built = {}
     for name, given in analyzers.items():
         if not isinstance(given, (Mapping, Analyzer)):

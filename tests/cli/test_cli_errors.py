@@ -70,7 +70,7 @@ USAGE = {
     "unknown parameter in a comparison": (f"{BOTH} lrp.z --param lrp.z:a=1 --out {{out}}", "'a'"),
     "unknown metric": (f"{BOTH} gradient --metrics ginny --report {{out}}/r.html", "gini"),
     "samples of several sizes": ("compare {tmp}/free.keras photo.png grey.png --analyzers gradient", "one size"),
-    "two inputs": (f"explain {{tmp}}/two.keras photo.png {END}", "2 inputs"),
+    "two inputs": (f"explain {{tmp}}/two.keras photo.png {END}", "with one input, but"),
     "Lambda layers": (f"explain {{tmp}}/lambda.keras {{tmp}}/t.npy {END}", "--unsafe"),
 }  # fmt: skip
 

@@ -145,7 +145,7 @@ def test_a_preprocessing_function_gets_a_copy_with_channels_last(files, tmp_path
         plain = only(reader((12, 16, 3)).samples(files / "photo.png")).shown
         np.testing.assert_array_equal(sample.shown, plain)
         expected = plain[..., ::-1].astype("float32") + 1
-        np.testing.assert_array_equal(sample.x, expected.transpose(2, 0, 1) if own.channels_first else expected)
+        np.testing.assert_array_equal(sample.x, expected.transpose(2, 0, 1) if own.subject.channels_first else expected)
 
 
 @pytest.mark.parametrize("name", ["vgg16", "VGG16", "mobilenet_v2", "MobileNetV2"])
@@ -199,7 +199,7 @@ def test_arrays_that_cannot_be_read_are_named(files, tmp_path):
     np.save(tmp_path / "none.npy", np.zeros((0, 12, 16, 3)))
     cases = {
         "two.npz": "arrays .*'a', 'b'", "objects.npy": "read as arrays", "torn.npy": "read as arrays", "nan.npy": "NaN",
-        "shape.npy": "the model takes", "none.npy": "no samples",
+        "shape.npy": "the model takes", "none.npy": "nothing to explain",
     }  # fmt: skip
     for name, text in cases.items():
         with pytest.raises(InvalidInputError, match=f"{name}: .*{text}"):

@@ -136,7 +136,7 @@ def test_gradient_of_the_share_against_finite_differences(smooth_net, name):
     found = analyzer.explain(x)
     top = top_weights(found.attribution.reshape(2, -1), 8).reshape(x.shape).astype("float32")
     smooth = surrogate.surrogate_of(analyzer, x, None)
-    gradient = surrogate.MapGradient(smooth, x, found, "index", attacks._mass_share, 4)  # 5 points in chunks of 2
+    gradient = surrogate.MapGradient(smooth, x.shape[1:], "index", attacks._mass_share, 4)  # 5 points in chunks of 2
     maps = lambda z, rows: analyzer.analyze(z, found.target[rows], batch_size=1000)
     if analyzer.tensor_map((x.shape[1:],), "index").constants(found):
         maps, scale = HeldMap(analyzer, x, found), np.abs(found.attribution).max()
@@ -151,7 +151,7 @@ def test_chunks_of_points_do_not_matter(smooth_net):
     analyzer = tight("smoothgrad", smooth_net)
     found = analyzer.explain(x)
     top = np.ones_like(x, "float32") * (np.arange(2) == 0)
-    gradient, each = surrogate.MapGradient(analyzer, x, found, "index", attacks._mass_share, 2), []
+    gradient, each = surrogate.MapGradient(analyzer, x.shape[1:], "index", attacks._mass_share, 2), []
     for size in (2, 5, 100):
         gradient.size = size
         each.append(gradient(x, found.target, found, top))
@@ -232,7 +232,7 @@ def test_without_softplus_the_gradient_of_a_relu_network_is_flat():
     top = top_weights(found.attribution, 2).astype("float32")
     for beta in (None, 10.0):
         soft = surrogate.surrogate_of(analyzer, x, beta)
-        gradient = surrogate.MapGradient(soft, x, found, "index", attacks._mass_share, 8)
+        gradient = surrogate.MapGradient(soft, x.shape[1:], "index", attacks._mass_share, 8)
         slopes.append(np.abs(gradient(x, found.target, found, top)).max())
     assert slopes[0] == 0 and slopes[1] > 1e-3
 

@@ -751,7 +751,7 @@ REFUSED = {
     "text": ({"relevance": {"a": "rand"}}, "relevance 'a' is 'rand'; the only text allowed is 'random'"),
     "words": ({"relevance": [["a"] * 6] * 2}, "relevance 'relevance' must be an array of real numbers"),
     "ragged": ({"relevance": [[1, 2], [3]]}, "must be an array of real numbers"),
-    "complex": ({"relevance": R + 1j}, "real numbers, got dtype complex128"),
+    "complex": ({"relevance": R + 1j}, "real numbers; got dtype complex128"),
     "no map": ({"relevance": {}}, "relevance must be an array or a dict"),
     "keys": ({"relevance": {1: R}}, r"relevance must be an array or a dict.*\[1\]"),
     "empty": ({"x": X[:0], "relevance": R[:0]}, r"x has shape \(0, 6\); there is nothing to explain"),

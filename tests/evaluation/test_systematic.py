@@ -42,12 +42,12 @@ def test_against_loops(net, kind):
     """One sample and one analyzer at a time; masks and boxes; parameters reach the analyzers."""
     x, boxes = net.inputs(7), boxes_for(7)
     built = innv_ext.create_analyzer("lrp.epsilon", net.model, epsilon=0.5)
-    result = study(net.model, x, boxes, analyzers={"lrp.epsilon": {"epsilon": 0.5}, "mine": built, "gradient": {}},
+    result = study(net.model, x, boxes, analyzers={"lrp.epsilon": {"epsilon": 0.5}, "size": built, "gradient": {}},
                    batch_size=3)
-    assert result.names == ("lrp.epsilon", "mine", "gradient") and result.labels is None
+    assert result.names == ("lrp.epsilon", "size", "gradient") and result.labels is None
     gradient = innv_ext.create_analyzer("gradient", net.model)
     for i in range(7):
-        for name, analyzer in (("lrp.epsilon", built), ("mine", built), ("gradient", gradient)):
+        for name, analyzer in (("lrp.epsilon", built), ("size", built), ("gradient", gradient)):
             magnitudes = np.abs(analyzer.analyze(x[i: i + 1])[0])
             a, b, c, d = boxes[i]
             within, total = magnitudes[a:c, b:d].sum(), magnitudes.sum()
@@ -320,7 +320,6 @@ REFUSED = {
     "unknown analyzer": ({"analyzers": {"gradeint": {}}}, "no analyzer 'gradeint'. Did you mean 'gradient'"),
     "unknown parameter": ({"analyzers": {"lrp.epsilon": {"eps": 1}}}, "no parameter 'eps'"),
     "no parameters": ({"analyzers": {"gradient": None}}, r"analyzers\['gradient'\] must be a dict of parameters or an"),
-    "reserved": ({"analyzers": {"size": {}}}, "has the name 'size', which the result uses"),
 }
 
 
