@@ -1,5 +1,6 @@
 """Shared set-up: quiet TensorFlow, importable helpers (zoo, twins), no leftovers between tests."""
 
+import gc
 import io
 import os
 import random
@@ -55,6 +56,18 @@ Compiled.__init__, Compiled.__call__ = _build, _call
 def pytest_runtest_setup(item):
     """Before the fixtures of a module are made."""
     _Tracing.now = item.get_closest_marker("traced") is not None
+
+
+def pytest_collection_finish():
+    """What was imported stays: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def traced_late(monkeypatch):
+    """As if the test had no mark ``traced``."""
+    monkeypatch.setattr(_Tracing, "now", False)
 
 
 @pytest.fixture

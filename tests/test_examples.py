@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from example_checks import ROOT, check_picture, markdown_rows, pixels, run
+from example_checks import ROOT, check_picture, main_of, markdown_rows, pixels, run
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread, imsave
 from skimage.data import chelsea
@@ -566,12 +566,16 @@ def test_digits_for_rde_are_checked_and_shifted(tmp_path, monkeypatch):
     assert {shifted.tobytes() for shifted in mnist.shifted(image, rng)} == moved
 
 
-def test_squeezenet_names_what_is_wrong_with_the_weights(tmp_path):
+def test_squeezenet_names_what_is_wrong_with_the_weights(tmp_path, monkeypatch, capfd):
     np.savez(tmp_path / "weights.npz", conv1_kernel=np.zeros((3, 3, 3, 96), "float32"))
     (tmp_path / "labels.txt").write_text("tench\n" * 1000)
     options = ("--weights", "weights.npz", "--labels", "labels.txt")
-    done = run("imagenet_squeezenet.py", *options, cwd=tmp_path, code=1)
-    assert "'conv1_kernel' in weights.npz has shape (3, 3, 3, 96), expected (7, 7, 3, 96)" in done.stderr
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import imagenet_squeezenet as example
+
+    wrong = re.escape("'conv1_kernel' in weights.npz has shape (3, 3, 3, 96), expected (7, 7, 3, 96)")
+    with pytest.raises(ValueError, match=wrong):
+        main_of(example, *options, cwd=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
 
 
 needs_weights = pytest.mark.skipif(

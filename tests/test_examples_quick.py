@@ -1,6 +1,7 @@
 """Every example runs from its command line to its pictures, with the smallest settings; what it finds is not looked at.
 
-What the examples find with settings that mean something is in ``test_examples*.py``, behind the mark ``slow``.
+What the examples find with settings that mean something is in ``test_examples*.py``, behind the mark ``slow`` like most
+of these.
 """
 
 import functools
@@ -48,6 +49,7 @@ EXAMPLES = {  # arguments, then shorter lists: names of what is kept, or other v
     "systematic": (("--images", 10, "--epochs", 1), {}),
     "text_embedding": (("--epochs", 1), {}),
 }
+FAST = {"demo", "moreau_sparsity"}
 NEED_WEIGHTS = {"imagenet_squeezenet", "rde_photos"}  # in test_examples.py
 
 
@@ -56,7 +58,7 @@ def test_every_example_is_here():
     assert mains == EXAMPLES.keys() | NEED_WEIGHTS
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in EXAMPLES])
 def test_example_runs(name, tmp_path, monkeypatch, capfd):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     arguments, shorter = EXAMPLES[name]

@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 from keras import layers, ops
 
 import innv_ext
@@ -56,6 +57,11 @@ ALIASES = {  # two names of one method; test_contract holds this
 DISTINCT = [name for name in NAMES if name not in ALIASES]
 # Every rule and way of walking once; composites are tables of these.
 BASIC = [name for name in DISTINCT if not re.search(r"_IB|preset|plus_|until|alpha_1|alpha2|epsilon_plus|random", name)]
+
+
+def by_rule(names):
+    """Parameters of tests that hold for every analyzer: what is a table of rules that others have is slow."""
+    return [pytest.param(n, marks=() if n in BASIC else pytest.mark.slow) for n in names]
 
 
 def create(name, model, x=None, **params):

@@ -328,7 +328,7 @@ def test_weights_are_read_when_it_runs(case, request):
     close(case.analyzer.analyze(case.x), case.expected)
 
 
-def test_batch_size_bounds_the_forward_samples(case, step_by_step):
+def test_batch_size_bounds_the_forward_samples(case, traced_late):
     """Perturbed copies count: no forward pass sees more samples than ``batch_size``."""
     seen = []
 
@@ -347,8 +347,8 @@ def _pairs():
     for i, model in enumerate(zoo.MODELS):
         for j, name in enumerate(zoo.NAMES):
             if (i + j) % RARER.get(model, ROTATION) == 0:
-                marks = [pytest.mark.slow] if (i + 2 * j) % 3 == 0 else []
-                marks += [pytest.mark.traced] if marks or (i + j) // ROTATION % 3 == 0 else []
+                marks = [pytest.mark.slow] if (i + 2 * j) % 3 != 1 else []
+                marks += [pytest.mark.traced] if (i + 2 * j) % 3 == 0 or (i + j) // ROTATION % 3 == 0 else []
                 yield pytest.param(model, name, id=f"{model}-{name}", marks=marks)
 
 
@@ -445,7 +445,7 @@ def test_the_example_of_the_documentation():
     assert "lrp.z_plus" in [a.name for a in innv_ext.list_analyzers() if a.sums_to == "f_c"]
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("name", zoo.by_rule(zoo.NAMES))
 def test_sum_and_sign(name, bias_free):
     """What is said to sum to f_c does on a bias-free net without stabiliser.
 
@@ -527,7 +527,7 @@ def test_aliases(alias):
     np.testing.assert_array_equal(*maps)
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("name", zoo.by_rule(zoo.NAMES))
 def test_fit_returns_the_analyzer_and_arguments_are_attributes(name):
     sample = zoo.make("convnet")
     analyzer = zoo.create(name, sample.model, batch_size=5)

@@ -58,7 +58,7 @@ def optima(twins):
     return {rates: [t.grid(rates, brute_weights(rates, N)) for t in twins] for rates in ((1, 3), (1, 2, 3, 4))}
 
 
-@pytest.mark.parametrize("start", ["deviation", "uniform"])
+@pytest.mark.parametrize("start", ["deviation", pytest.param("uniform", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_optimum_over_the_grid(model, twins, optima, solver, start):
     found = ordering(model, rates=(1, 3), solver=solver, start=start, max_iter=150).explain(x, 1)

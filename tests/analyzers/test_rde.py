@@ -29,7 +29,7 @@ def twins(model):
 # --- optima of convex quadratics -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("start", ["deviation", "uniform"])
+@pytest.mark.parametrize("start", ["deviation", pytest.param("uniform", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_rate_constrained_optimum(model, twins, solver, start):
     """Value, feasibility and gap against sequential quadratic programming."""
