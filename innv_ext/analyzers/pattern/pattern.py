@@ -17,9 +17,7 @@ from innv_ext.analyzers.core.reverse import GRADIENT_RULES, ReverseAnalyzer
 from innv_ext.analyzers.pattern.sums import (
     TYPES,
     ActivationMoments,
-    affine_nodes,
     load_moments,
-    mean_outputs,
     moment_sums,
     save_moments,
 )
@@ -66,7 +64,7 @@ class PatternNet(ReverseAnalyzer):
     multiplies = False  # whether patterns are multiplied by the weights
 
     def prepare(self) -> None:
-        self._affine = affine_nodes(self.graph_)
+        self._affine = [node for node in self.graph_.nodes if node.kind is Kind.AFFINE]
         counts: Counter[str] = Counter()
         self._keys = []
         for node in self._affine:  # a shared layer has a pattern for each of its calls
@@ -170,20 +168,21 @@ class PatternNet(ReverseAnalyzer):
         return self
 
     def _start(self, xs: list[np.ndarray], neurons: Any) -> list[ActivationMoments]:
-        rows = self._chunk(xs)
-        run = self.compiled(mean_outputs, {"graph": self.graph_, "neurons": neurons})
-        means = [np.asarray(m, "float64") for m in run(*(x[:rows] for x in xs), np.zeros(rows, "int32"))]
-        return [ActivationMoments.start(n.call.kernel().shape, m) for n, m in zip(self._affine, means, strict=True)]
+        sums = self._sums([x[: self._chunk(xs)] for x in xs], neurons, [np.zeros(own.count) for own in neurons])
+        shifts = [np.asarray(u, "float64") / float(count) for *_, u, count in sums]
+        return [ActivationMoments.start(n.call.kernel().shape, s) for n, s in zip(self._affine, shifts, strict=True)]
 
     def _add(self, xs: list[np.ndarray], moments: list[ActivationMoments], neurons: Any) -> None:
-        options = {"graph": self.graph_, "neurons": neurons, "sign": TYPES[self.pattern_type]}
-        run = self.compiled(moment_sums, options, [((None,), "float64")] * len(moments))
         rows = self._chunk(xs)
         for start in range(0, len(xs[0]), rows):
-            part = [x[start : start + rows] for x in xs]
-            sums = run(*part, np.zeros(len(part[0]), "int32"), *(m.shift for m in moments))
+            sums = self._sums([x[start : start + rows] for x in xs], neurons, [own.shift for own in moments])
             for own in moments:
                 own.add(*sums.pop(0))  # freed one by one: together they are as large as the model
+
+    def _sums(self, xs: list[np.ndarray], neurons: Any, shifts: list[np.ndarray]) -> list[Any]:
+        options = {"graph": self.graph_, "neurons": neurons, "sign": TYPES[self.pattern_type]}
+        run = self.compiled(moment_sums, options, [((None,), "float64")] * len(shifts))
+        return run(*xs, np.zeros(len(xs[0]), "int32"), *shifts)
 
     def _chunk(self, xs: list[np.ndarray]) -> int:
         """Samples whose activations fit into CHUNK_BYTES."""
