@@ -16,8 +16,9 @@ from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.analyzers.gradient.gradient import POSTPROCESS
 from innv_ext.analyzers.parts.partition import of_rows
+from innv_ext.backend.graph import Spec
 from innv_ext.backend.masks import keep_mask, repeat_rows
-from innv_ext.backend.numerics import widen
+from innv_ext.backend.numerics import wide_dtype, widen
 
 Tensor = Any
 
@@ -66,10 +67,9 @@ class AveragedGradient(ReverseAnalyzer):
         return g * (x - x0)
 
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
-        """Add up chunk by chunk."""
         scalars = [((None,), "float64")] * 2
         references = [((None, *spec.shape[1:]), spec.dtype) for spec in self.input_specs()]
-        noise = [((None,) * len(self.graph_.specs[s].shape), self._float(s)) for s in self.graph_.inputs]
+        noise = [((None,) * len(spec.shape), wide_dtype(spec.dtype)) for spec in self._features()]
         run = self.compiled(self._sum_points, {"mode": mode}, [*scalars, *references, *noise])
         totals: list[Any] = [0.0] * len(xs)
         for points in self._chunks(xs, max(1, size // len(xs[0]))):
@@ -78,45 +78,32 @@ class AveragedGradient(ReverseAnalyzer):
         return {"attributions": [t.astype(f.dtype) for t, f in zip(totals, found, strict=True)]}
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
-        """The sum over all points."""
         if not self.is_fitted():
             raise self.not_fitted()
         samples = [np.zeros((1, *shape), spec.dtype) for shape, spec in zip(shapes, self.input_specs(), strict=True)]
         count = len(self.points()[0])
         (arrays,) = self._chunks(samples, count)
-
-        def part(xs: list[Tensor], target: Tensor, held: list[Tensor], points: list[Tensor]) -> list[Tensor]:
-            return self._sum_points(xs, target, *points, mode=mode)
-
-        def end(xs: list[Tensor], target: Tensor, held: list[Tensor], totals: list[Tensor]) -> list[Tensor]:
-            return totals
-
-        points = [np.broadcast_to(array, (count, *array.shape[1:])) for array in arrays]
-        return TensorMap(part, end, points, lambda found: [])
+        return TensorMap(
+            part=lambda xs, target, held, points: self._sum_points(xs, target, *points, mode=mode),
+            end=lambda xs, target, held, totals: totals,
+            points=[np.broadcast_to(array, (count, *array.shape[1:])) for array in arrays],
+            constants=lambda found: [],
+        )
 
     def _chunks(self, xs: Sequence[np.ndarray], step: int) -> Iterator[list[np.ndarray]]:
         """Positions, weights, references and noise of ``step`` points at a time."""
-        references, shapes = self.references_like(xs), self._feature_shapes(xs)
-        t, weights, number = self.points()
+        references, (t, weights, number) = self.references_like(xs), self.points()
+        features = self.embedded([ops.convert_to_tensor(x[:1]) for x in xs])
+        shapes = [tuple(feature.shape[1:]) for feature in features]
         for first in range(0, len(t), step):
             part = slice(first, min(first + step, len(t)))
-            draws = zip(self.draws(part, shapes), self.graph_.inputs, strict=True)
-            noise = [e.astype(self._float(slot)) for e, slot in draws]
+            draws = zip(self.draws(part, shapes), self._features(), strict=True)
+            noise = [e.astype(wide_dtype(spec.dtype)) for e, spec in draws]
             yield [t[part], weights[part], *(of_rows(r, number[part]) for r in references), *noise]
 
-    def _float(self, slot: int) -> str:
-        return "float64" if self.graph_.specs[slot].dtype == "float64" else "float32"
-
-    def _feature_shapes(self, xs: Sequence[np.ndarray]) -> list[tuple[int, ...]]:
-        """Shapes of one sample of each feature tensor: of the input, or of its embedding."""
-        position = {slot: i for i, slot in enumerate(self.head_.inputs)}
-        source = {n.outputs[0]: n.inputs[0] for n in self.head_.nodes}
-        shapes = []
-        for slot in self.graph_.inputs:
-            x = xs[position[source.get(slot, slot)]]
-            width = (self.graph_.specs[slot].shape[-1],) if slot in source else ()
-            shapes.append((*x.shape[1:], *width))
-        return shapes
+    def _features(self) -> list[Spec]:
+        """The inputs, or their embeddings."""
+        return [self.graph_.specs[slot] for slot in self.graph_.inputs]
 
     def _sum_points(
         self, xs: list[Tensor], target: Tensor, t: Tensor, weights: Tensor, *rest: Tensor, mode: Any
@@ -129,7 +116,7 @@ class AveragedGradient(ReverseAnalyzer):
             row = repeat_rows(feature, count)
             if feature.dtype.is_floating:  # unlike token numbers that only a mask reads
                 z = self.place(x, x0, _along_points(t, x), ops.cast(noise, x.dtype)[None])
-                row = keep_mask(row, ops.cast(ops.reshape(z, ops.shape(row)), feature.dtype))
+                row = keep_mask(row, ops.cast(ops.reshape(z, (-1, *ops.shape(x)[2:])), feature.dtype))
             rows.append(row)
         found = self.walk(rows, ops.repeat(target, count), mode)["attributions"]
         tokens, sums = {node.outputs[0] for node in self.head_.nodes}, []
@@ -227,6 +214,5 @@ class IntegratedGradients(AveragedGradient):
         return *_LINE_RULES[self.method](self.steps), np.zeros(self.steps, int)
 
     def references_like(self, xs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The reference of each input, broadcast to one sample."""
         found = zip(self.per_input(self.reference_inputs), xs, self.input_specs(), strict=True)
         return [arguments.one_sample("reference_inputs", v, x.shape[1:]).astype(s.dtype)[None] for v, x, s in found]
