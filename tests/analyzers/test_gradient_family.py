@@ -193,7 +193,7 @@ def test_smoothgrad_against_a_loop(smooth, noise, postprocess):
     x = data(3, 4, seed=5) * np.array([[1.0], [3.0], [0.5]])
     params = {"augment_by_n": 7, "noise_scale": 0.6, "noise": noise, "postprocess": postprocess, "seed": 3}
     analyzer = innv_ext.create_analyzer("smoothgrad", smooth, **params)
-    draws = analyzer.point_arrays(0, 7, [(4,)])[0].astype("float64")
+    draws = analyzer.draws(slice(0, 7), [(4,)])[0].astype("float64")
     spread = x.max(axis=1, keepdims=True) - x.min(axis=1, keepdims=True)
     scale = 0.6 * (spread if noise == "relative" else 1.0)
     c = np.argmax(smooth(x), axis=1)
@@ -229,10 +229,10 @@ def test_noise_has_the_documented_size(parabola, noise, scale):
 def test_noise_differs_between_values_copies_inputs_and_seeds(pair):
     analyzer, other = (innv_ext.create_analyzer("smoothgrad", pair, seed=s) for s in (0, 1))
     shapes = [(3,), (2, 2)]
-    drawn = [np.concatenate([a.ravel() for a in an.point_arrays(0, 5, shapes)]) for an in (analyzer, other)]
+    drawn = [np.concatenate([a.ravel() for a in an.draws(slice(0, 5), shapes)]) for an in (analyzer, other)]
     values = np.concatenate(drawn)
     assert len(np.unique(values)) == len(values) == 2 * 5 * 7
-    for whole, part in zip(analyzer.point_arrays(0, 5, shapes), analyzer.point_arrays(2, 4, shapes), strict=True):
+    for whole, part in zip(*(analyzer.draws(slice(*ends), shapes) for ends in ((0, 5), (2, 4))), strict=True):
         np.testing.assert_array_equal(whole[2:4], part)
 
 
@@ -247,7 +247,7 @@ def test_smoothgrad_with_several_inputs(pair):
     """Each input has its own draws and its own range."""
     xs = [data(2, 3), 5 * data(2, 2, 2, seed=1)]
     analyzer = innv_ext.create_analyzer("smoothgrad", pair, noise_scale=0.2, augment_by_n=4)
-    draws = [a.astype("float64") for a in analyzer.point_arrays(0, 4, [(3,), (2, 2)])]
+    draws = [a.astype("float64") for a in analyzer.draws(slice(0, 4), [(3,), (2, 2)])]
     ranges = [np.ptp(x.reshape(2, -1), axis=1).reshape((2,) + (1,) * (x.ndim - 1)) for x in xs]
     points = [[x + 0.2 * s * d[j] for x, s, d in zip(xs, ranges, draws, strict=True)] for j in range(4)]
     expected = [np.mean(g, axis=0) for g in zip(*(tape_gradient(pair, p, chosen([2, 0])) for p in points), strict=True)]
@@ -303,13 +303,12 @@ def test_integrated_gradients_against_a_loop(smooth, method):
 def test_weights_sum_to_one(smooth, method, steps):
     """On a linear function every method is exact, whatever the number of steps."""
     analyzer = innv_ext.create_analyzer("integrated_gradients", smooth, method=method, steps=steps, check_forward=False)
-    weights = analyzer.point_weights()
-    (at,) = analyzer.point_arrays(0, steps, [(4,)])
+    at, weights, _ = analyzer.points()
     assert weights.shape == (steps,) and np.all(weights > 0)
     np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-13)
-    assert at.shape == (steps, 1) and at.min() >= 0 and at.max() <= 1
+    assert at.shape == (steps,) and at.min() >= 0 and at.max() <= 1
     if method not in ("riemann_left", "riemann_right"):
-        np.testing.assert_allclose((weights * at[:, 0]).sum(), 0.5, rtol=1e-13)
+        np.testing.assert_allclose((weights * at).sum(), 0.5, rtol=1e-13)
 
 
 @pytest.mark.parametrize("reference", [0, 0.3, [0.1, 0.2, -0.3, 0.4]])
@@ -547,7 +546,7 @@ def test_smoothgrad_of_tokens(texts):
     """Noise on the vectors, then vector times mean gradient: the derivative along the one-hot coordinate."""
     by_token, _, by_vector, x, table = texts
     analyzer = innv_ext.create_analyzer("smoothgrad", by_token, augment_by_n=5, noise_scale=0.2)
-    draws = analyzer.point_arrays(0, 5, [(5, 3)])[0].astype("float64")
+    draws = analyzer.draws(slice(0, 5), [(5, 3)])[0].astype("float64")
     vectors = table[x]
     spread = np.ptp(vectors.reshape(4, -1), axis=1)[:, None, None]
     mean = noisy_gradients(by_vector, vectors, draws, 0.2 * spread, [2, 2, 2, 2]).mean(axis=0)

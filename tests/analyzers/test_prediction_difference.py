@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 from innv_ext.analyzers.parts.windows import components, windows
-from innv_ext.analyzers.prediction.patch_gaussian import RIDGE, PatchGaussian, PatchMoments, Places
+from innv_ext.analyzers.prediction.patch_gaussian import RIDGE, PatchGaussian, PatchMoments, surroundings
 from innv_ext.analyzers.prediction.prediction_difference import PredictionDifference, log_odds
 from innv_ext.backend.arrangement import Arrangement
 from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelError
@@ -368,7 +368,7 @@ def test_outer_windows_lie_inside_and_around(data):
     inner = tuple(data.draw(st.integers(1, o)) for o in outer)
     parts = windows(Arrangement(0, shape, (), False), inner, (1,) * len(shape))
     which = np.arange(parts.count)
-    corners, offsets = Places(parts, outer).around(which)
+    corners, offsets = surroundings(parts, outer, which)
     np.testing.assert_array_equal(corners + offsets, parts.corners(which))
     assert (corners >= 0).all() and (corners + np.array(outer) <= np.array(shape)).all()
     assert (offsets >= 0).all() and (offsets + np.array(inner) <= np.array(outer)).all()

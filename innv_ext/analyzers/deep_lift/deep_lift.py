@@ -33,7 +33,8 @@ class ReferenceDifference(GraphAnalyzer):
     rule : at elementwise non-linearities "rescale", or "reveal_cancel", which shows inputs whose effects cancel
     steps : quadrature points at nodes without a closed form (softmax inside, normalisation, recurrent layers); take
         more where ``extras["completeness_error"]`` is too large
-    rules : ``Rules`` that go before the built-in ones; see ``deep_lift_rules`` for what a rule is called with
+    rules : ``Rules`` that go before the built-in ones, called with ``(node, xs, x0s, ys, y0s, rs)``: the node's inputs
+        and outputs at x and at the reference, and the outputs' multipliers; they return one multiplier per input
     """
 
     rule: str = arguments.one_of("rescale", "reveal_cancel")
@@ -112,7 +113,6 @@ class ReferenceDifference(GraphAnalyzer):
         return {**extras, "completeness_error": np.abs(total - (score - start)) / np.maximum(size, numerics.TINY)}
 
     def summary(self) -> str:
-        """One line a node with the rule that it got."""
         return "\n".join([self.head(), *Rules().describe(self.graph_, self.rules_)])
 
 
@@ -194,12 +194,10 @@ class DeepLift(ReferenceDifference):
         return found
 
     def layer_names(self) -> tuple[str, ...]:
-        """Layers whose output still exists as a slot."""
         slots = {s for n in self.graph_.nodes for s in n.outputs}
         return tuple(name for name, slot in self.graph_.layer_slots.items() if slot in slots)
 
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
-        """One call of the compiled walk."""
         self.check_once(xs)
         extra = [((1, *spec.shape[1:]), spec.dtype) for spec in self.input_specs()]
         run = self.compiled(self._one_reference, options, extra)

@@ -37,11 +37,10 @@ class DeepShap(Background, ReferenceDifference):
         specs = [((None, *spec.shape[1:]), spec.dtype) for spec in self.input_specs()]
         run = self.compiled(self._all_pairs, {"mode": mode}, specs)
         count, step = len(references[0]), max(1, size // rows)
-        totals: list[Any] = []
+        totals: list[Any] = [0.0] * (len(xs) + 1)
         for first in range(0, count, step):
             found = run(*xs, start["target"], *(r[first : first + step] for r in references))
-            sums = [np.asarray(f, "float64") for f in found]
-            totals = [t + s for t, s in zip(totals, sums, strict=True)] if totals else sums
+            totals = [t + np.asarray(f, "float64") for t, f in zip(totals, found, strict=True)]
         *maps, reference_score = (t / count for t in totals)
         dtypes = [x.dtype if x.dtype.kind == "f" else start["score"].dtype for x in xs]
         attributions = [m.astype(d) for m, d in zip(maps, dtypes, strict=True)]

@@ -91,9 +91,8 @@ class PartedDifferences(Differences):
 
     def __init__(self, env: Env, slots0: dict[int, Tensor], rules: Sequence[Any], inputs: Sequence[int]):
         super().__init__(env, slots0, rules)
-        self.parts = dict(
-            zip(inputs, total_parts([env.slots[s] for s in inputs], [slots0[s] for s in inputs]), strict=True)
-        )
+        values = ([slots[s] for s in inputs] for slots in (env.slots, slots0))
+        self.parts = dict(zip(inputs, total_parts(*values), strict=True))
         for node, rule in zip(env.nodes, rules, strict=True):
             found = rule.split(self._at(node), [self.parts[s] for s in node.inputs])
             self.parts.update(zip(node.outputs, found, strict=True))

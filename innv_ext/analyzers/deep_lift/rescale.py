@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import keras
@@ -52,19 +53,17 @@ def multilinear(node: Node, graph: Graph) -> bool:
     return node.kind is Kind.PRODUCT and traits.is_multilinear(node)
 
 
-def gradient(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: Tensors) -> Multipliers:
-    """The vector-Jacobian product, which is the same at every point of an affine node."""
-    return node.pullback(*rs)
+def _at_x(rule: Callable[..., Multipliers]) -> Callable[..., Multipliers]:
+    """A rule of other walks, which look at x only, for the multipliers of nodes where it is the same everywhere."""
+
+    @wraps(rule)
+    def multipliers(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: Tensors) -> Multipliers:
+        return rule(node, xs, ys, rs)
+
+    return multipliers
 
 
-def pass_through(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: Tensors) -> Multipliers:
-    """y = x, also where training would stop the gradient."""
-    return [rs[0]]
-
-
-def nothing(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: Tensors) -> Multipliers:
-    """Masks, comparisons and look-ups get nothing."""
-    return [None] * len(xs)
+gradient, pass_through, nothing = map(_at_x, (node_rules.gradient, node_rules.pass_through, node_rules.nothing))
 
 
 def rescale(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: Tensors) -> Multipliers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,22 +10,25 @@ import numpy as np
 from keras import ops
 
 from innv_ext import arguments
+from innv_ext.analyzers.core.background import per_input
 from innv_ext.analyzers.core.program import GraphAnalyzer
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.analyzers.gradient.gradient import POSTPROCESS
+from innv_ext.analyzers.parts.partition import of_rows
+from innv_ext.backend.graph import Spec
 from innv_ext.backend.masks import keep_mask, repeat_rows
-from innv_ext.backend.numerics import widen
+from innv_ext.backend.numerics import wide_dtype, widen
 
 Tensor = Any
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class AveragedGradient(ReverseAnalyzer):
-    """Base: gradients at points z_j around or below x, averaged with weights; c is fixed at x itself.
+    """Base: the weighted sum over points z_j = x0_j + t_j (x - x0_j) + e_j of (x - x0_j) times the gradient at z_j.
 
-    ``batch_size`` bounds samples times points in one pass. Token inputs are perturbed as vectors, behind their
-    embedding, and the result is summed over the components of the vector.
+    c is fixed at x itself. ``batch_size`` bounds samples times points in one pass. Token inputs are moved as vectors,
+    behind their embedding, and the result is summed over the components of the vector.
     """
 
     behind_embeddings = True
@@ -35,118 +38,97 @@ class AveragedGradient(ReverseAnalyzer):
         """None: the points of a sample have no common layers' relevance."""
         return ()
 
-    def point_weights(self) -> np.ndarray:
-        """One weight per point, summing to 1."""
+    def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each point t_j, its weight (they sum to 1), and the number of x0_j among ``references_like``."""
         raise NotImplementedError
 
-    def point_arrays(self, first: int, last: int, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-        """For the points first..last, one array (points, ...) per feature tensor."""
-        raise NotImplementedError
+    def references_like(self, xs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The reference samples x0, one array (count, ...) per input; zeros where the method has none."""
+        return [np.zeros((1, *x.shape[1:]), spec.dtype) for x, spec in zip(xs, self.input_specs(), strict=True)]
 
-    def place(self, x: Tensor, base: Tensor, at: Tensor) -> Tensor:
-        """The points (batch, points, ...) of features x (batch, 1, ...) from ``at`` (1, points, ...)."""
-        raise NotImplementedError
+    def draws(self, part: slice, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+        """The noise e_j of some points, one array (1 or points, ...) per feature tensor; none by default."""
+        return [np.zeros((1,) * (len(shape) + 1), "float32") for shape in shapes]
 
-    def combine(self, mean: Tensor, x: Tensor, base: Tensor) -> Tensor:
-        """The attribution of features x from the averaged gradient."""
-        return mean
+    def normal(self, part: slice, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+        """Standard normal noise; point j is the same whatever the chunk."""
+        numbers = range(part.start, part.stop)
+        return [
+            np.stack([np.random.default_rng((self.seed, j, i)).standard_normal(s, "float32") for j in numbers])
+            for i, s in enumerate(shapes)
+        ]
 
-    def references(self, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-        """One reference sample (1, ...) per input; zeros where the method has none."""
-        return [np.zeros((1, *shape), spec.dtype) for shape, spec in zip(shapes, self.input_specs(), strict=True)]
+    def place(self, x: Tensor, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """z (batch, points, ...) of features x (batch, 1, ...); all others are (1, 1 or points, ...)."""
+        return x0 + t * (x - x0) + noise
+
+    def share(self, g: Tensor, x: Tensor, x0: Tensor, token: bool) -> Tensor:
+        """What is summed over the points, from their gradients g (batch, points, ...)."""
+        return g * (x - x0)
 
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
-        """Add up the weighted gradients chunk by chunk."""
-        references = self.references([x.shape[1:] for x in xs])
-        shapes = self._feature_shapes(xs)
-        specs = self.input_specs()
-        extra = [((1, *s.shape[1:]), s.dtype) for s in specs]
-        dtypes = [self._float(slot) for slot in self.graph_.inputs]
-        extra_points = [((None,) * (len(s) + 1), d) for s, d in zip(shapes, dtypes, strict=True)]
-        run = self.compiled(self._sum_points, {"mode": mode}, [*extra, *extra_points, ((None,), "float64")])
-        weights, step = self.point_weights(), max(1, size // len(xs[0]))
-        total: list[Any] = [0.0] * len(shapes)
-        for first in range(0, len(weights), step):
-            last = min(first + step, len(weights))
-            at = [a.astype(d) for a, d in zip(self.point_arrays(first, last, shapes), dtypes, strict=True)]
-            found = run(*xs, start["target"], *references, *at, weights[first:last])
-            total = [t + np.asarray(f) for t, f in zip(total, found, strict=True)]
-        end = self.compiled(self._combined, {}, [*extra, *extra_points])
-        return {"attributions": [np.asarray(a) for a in end(*xs, start["target"], *references, *total)]}
+        scalars = [((None,), "float64")] * 2
+        references = [((None, *spec.shape[1:]), spec.dtype) for spec in self.input_specs()]
+        noise = [((None,) * len(spec.shape), wide_dtype(spec.dtype)) for spec in self._features()]
+        run = self.compiled(self._sum_points, {"mode": mode}, [*scalars, *references, *noise])
+        totals: list[Any] = [0.0] * len(xs)
+        for points in self._chunks(xs, max(1, size // len(xs[0]))):
+            found = [np.asarray(f) for f in run(*xs, start["target"], *points)]
+            totals = [t + f.astype("float64") for t, f in zip(totals, found, strict=True)]
+        return {"attributions": [t.astype(f.dtype) for t, f in zip(totals, found, strict=True)]}
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
-        """The weighted sum of the gradients at all points, and what follows from it."""
-        references = [ops.convert_to_tensor(r) for r in self.references(list(shapes))]
-        weights = self.point_weights()
+        if not self.is_fitted():
+            raise self.not_fitted()
+        samples = [np.zeros((1, *shape), spec.dtype) for shape, spec in zip(shapes, self.input_specs(), strict=True)]
+        count = len(self.points()[0])
+        (arrays,) = self._chunks(samples, count)
+        return TensorMap(
+            part=lambda xs, target, held, points: self._sum_points(xs, target, *points, mode=mode),
+            end=lambda xs, target, held, totals: totals,
+            points=[np.broadcast_to(array, (count, *array.shape[1:])) for array in arrays],
+            constants=lambda found: [],
+        )
 
-        def part(xs: list[Tensor], target: Tensor, held: list[Tensor], points: list[Tensor]) -> list[Tensor]:
-            return self._sum_points(xs, target, *references, *points, mode=mode)
+    def _chunks(self, xs: Sequence[np.ndarray], step: int) -> Iterator[list[np.ndarray]]:
+        """Positions, weights, references and noise of ``step`` points at a time."""
+        references, (t, weights, number) = self.references_like(xs), self.points()
+        features = self.embedded([ops.convert_to_tensor(x[:1]) for x in xs])
+        shapes = [tuple(feature.shape[1:]) for feature in features]
+        for first in range(0, len(t), step):
+            part = slice(first, min(first + step, len(t)))
+            draws = zip(self.draws(part, shapes), self._features(), strict=True)
+            noise = [e.astype(wide_dtype(spec.dtype)) for e, spec in draws]
+            yield [t[part], weights[part], *(of_rows(r, number[part]) for r in references), *noise]
 
-        def end(xs: list[Tensor], target: Tensor, held: list[Tensor], totals: list[Tensor]) -> list[Tensor]:
-            return self._combined(xs, target, *references, *totals)
+    def _features(self) -> list[Spec]:
+        """The inputs, or their embeddings."""
+        return [self.graph_.specs[slot] for slot in self.graph_.inputs]
 
-        points = [*self.point_arrays(0, len(weights), list(shapes)), weights]
-        return TensorMap(part, end, points, lambda found: [])
-
-    def _float(self, slot: int) -> str:
-        return "float64" if self.graph_.specs[slot].dtype == "float64" else "float32"
-
-    def _feature_shapes(self, xs: list[np.ndarray]) -> list[tuple[int, ...]]:
-        """Shapes of one sample of each feature tensor: of the input, or of its embedding."""
-        position = {slot: i for i, slot in enumerate(self.head_.inputs)}
-        source = {n.outputs[0]: n.inputs[0] for n in self.head_.nodes}
-        shapes = []
-        for slot in self.graph_.inputs:
-            x = xs[position[source.get(slot, slot)]]
-            width = (self.graph_.specs[slot].shape[-1],) if slot in source else ()
-            shapes.append((*x.shape[1:], *width))
-        return shapes
-
-    def _sum_points(self, xs: list[Tensor], target: Tensor, *rest: Tensor, mode: Any) -> list[Tensor]:
-        references, at, weights = list(rest[: len(xs)]), rest[len(xs) : -1], rest[-1]
-        features, bases, count = self.embedded(xs), self.embedded(references), ops.shape(weights)[0]
-        rows = []
-        for x, base, a in zip(features, bases, at, strict=True):
-            if not x.dtype.is_floating:  # token numbers that only a mask reads
-                rows.append(repeat_rows(x, count))
-                continue
-            wide, a = widen(x), ops.cast(a, widen(x).dtype)[None]
-            points = self.place(ops.expand_dims(wide, 1), ops.expand_dims(widen(base), 1), a)
-            flat = ops.reshape(points, (-1, *_tail(wide)))
-            rows.append(keep_mask(repeat_rows(x, count), ops.cast(flat, x.dtype)))
+    def _sum_points(
+        self, xs: list[Tensor], target: Tensor, t: Tensor, weights: Tensor, *rest: Tensor, mode: Any
+    ) -> list[Tensor]:
+        """The weighted sum over some points, per input; ``rest`` are their references and their noise."""
+        features, count, rows = self.embedded(xs), ops.shape(t)[0], []
+        wide = [ops.expand_dims(widen(x), 1) for x in features]
+        bases = [ops.expand_dims(widen(x0), 0) for x0 in self.embedded(rest[: len(xs)])]
+        for feature, x, x0, noise in zip(features, wide, bases, rest[len(xs) :], strict=True):
+            row = repeat_rows(feature, count)
+            if feature.dtype.is_floating:  # unlike token numbers that only a mask reads
+                z = self.place(x, x0, _along_points(t, x), ops.cast(noise, x.dtype)[None])
+                row = keep_mask(row, ops.cast(ops.reshape(z, (-1, *ops.shape(x)[2:])), feature.dtype))
+            rows.append(row)
         found = self.walk(rows, ops.repeat(target, count), mode)["attributions"]
-        sums = []
-        for g, x in zip(found, features, strict=True):
-            points = ops.reshape(self.per_point(g), (-1, count, *_tail(widen(x))))
-            w = ops.reshape(ops.cast(weights, points.dtype), (1, -1) + (1,) * (len(x.shape) - 1))
-            sums.append(ops.sum(points * w, axis=1))
-        return sums
-
-    def per_point(self, g: Tensor) -> Tensor:
-        """What happens to each gradient before averaging."""
-        return g
-
-    def _combined(self, xs: list[Tensor], target: Tensor, *rest: Tensor) -> list[Tensor]:
-        references, means = list(rest[: len(xs)]), rest[len(xs) :]
-        features, bases = self.embedded(xs), self.embedded(references)
-        combined = {
-            slot: self.combine(m, widen(x), widen(b))
-            for slot, m, x, b in zip(self.graph_.inputs, means, features, bases, strict=True)
-        }
-        by_input: dict[int, Tensor] = {}
-        for node in self.head_.nodes:  # tokens: sum over the vector's components, and over several embeddings
-            r = ops.sum(self.token_share(combined.pop(node.outputs[0]), node, xs, features), axis=-1)
-            slot = node.inputs[0]
-            by_input[slot] = by_input[slot] + r if slot in by_input else r
-        return [by_input[s] if s in by_input else combined[s] for s in self.head_.inputs]
-
-    def token_share(self, a: Tensor, node: Any, xs: list[Tensor], features: list[Tensor]) -> Tensor:
-        """The attribution of a token's vector, to be summed over its components."""
-        return a
+        tokens, sums = {node.outputs[0] for node in self.head_.nodes}, []
+        for slot, g, x, x0 in zip(self.graph_.inputs, found, wide, bases, strict=True):
+            g = ops.reshape(g, (-1, count, *ops.shape(x)[2:]))
+            sums.append(ops.sum(self.share(g, x, x0, slot in tokens) * _along_points(weights, g), axis=1))
+        return per_input(self.head_, self.graph_.inputs, sums)
 
 
-def _tail(x: Tensor) -> tuple[Any, ...]:
-    return tuple(ops.shape(x)[1:])
+def _along_points(values: Tensor, x: Tensor) -> Tensor:
+    """Values (points,) beside x (batch, points, ...)."""
+    return ops.reshape(ops.cast(values, x.dtype), (1, -1, *[1] * (len(x.shape) - 2)))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -166,30 +148,24 @@ class SmoothGrad(AveragedGradient):
     noise: str = arguments.one_of("relative", "absolute")
     postprocess: str | None = arguments.one_of(*POSTPROCESS)
 
-    def point_weights(self) -> np.ndarray:
-        return np.full(self.augment_by_n, 1 / self.augment_by_n)
+    def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        count = self.augment_by_n
+        return np.ones(count), np.full(count, 1 / count), np.zeros(count, int)
 
-    def point_arrays(self, first: int, last: int, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-        """Standard normal noise; point j is the same whatever the chunk."""
-        draws = [
-            [np.random.default_rng((self.seed, j, i)).standard_normal(s, "float32") for j in range(first, last)]
-            for i, s in enumerate(shapes)
-        ]
-        return [np.stack(d) for d in draws]
+    def draws(self, part: slice, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+        return self.normal(part, shapes)
 
-    def place(self, x: Tensor, base: Tensor, at: Tensor) -> Tensor:
+    def place(self, x: Tensor, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         if self.noise == "absolute":
-            return x + self.noise_scale * at
+            return x + self.noise_scale * noise
         axes = tuple(range(1, len(x.shape)))
         spread = ops.max(x, axis=axes, keepdims=True) - ops.min(x, axis=axes, keepdims=True)
-        return x + self.noise_scale * spread * at
+        return x + self.noise_scale * spread * noise
 
-    def per_point(self, g: Tensor) -> Tensor:
-        return POSTPROCESS[self.postprocess](g)
-
-    def token_share(self, a: Tensor, node: Any, xs: list[Tensor], features: list[Tensor]) -> Tensor:
-        """Vector times averaged gradient: the derivative along the token's one-hot coordinate."""
-        return a * widen(features[self.graph_.inputs.index(node.outputs[0])])
+    def share(self, g: Tensor, x: Tensor, x0: Tensor, token: bool) -> Tensor:
+        """The gradient; of a token the derivative along its one-hot coordinate, which is vector times gradient."""
+        g = POSTPROCESS[self.postprocess](g)
+        return g * x if token else g
 
 
 def _gauss_legendre(steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -234,23 +210,9 @@ class IntegratedGradients(AveragedGradient):
     reference_inputs: Any = 0
     method: str = arguments.one_of(*_LINE_RULES)
 
-    def point_weights(self) -> np.ndarray:
-        return _LINE_RULES[self.method](self.steps)[1]
+    def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return *_LINE_RULES[self.method](self.steps), np.zeros(self.steps, int)
 
-    def point_arrays(self, first: int, last: int, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-        """Positions on the line, 0 at the reference and 1 at x."""
-        positions = _LINE_RULES[self.method](self.steps)[0][first:last]
-        return [positions.reshape((-1,) + (1,) * len(s)) for s in shapes]
-
-    def place(self, x: Tensor, base: Tensor, at: Tensor) -> Tensor:
-        """x0 + position * (x - x0)."""
-        return base + at * (x - base)
-
-    def combine(self, mean: Tensor, x: Tensor, base: Tensor) -> Tensor:
-        """The difference from the reference times the mean gradient."""
-        return (x - base) * mean
-
-    def references(self, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-        """The reference of each input, broadcast to one sample."""
-        found = zip(self.per_input(self.reference_inputs), shapes, self.input_specs(), strict=True)
-        return [arguments.one_sample("reference_inputs", v, s).astype(spec.dtype)[None] for v, s, spec in found]
+    def references_like(self, xs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        found = zip(self.per_input(self.reference_inputs), xs, self.input_specs(), strict=True)
+        return [arguments.one_sample("reference_inputs", v, x.shape[1:]).astype(s.dtype)[None] for v, x, s in found]

@@ -10,10 +10,7 @@ import numpy as np
 
 from innv_ext import arguments
 from innv_ext.analyzers.core.base import Explanation
-from innv_ext.analyzers.core.program import select
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
-from innv_ext.backend import walk
-from innv_ext.backend.numerics import widen
 
 Tensor = Any
 
@@ -32,9 +29,7 @@ class Input(ReverseAnalyzer):
         self, xs: Sequence[Tensor], index: Tensor, mode: Any, layers: Sequence[str] = (), trace: bool = False
     ) -> Any:
         """One forward pass for the output; the attribution is x."""
-        y = widen(walk.evaluate(self.graph_, list(xs))[0])
-        _, score, target = select(y, index, mode)
-        return {"attributions": list(xs), "output": y, "target": target, "score": score}
+        return {"attributions": list(xs), **self._at_x(list(xs), index, mode)}
 
     def postprocess_array(self, attribution: np.ndarray) -> np.ndarray:
         """Tokens become floats."""

@@ -59,16 +59,16 @@ class GradCAM(GraphAnalyzer):
         self._first = facts.channels_first(graph)
         shapes = [spec.shape[1:] for spec in self.input_specs()]
         self._axes = [len(one.axes) for one in arrangements(graph, shapes)]
-        leading = _inputs_behind(graph)
+        behind = [_reached(graph, slot) for slot in graph.inputs]
         places = {n.outputs[0]: n.index for n in graph.nodes}
         known = {name: slot for name, slot in graph.layer_slots.items() if slot in places}
-        fitting = {k: s for k, s in known.items() if any(self._fits(s, i) for i in leading[s])}
+        fitting = {k: s for k, s in known.items() if any(s in b and self._fits(s, i) for i, b in enumerate(behind))}
         self.layer_ = self._last(fitting, places) if self.layer is None else self._named(known, fitting)
         self._slot = known[self.layer_]
-        self._fed = [i in leading[self._slot] and self._fits(self._slot, i) for i in range(len(graph.inputs))]
-        later = _descendants(graph, self._slot)
-        self._before = tuple(n for n in graph.nodes if n.index not in later)
-        self._after = tuple(n for n in graph.nodes if n.index in later)
+        self._fed = [self._slot in b and self._fits(self._slot, i) for i, b in enumerate(behind)]
+        later = _reached(graph, self._slot)
+        self._before = tuple(n for n in graph.nodes if not later.intersection(n.inputs))
+        self._after = tuple(n for n in graph.nodes if later.intersection(n.inputs))
 
     def _fits(self, slot: int, position: int) -> bool:
         """Whether a slot has as many axes of positions as an input."""
@@ -155,22 +155,12 @@ def _is_layer(model: keras.Model, name: str) -> bool:
     return True
 
 
-def _inputs_behind(graph: Graph) -> dict[int, frozenset[int]]:
-    """For each slot, the positions of the inputs on which it depends."""
-    found = {slot: frozenset({i}) for i, slot in enumerate(graph.inputs)}
+def _reached(graph: Graph, slot: int) -> set[int]:
+    """The slots that depend on a slot, and itself."""
+    found = {slot}
     for node in graph.nodes:
-        union = frozenset().union(*(found[s] for s in node.inputs))
-        found.update(dict.fromkeys(node.outputs, union))
-    return found
-
-
-def _descendants(graph: Graph, slot: int) -> set[int]:
-    """Indices of the nodes that depend on a slot."""
-    reached, found = {slot}, set()
-    for node in graph.nodes:
-        if reached.intersection(node.inputs):
-            found.add(node.index)
-            reached.update(node.outputs)
+        if found.intersection(node.inputs):
+            found.update(node.outputs)
     return found
 
 

@@ -65,11 +65,9 @@ class _ReluAnalyzer(Gradient):
     relu_rule = staticmethod(guided_relu)
 
     def table(self) -> Rules:
-        """The special rule at every ReLU, the gradient elsewhere."""
         return Rules((relu_like, type(self).relu_rule)).before(GRADIENT_RULES)
 
     def check_model(self, graph: Graph) -> None:
-        """At least one of the non-linearities has to be a ReLU."""
         curved = [n for n in graph.nodes if n.kind in (Kind.ACTIVATION, Kind.RECURRENT, Kind.OPAQUE)]
         if curved and not any(facts.is_relu_like(n) for n in curved):
             names = ", ".join(sorted({facts.activation_key(n).removeprefix("custom:") for n in curved}))

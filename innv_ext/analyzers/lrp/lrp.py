@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +34,7 @@ Tensor = Any
 def as_rule(value: Any, argument: str) -> Any:
     """A rule from a rule, one of the names, or (low, high) for z^B."""
     if isinstance(value, str):
-        key = value.lower()
-        if key not in r.RULE_NAMES:
-            raise InvalidInputError(
-                f"{argument}={value!r} is unknown; choose from {', '.join(r.RULE_NAMES)} or give a rule."
-            )
-        return r.RULE_NAMES[key]()
+        return r.RULE_NAMES[arguments.choice(argument, value.lower(), r.RULE_NAMES, " or a rule")]()
     if isinstance(value, (tuple, list)) and len(value) == 2:
         return r.Bounded(*value)
     if not callable(value):
@@ -66,7 +60,19 @@ COMMON_RULES = Rules(
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class LRP(ReverseAnalyzer):
+class _Relevance(ReverseAnalyzer):
+    def bind(self) -> None:
+        """The bounds of z^B must fit one sample of what enters the node, as far as its shape is known."""
+        super().bind()
+        for node, rule in zip(self.graph_.nodes, self.rules_, strict=True):
+            shape = self.graph_.specs[node.inputs[0]].shape[1:] if node.inputs else ()
+            if isinstance(rule, r.Bounded) and None not in shape:
+                arguments.one_sample("low", rule.low, shape)
+                arguments.one_sample("high", rule.high, shape)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class LRP(_Relevance):
     """Layer-wise Relevance Propagation (Bach et al. 2015) with any rule, or any table of rules.
 
     Activations and sample-wise normalisations pass relevance on; max pooling gives it to the winner; sums, means and
@@ -103,17 +109,12 @@ class LRP(ReverseAnalyzer):
         return self.batchnorm
 
     def check_model(self, graph: Graph) -> None:
-        """``until_layer`` has to name a layer."""
         until, count = self.until_layer, len(self.model.layers)
         if isinstance(until, int) and not -count <= until < count:
             raise InvalidInputError(f"until_layer={until} is out of range for a model of {count} layers.")
         if isinstance(until, str) and not any(up_to(until)(n, graph) for n in graph.nodes):
             known = ", ".join(sorted({name for n in graph.nodes for name in n.layers}))
             raise InvalidInputError(f"until_layer={self.until_layer!r} is not a layer of the model; it has {known}.")
-
-    def bind(self) -> None:
-        super().bind()
-        _check_bounds(self.graph_, self.rules_)
 
     def table(self) -> Rules:
         """User's rules, input layer, lower layers, affine nodes, all other kinds."""
@@ -145,7 +146,7 @@ class LRP(ReverseAnalyzer):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class DeepTaylor(ReverseAnalyzer):
+class DeepTaylor(_Relevance):
     """Deep Taylor decomposition (Montavon et al. 2017), for ReLU networks.
 
     Hidden affine nodes with non-negative inputs: z+; the input layer: w^2, or z^B where ``low`` and ``high`` are
@@ -175,10 +176,6 @@ class DeepTaylor(ReverseAnalyzer):
                 f"e.g. 'lrp.epsilon_plus'" + (", or on='logits'." if self.on == "output" else ".")
             )
 
-    def bind(self) -> None:
-        super().bind()
-        _check_bounds(self.graph_, self.rules_)
-
     def table(self) -> Rules:
         """z+ inside, w^2 or z^B at the input, conservation everywhere else."""
         at_input = r.WSquare() if self.low is None else r.Bounded(self.low, self.high)
@@ -193,11 +190,9 @@ class DeepTaylor(ReverseAnalyzer):
         )
 
     def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
-        """The positive part of the explained score."""
         return ops.relu(y) * weights
 
     def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
-        """Warn about samples that the method doesn't explain."""
         dead = np.flatnonzero(np.asarray(extras["score"]) <= 0)
         if len(dead):
             warnings.warn(
@@ -206,12 +201,3 @@ class DeepTaylor(ReverseAnalyzer):
                 stacklevel=5,
             )
         return super().finish_extras(extras)
-
-
-def _check_bounds(graph: Graph, rules: Sequence[Any]) -> None:
-    """The bounds of z^B must fit one sample of what enters the node, as far as its shape is known."""
-    for node, rule in zip(graph.nodes, rules, strict=True):
-        shape = graph.specs[node.inputs[0]].shape[1:] if node.inputs else ()
-        if isinstance(rule, r.Bounded) and None not in shape:
-            for name in ("low", "high"):
-                arguments.one_sample(name, getattr(rule, name), shape)

@@ -56,10 +56,6 @@ def _parts(node: Node, xs: Tensors) -> tuple[Affine, Tensor, Tensor, bool]:
     return affine, affine.cast(xs[0], w), w, bool(node.nonnegative) and node.nonnegative[0]
 
 
-def _bias(affine: Affine, x: Tensor, use: bool) -> Tensor | None:
-    return affine.bias(x) if use else None
-
-
 # --- names -------------------------------------------------------------------------------------------------------
 
 BACH = "Bach et al. 2015"
@@ -191,7 +187,7 @@ class AlphaBeta(AffineRule):
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         affine, x, w, nonnegative = _parts(node, xs)
-        b = _bias(affine, x, self.bias)
+        b = affine.bias(x) if self.bias else None
         up = signed_terms(x, w, nonnegative, +1)
         total = self.alpha * sum(proportional(affine, up, rs[0], None if b is None else positive(b), sign=+1))
         if self.beta:
@@ -220,7 +216,7 @@ class Gamma(AffineRule):
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         affine, x, w, nonnegative = _parts(node, xs)
-        b = _bias(affine, x, self.bias)
+        b = affine.bias(x) if self.bias else None
         above = (widen(ys[0]) if self.bias else affine.bilinear(x, w)) > 0
         total = 0.0
         for sign, where in ((+1, above), (-1, ops.logical_not(above))):
@@ -256,8 +252,7 @@ class WSquare(AffineRule):
     """Contributions w^2, whatever the input. Source: Montavon et al. 2017, table 1."""
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine, x, w, _ = _parts(node, xs)
-        return [_unit_share(affine, x, ops.square(w), rs[0])]
+        return [_unit_share(node, xs, rs[0], ops.square)]
 
 
 @rule("flat", "Flat rule", LAPUSCHKIN, signed=False)
@@ -266,12 +261,13 @@ class Flat(AffineRule):
     """Equal contributions of all inputs of a neuron; zero padding does not count. Source: Lapuschkin et al. 2017."""
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine, x, w, _ = _parts(node, xs)
-        return [_unit_share(affine, x, ops.ones_like(w), rs[0])]
+        return [_unit_share(node, xs, rs[0], ops.ones_like)]
 
 
-def _unit_share(affine: Affine, x: Tensor, w: Tensor, r: Tensor) -> Tensor:
-    """The proportional rule at x' = 1. Its denominator is the same for all samples: computed for one."""
+def _unit_share(node: Any, xs: Tensors, r: Tensor, kernel: Callable[[Tensor], Tensor]) -> Tensor:
+    """The proportional rule at x' = 1 and w' = kernel(w). All samples have one denominator: computed for one."""
+    affine, x, w, _ = _parts(node, xs)
+    w = kernel(w)
     z = affine.bilinear(ops.ones_like(x[:1]), w)
     _, pullback = numerics.vjp(lambda ones: affine.bilinear(ones, w), ops.ones_like(x))
     return pullback(safe_divide(r, z, sign=+1))[0]

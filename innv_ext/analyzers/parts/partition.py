@@ -103,16 +103,8 @@ def _spread(values: np.ndarray, label: np.ndarray) -> np.ndarray:
 def partition(kind: Any, arranged: Sequence[Arrangement], name: str = "features") -> Partition:
     """The same parts in all samples.
 
-    Parameters
-    ----------
-    kind : "component", "pixel" (all channels of a pixel or time step), or an integer array of labels 0, 1, 2 ... of
-        the only input, shaped like a sample, or like it without its channels
-    name : of the argument, for messages
-
-    Raises
-    ------
-    InvalidInputError
-        for labels that don't fit the input or leave numbers out
+    ``kind`` is "component", "pixel" (all channels of a pixel or time step), or an integer array of labels 0, 1, 2 ...
+    of the only input, shaped like a sample, or like it without its channels.
     """
     if isinstance(kind, str):
         return numbered(arranged, [labels_of(kind, one, name) for one in arranged])
@@ -140,10 +132,7 @@ def numbered(arranged: Sequence[Arrangement], labels: Sequence[np.ndarray], batc
 def labels_of(kind: Any, one: Arrangement, name: str, batch: int | None = None) -> np.ndarray:
     """Labels 0, 1, ... of one input, (1 or batch, *shape), with one channel where all channels belong together.
 
-    Parameters
-    ----------
-    kind : "component", "pixel", or integers shaped like a sample, with or without its channels; if ``batch`` is given,
-        also so many of them, whose numbers are those of each sample
+    ``kind`` is as for ``partition``, with any integers; if ``batch`` is given, also so many arrays, one a sample.
     """
     if isinstance(kind, str):
         if kind not in ("component", "pixel"):

@@ -224,11 +224,6 @@ def replacement(
     given : the arguments; None where they are left out
     needed : kinds that have no defaults
     functions : whether ``kind`` may be a user's function, see ``Custom``
-
-    Raises
-    ------
-    InvalidInputError
-        for an unknown kind, arguments that it does not take or lacks, and means or blurs of tables and tokens
     """
     function = functions and callable(kind)
     names = () if function else takes[arguments.choice(argument, kind, tuple(takes), " or a function" * functions)]
@@ -264,18 +259,9 @@ def replacement(
 
 
 def reference(given: Any, one: Arrangement, sizes: Sizes) -> Fixed:
-    """What fills the parts of an input that are taken away.
+    """What fills the parts of an input that are taken away: what ``reference`` means to ``Lime`` and ``Occlusion``.
 
-    Parameters
-    ----------
-    given : a number, an array that broadcasts to one sample, "mean" (of each channel of each sample), "blur" (x
-        smoothed by a Gaussian), or None: "mean" where there are positions, 0 for the columns of a table and for tokens
-    sizes : the standard deviation of the Gaussian along every axis
-
-    Raises
-    ------
-    InvalidInputError
-        for means and blurs of tables and tokens, arrays that don't fit, fractions for tokens
+    ``sizes`` are the standard deviations of "blur" along every axis.
     """
     if given is None:
         given = "mean" if one.positions else 0

@@ -22,17 +22,10 @@ def default_sizes(one: Arrangement) -> Sizes:
 
 
 def sizes(name: str, given: Any, one: Arrangement, default: Sizes) -> Sizes:
-    """The extent of a window along every axis of a sample.
+    """The extent of a window along every axis of a sample; the columns of a table always stand alone.
 
-    Parameters
-    ----------
-    given : None (the default), an integer for every axis with positions, or a tuple: one integer per axis with
-        positions, or one per axis of a sample, the channels included. The columns of a table always stand alone.
-
-    Raises
-    ------
-    InvalidInputError
-        for numbers of sizes that don't fit, and sizes below 1 or beyond the side
+    ``given`` is None (the default), an integer for every axis with positions, or a tuple: one integer per axis with
+    positions, or one per axis of a sample, the channels included.
     """
     if given is None or not one.axes:
         return default

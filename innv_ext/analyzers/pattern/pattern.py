@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,7 @@ from keras import ops
 
 from innv_ext import arguments, files
 from innv_ext.analyzers.core.reverse import GRADIENT_RULES, ReverseAnalyzer
-from innv_ext.analyzers.pattern.sums import (
-    TYPES,
-    ActivationMoments,
-    affine_nodes,
-    load_moments,
-    mean_outputs,
-    moment_sums,
-    save_moments,
-)
+from innv_ext.analyzers.pattern.sums import TYPES, ActivationMoments, load_moments, moment_sums, save_moments
 from innv_ext.backend import numerics
 from innv_ext.backend.graph import Node
 from innv_ext.backend.kinds import Kind
@@ -66,16 +58,13 @@ class PatternNet(ReverseAnalyzer):
     multiplies = False  # whether patterns are multiplied by the weights
 
     def prepare(self) -> None:
-        self._affine = affine_nodes(self.graph_)
-        counts: Counter[str] = Counter()
-        self._keys = []
-        for node in self._affine:  # a shared layer has a pattern for each of its calls
-            counts[node.name] += 1
-            self._keys.append(node.name if counts[node.name] == 1 else f"{node.name}#{counts[node.name]}")
+        self._affine = [node for node in self.graph_.nodes if node.kind is Kind.AFFINE]
+        names = [node.name for node in self._affine]
+        calls = [names[: i + 1].count(name) for i, name in enumerate(names)]  # a shared layer has a pattern for each
+        self._keys = [name if call == 1 else f"{name}#{call}" for name, call in zip(names, calls, strict=True)]
         self._tensors: dict[int, Tensor] = {}
 
     def build(self) -> None:
-        """Take over patterns that are given."""
         super().build()
         if self.patterns is not None:
             self._accept(self._checked_patterns(self.patterns))
@@ -148,7 +137,9 @@ class PatternNet(ReverseAnalyzer):
             if number < done:
                 continue
             moments = moments or self._start(xs, neurons)
-            self._add(xs, moments, neurons)
+            for sums in self._sums(xs, neurons, [own.shift for own in moments]):
+                for own in moments:
+                    own.add(*sums.pop(0))  # freed one by one: together they are as large as the model
             if path is not None and (number + 1) % save_every == 0:
                 save_moments(path, moments, number + 1, signature)
         if number + 1 < done:
@@ -170,20 +161,17 @@ class PatternNet(ReverseAnalyzer):
         return self
 
     def _start(self, xs: list[np.ndarray], neurons: Any) -> list[ActivationMoments]:
-        rows = self._chunk(xs)
-        run = self.compiled(mean_outputs, {"graph": self.graph_, "neurons": neurons})
-        means = [np.asarray(m, "float64") for m in run(*(x[:rows] for x in xs), np.zeros(rows, "int32"))]
-        return [ActivationMoments.start(n.call.kernel().shape, m) for n, m in zip(self._affine, means, strict=True)]
+        sums = next(self._sums(xs, neurons, [np.zeros(own.count) for own in neurons]))
+        shifts = [np.asarray(u, "float64") / float(count) for *_, u, count in sums]
+        return [ActivationMoments.start(n.call.kernel().shape, s) for n, s in zip(self._affine, shifts, strict=True)]
 
-    def _add(self, xs: list[np.ndarray], moments: list[ActivationMoments], neurons: Any) -> None:
+    def _sums(self, xs: list[np.ndarray], neurons: Any, shifts: list[np.ndarray]) -> Iterator[list[Any]]:
+        """What ``ActivationMoments.add`` takes, for a part of the samples at a time."""
         options = {"graph": self.graph_, "neurons": neurons, "sign": TYPES[self.pattern_type]}
-        run = self.compiled(moment_sums, options, [((None,), "float64")] * len(moments))
-        rows = self._chunk(xs)
+        run, rows = self.compiled(moment_sums, options, [((None,), "float64")] * len(shifts)), self._chunk(xs)
         for start in range(0, len(xs[0]), rows):
             part = [x[start : start + rows] for x in xs]
-            sums = run(*part, np.zeros(len(part[0]), "int32"), *(m.shift for m in moments))
-            for own in moments:
-                own.add(*sums.pop(0))  # freed one by one: together they are as large as the model
+            yield run(*part, np.zeros(len(part[0]), "int32"), *shifts)
 
     def _chunk(self, xs: list[np.ndarray]) -> int:
         """Samples whose activations fit into CHUNK_BYTES."""

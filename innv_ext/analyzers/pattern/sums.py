@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,74 +76,37 @@ class ActivationMoments:
         return covariance, dead
 
 
-def affine_nodes(graph: Graph) -> list[Any]:
-    """The nodes that have patterns."""
-    return [node for node in graph.nodes if node.kind is Kind.AFFINE]
-
-
-def mean_outputs(xs: list[Tensor], index: Tensor, graph: Graph, neurons: tuple[Neurons, ...]) -> list[Tensor]:
-    """The mean of u per neuron and affine node."""
-    found: list[Tensor] = []
-
-    def visit(node: Any, own: Neurons, x: Tensor) -> Tensor:
-        u, y = node.call.parts(x)
-        found.append(own.pooled(u) / _positions(u, own))
-        return y
-
-    _walk(graph, xs, neurons, visit)
-    return found
-
-
 def moment_sums(
     xs: list[Tensor], index: Tensor, *shifts: Tensor, graph: Graph, neurons: tuple[Neurons, ...], sign: int
 ) -> list[tuple[Tensor, ...]]:
     """Per affine node the sums that ``ActivationMoments.add`` takes; no patch of a convolution is ever cut out.
 
-    sum m x u over samples and positions is the derivative of <bilinear(x, kernel), m u> with respect to the kernel.
+    The sum over samples and positions of m u x is the derivative of sum m u (w . x) with respect to w.
     """
-    found: list[tuple[Tensor, ...]] = []
-    left = iter(shifts)
-
-    def visit(node: Any, own: Neurons, x: Tensor) -> Tensor:
-        affine, shift = node.call, next(left)
+    slots, found = dict(zip(graph.inputs, xs, strict=True)), []
+    affine_nodes = zip(neurons, shifts, strict=True)
+    for node in graph.nodes:
+        if node.kind is not Kind.AFFINE:
+            slots = run((node,), slots)
+            continue
+        (own, shift), affine, x = next(affine_nodes), node.call, slots[node.inputs[0]]
         kernel = numerics.identity(affine.kernel())
         wide = affine.cast(x, kernel)
         u, y = affine.parts(x)
-        (_,), pullback = numerics.vjp(lambda k: affine.bilinear(wide, k), kernel)
+        (_,), pullback = numerics.vjp(partial(affine.bilinear, wide), kernel)
         shifted = u - ops.cast(own.shaped(shift, len(u.shape)), u.dtype)
         mask = ops.ones_like(u) if not sign else ops.cast((y if sign > 0 else -y) > 0, u.dtype)
         sums = (pullback(mask * shifted)[0], pullback(mask)[0], own.pooled(mask), own.pooled(shifted))
-        found.append((*sums, ops.cast(_positions(u, own), "float64")))
-        return y
-
-    _walk(graph, xs, neurons, visit)
+        found.append((*sums, ops.cast(ops.size(u), "float64") / own.count))
+        slots[node.outputs[0]] = y
     return found
-
-
-def _positions(u: Tensor, own: Neurons) -> Tensor:
-    """Samples times positions."""
-    total = ops.cast(ops.shape(u)[0], u.dtype)
-    rank = len(u.shape)
-    for axis in range(1, rank):
-        if axis - rank not in own.axes:
-            total = total * ops.cast(ops.shape(u)[axis], u.dtype)
-    return total
-
-
-def _walk(graph: Graph, xs: list[Tensor], neurons: tuple[Neurons, ...], visit: Any) -> None:
-    slots, owners = dict(zip(graph.inputs, xs, strict=True)), iter(neurons)
-    for node in graph.nodes:
-        if node.kind is Kind.AFFINE:
-            slots[node.outputs[0]] = visit(node, next(owners), slots[node.inputs[0]])
-        else:
-            slots = run((node,), slots)
 
 
 def save_moments(path: Path, moments: Iterable[ActivationMoments], batches: int, signature: str) -> None:
     """Write the state of a fit; the file is replaced only when it is complete."""
     arrays: dict[str, np.ndarray] = {"batches": np.array(batches), "signature": np.array(signature)}
     for i, m in enumerate(moments):
-        arrays |= {f"{name}{i}": np.asarray(getattr(m, name)) for name in ("xu", "x", "masked", "u", "count", "shift")}
+        arrays |= {f"{name}{i}": np.asarray(value) for name, value in vars(m).items()}
     files.write(path, lambda file: np.savez(file, **arrays))
 
 
@@ -152,7 +116,7 @@ def load_moments(path: Path, signature: str) -> tuple[list[ActivationMoments], i
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             found = str(arrays["signature"])
             count = sum(k.startswith("xu") for k in arrays)
-            names = ("xu", "x", "masked", "u", "count", "shift")
+            names = [f.name for f in fields(ActivationMoments)]
             moments = [ActivationMoments(*(arrays[f"{name}{i}"] for name in names)) for i in range(count)]
             batches = int(arrays["batches"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -161,6 +125,4 @@ def load_moments(path: Path, signature: str) -> tuple[list[ActivationMoments], i
         raise InvalidInputError(
             f"resume_from={str(path)!r} belongs to another fit ({found}), this one is {signature}. Remove the file."
         )
-    for m in moments:
-        m.count = float(m.count)
     return moments, batches

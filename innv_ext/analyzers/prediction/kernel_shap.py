@@ -67,17 +67,14 @@ class KernelShap(Background, SegmentAnalyzer):
 
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         """Samples with the same number of segments share coalitions, and so the matrix of their regression."""
-        references = self.references_like(xs)
-        segments = self.segments_of(xs, self.arranged(xs))
+        references, segments = self.references_like(xs), self.segments_of(xs)
         shapley, base = np.zeros((len(xs[0]), segments.count)), np.zeros(len(xs[0]))
         for n in np.unique(segments.counts):
             group, own = segments.alike(n)
             on, weights = self.coalitions(int(n))
             on = np.concatenate([np.zeros((1, n), bool), on])  # first the references themselves
             versions = partial(_mixed, [x[group] for x in xs], references, own, on)
-            values = self.scores(
-                self.score(mode), versions, len(on), start["target"][group], size, draws=len(references[0])
-            )
+            values = self.scores(self.score(mode), versions, len(on), start["target"][group], size, len(references[0]))
             base[group] = values[:, 0]
             shapley[group, :n] = solve(on[1:], weights, values[:, 1:], values[:, 0], start["score"][group])
         maps = segments.maps(shapley / np.maximum(segments.sizes(), 1))
@@ -122,17 +119,13 @@ def shapley_coalitions(n: int, samples: int, rng: np.random.Generator) -> tuple[
 
 
 def solve(on: np.ndarray, weights: np.ndarray, values: np.ndarray, empty: np.ndarray, full: np.ndarray) -> np.ndarray:
-    """Minimise sum_S w_S (v(S) - v(empty) - sum_{i in S} phi_i)^2 subject to sum phi = v(full) - v(empty).
+    """phi (batch, n) of sum v(full) - v(empty) that minimise sum_S w_S (v(S) - v(empty) - sum_{i in S} phi_i)^2.
 
     Parameters
     ----------
     on, weights : coalitions (count, n) and their weights
     values : v of the coalitions, (batch, count)
     empty, full : v of the empty and of the full coalition, (batch,)
-
-    Returns
-    -------
-    phi, (batch, n)
     """
     total, n = full.astype("float64") - empty, on.shape[1]
     if not len(on):

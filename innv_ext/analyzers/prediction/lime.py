@@ -77,9 +77,8 @@ class Lime(SegmentAnalyzer):
 
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         """Samples with the same number of segments share masks, and so the matrix of their regression."""
-        arranged = self.arranged(xs)
-        segments = self.segments_of(xs, arranged)
-        others = [fitted(fill.of(x), x.dtype) for fill, x in zip(self.fills(arranged), xs, strict=True)]
+        segments = self.segments_of(xs)
+        others = [fitted(fill.of(x), x.dtype) for fill, x in zip(self.fills(segments.inputs), xs, strict=True)]
         coefficients = np.zeros((len(xs[0]), segments.count))
         intercept, r2 = np.zeros(len(xs[0])), np.zeros(len(xs[0]))
         for n in np.unique(segments.counts):
@@ -95,7 +94,9 @@ class Lime(SegmentAnalyzer):
         """Coefficients (batch, n), intercepts and R^2 of the scores (batch, samples)."""
         if not np.isfinite(scores).all():
             raise InvalidInputError("A version of x with replaced segments has a score of NaN or infinity; check x.")
-        design, weights = on.astype("float64"), self.weights(on)
+        distance = 1 - np.sqrt(on.mean(axis=1))  # the cosine distance of a mask to the one with everything on
+        weights = np.sqrt(np.exp(-np.square(distance) / self.kernel_width**2))
+        design = on.astype("float64")
         model = ridge()(alpha=self.alpha).fit(design, scores.T, sample_weight=weights)
         found, intercept = np.reshape(model.coef_, (len(scores), -1)), np.reshape(model.intercept_, -1)
         if self.num_features is not None and self.num_features < on.shape[1]:
@@ -109,11 +110,6 @@ class Lime(SegmentAnalyzer):
         variance = np.square(centred) @ weights
         unexplained = np.square(residual) @ weights
         return found, intercept, 1 - np.divide(unexplained, variance, out=np.zeros_like(variance), where=variance > 0)
-
-    def weights(self, on: np.ndarray) -> np.ndarray:
-        """How near versions of x are to it."""
-        distance = 1 - np.sqrt(on.mean(axis=1))  # the cosine distance of a mask to the one with everything on
-        return np.sqrt(np.exp(-np.square(distance) / self.kernel_width**2))
 
 
 def _masked(

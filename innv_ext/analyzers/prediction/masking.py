@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 
 from innv_ext import arguments, files
-from innv_ext.analyzers.core.program import GraphAnalyzer, select
+from innv_ext.analyzers.core.program import GraphAnalyzer
 from innv_ext.analyzers.parts.partition import Partition, numbered, segmentation, segments_of, superpixels
-from innv_ext.backend import walk
 from innv_ext.backend.arrangement import Arrangement, arrangements
-from innv_ext.backend.graph import Graph
-from innv_ext.backend.numerics import Compiled, widen
+from innv_ext.backend.numerics import Compiled
 
 Tensor = Any
 
@@ -47,7 +45,10 @@ class MaskingAnalyzer(GraphAnalyzer):
 
     def score(self, mode: Any) -> Compiled:
         """The compiled score of samples and neurons."""
-        return self.compiled(score_at, {"graph": self.graph_, "mode": mode})
+        return self.compiled(self._score, {"mode": mode})
+
+    def _score(self, xs: list[Tensor], index: Tensor, mode: Any) -> Tensor:
+        return self._at_x(xs, index, mode)["score"]
 
     def scores(
         self,
@@ -103,8 +104,9 @@ class SegmentAnalyzer(MaskingAnalyzer):
             if isinstance(kind := segmentation(given, one), str) and kind == "slic":
                 superpixels()
 
-    def segments_of(self, xs: Sequence[np.ndarray], arranged: Sequence[Arrangement]) -> Partition:
+    def segments_of(self, xs: Sequence[np.ndarray]) -> Partition:
         """The segments of every sample, whatever the others of the batch are."""
+        arranged = self.arranged(xs)
         parts = zip(self.per_input(self.segments), xs, arranged, strict=True)
         return numbered(arranged, [segments_of(*part, self.n_segments) for part in parts], len(xs[0]))
 
@@ -112,8 +114,3 @@ class SegmentAnalyzer(MaskingAnalyzer):
         """The segments in the form of the attribution: one array for a model with one input."""
         labels = extras["segments"]
         return {**extras, "segments": labels[0] if len(labels) == 1 else labels}
-
-
-def score_at(xs: list[Tensor], index: Tensor, graph: Graph, mode: Any) -> Tensor:
-    """The score of each sample."""
-    return select(widen(walk.evaluate(graph, xs)[0]), index, mode)[1]

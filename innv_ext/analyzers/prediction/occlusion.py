@@ -60,7 +60,6 @@ class Occlusion(MaskingAnalyzer):
         return [windows(*three) for three in zip(arranged, patches, strides, strict=True)], fills
 
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
-        """All patches of all samples, as many at once as ``size`` allows."""
         parts, fills = self.patches_of(self.arranged(xs))
         others = [fitted(fill.of(x), x.dtype) for fill, x in zip(fills, xs, strict=True)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -86,25 +85,11 @@ class Conditional:
     root: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Where outer windows lie around inner ones: in the middle, but inside the input.
-
-    Attributes
-    ----------
-    parts : the inner windows
-    outer : sides of an outer window
-    """
-
-    parts: Windows
-    outer: Sizes
-
-    def around(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of windows ``which``, the corners of the outer windows, and those of the inner in the outer ones."""
-        inner, outer = np.array(self.parts.size, int), np.array(self.outer, int)
-        corners = self.parts.corners(which)
-        around = np.clip(corners - (outer - inner) // 2, 0, np.array(self.parts.shape, int) - outer)
-        return around, corners - around
+def surroundings(parts: Windows, outer: Sizes, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The corners of outer windows around windows ``which``, as central as the input allows, and of these in them."""
+    corners, middle = parts.corners(which), (np.array(outer, int) - np.array(parts.size, int)) // 2
+    around = np.clip(corners - middle, 0, np.array(parts.shape, int) - np.array(outer, int))
+    return around, corners - around
 
 
 class PatchMoments:
@@ -123,28 +108,23 @@ class PatchMoments:
             o == side and axis not in one.axes for axis, (o, side) in enumerate(zip(outer, one.shape, strict=True))
         ]
         self.pooled = (0, *(axis + 1 for axis, alone in enumerate(whole) if not alone))
-        self.range_shape = tuple(side if alone else 1 for side, alone in zip(outer, whole, strict=True))
-        self.low, self.high = np.full(self.range_shape, np.inf), np.full(self.range_shape, -np.inf)
+        self.low, self.high = np.array(np.inf), np.array(-np.inf)
 
     def add(self, x: np.ndarray) -> None:
         """Take all patches of samples x (batch, *shape)."""
-        for limit, pick in ((self.low, np.min), (self.high, np.max)):
-            limit[...] = pick(np.stack([limit, pick(x, axis=self.pooled).reshape(self.range_shape)]), axis=0)
-        for rows in self._patches(x):
-            self.running.add(rows)
-
-    def _patches(self, x: np.ndarray) -> Iterator[np.ndarray]:
         one = replace(self.one, shape=x.shape[1:])
         if any(o > side for o, side in zip(self.outer, one.shape, strict=True)):
             raise InvalidInputError(
                 f"A sample of shape {one.shape} in the training data is smaller than outer={self.outer}."
             )
+        self.low = np.minimum(self.low, x.min(axis=self.pooled, keepdims=True)[0])
+        self.high = np.maximum(self.high, x.max(axis=self.pooled, keepdims=True)[0])
         grid = windows(one, self.outer, tuple(self.stride for _ in self.outer))
         flat, step = x.reshape(len(x), -1), max(1, CHUNK // (self.m * len(x)))
         for first in range(0, grid.count, step):
             which = np.arange(first, min(first + step, grid.count))
             at = components(one.shape, grid.corners(which), self.outer)
-            yield flat[:, at].reshape(-1, self.m).astype("float64")
+            self.running.add(flat[:, at].reshape(-1, self.m).astype("float64"))
 
     def gaussian(self) -> PatchGaussian:
         low, high = (np.broadcast_to(a, self.outer).reshape(-1).copy() for a in (self.low, self.high))

@@ -15,9 +15,9 @@ from innv_ext import arguments
 from innv_ext.analyzers.core.program import check_float_inputs, select
 from innv_ext.analyzers.core.subject import ALL
 from innv_ext.analyzers.parts.partition import as_maps
-from innv_ext.analyzers.parts.windows import all_sizes, check_gaps, components, default_sizes, owned, windows
+from innv_ext.analyzers.parts.windows import Windows, all_sizes, check_gaps, components, default_sizes, owned, windows
 from innv_ext.analyzers.prediction.masking import MaskingAnalyzer
-from innv_ext.analyzers.prediction.patch_gaussian import PatchGaussian, PatchMoments, Places
+from innv_ext.analyzers.prediction.patch_gaussian import PatchGaussian, PatchMoments, surroundings
 from innv_ext.backend import facts, passes, walk
 from innv_ext.backend.arrangement import Arrangement, Sizes
 from innv_ext.backend.graph import Graph
@@ -149,9 +149,16 @@ class PredictionDifference(MaskingAnalyzer):
             for moment, array in zip(moments, arrays, strict=True):
                 moment.add(array)
             count += len(arrays[0])
-        _warn(moments)
         arrays: dict[str, Any] = {"trained": count}
         for i, (moment, own) in enumerate(zip(moments, inner, strict=True)):
+            if moment.running.count <= moment.m:
+                warnings.warn(
+                    f"{moment.running.count} patches don't tell how the {moment.m} components of a patch of input {i} "
+                    f"vary together: draws will resemble what was seen too much. Fit on more data, or use a smaller "
+                    f"outer=.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             gaussian = moment.gaussian()
             arrays |= {f"{name}{i}": getattr(gaussian, name) for name in ("mean", "covariance", "low", "high", "outer")}
             arrays[f"inner{i}"] = own
@@ -162,15 +169,13 @@ class PredictionDifference(MaskingAnalyzer):
         super().set_state(arrays)
         self.trained_ = int(self.learnt_["trained"])
         self._inner = [tuple(map(int, inner)) for inner in self.learnt_list("inner")]
-        parts = [self.learnt_list(name) for name in ("mean", "covariance", "low", "high")]
-        outer = [tuple(map(int, sides)) for sides in self.learnt_list("outer")]
-        self.gaussians_ = [PatchGaussian(*found) for found in zip(outer, *parts, strict=True)]
+        parts = [self.learnt_list(name) for name in ("outer", "mean", "covariance", "low", "high")]
+        self.gaussians_ = [PatchGaussian(tuple(map(int, outer)), *rest) for outer, *rest in zip(*parts, strict=True)]
 
     # --- running -------------------------------------------------------------------------------------------------
 
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
-        """All draws of all patches of all samples, as many at once as ``size`` allows."""
-        places = self._places(self.arranged(xs))
+        parts = self._patches(self.arranged(xs))
         target = start["target"]
         evident = self._evident and not callable(mode) and target[0] != ALL
         if self.evidence and not evident:
@@ -179,9 +184,8 @@ class PredictionDifference(MaskingAnalyzer):
                 f"evidence=False for the difference of the score."
             )
         run = self.compiled(self._probability, {}) if evident else self.score(mode)
-        parts = [place.parts for place in places]
         counts = [part.count for part in parts]
-        versions = partial(self._drawn, xs, places)
+        versions = partial(self._drawn, xs, parts)
         found = self.scores(run, versions, sum(counts), target, size, draws=self.samples)
         whole = np.asarray(run(*xs, target), "float64")[:, None]
         if evident:
@@ -195,7 +199,7 @@ class PredictionDifference(MaskingAnalyzer):
         extras = {"probability": whole[:, 0]} if evident else {}
         return {"attributions": as_maps(maps, xs), **extras}
 
-    def _places(self, arranged: Sequence[Arrangement]) -> list[Places]:
+    def _patches(self, arranged: Sequence[Arrangement]) -> list[Windows]:
         found = []
         for one, inner, gaussian, stride in zip(
             arranged, self._inner, self.gaussians_, self._strides(arranged, self._inner), strict=True
@@ -204,28 +208,28 @@ class PredictionDifference(MaskingAnalyzer):
                 raise InvalidInputError(
                     f"Samples of input {one.number} have shape {one.shape}, smaller than outer={gaussian.outer}."
                 )
-            found.append(Places(windows(one, inner, stride), gaussian.outer))
+            found.append(windows(one, inner, stride))
         return found
 
     def _drawn(
-        self, xs: list[np.ndarray], places: Sequence[Places], rows: np.ndarray, which: np.ndarray
+        self, xs: list[np.ndarray], parts: Sequence[Windows], rows: np.ndarray, which: np.ndarray
     ) -> list[np.ndarray]:
         """The samples ``rows``, each with a patch of one of its inputs drawn anew."""
         number, draw = np.divmod(which, self.samples)
         found = [x[rows] for x in xs]
-        for i, (own, local) in enumerate(owned([place.parts for place in places], number)):
+        for i, (own, local) in enumerate(owned(parts, number)):
             if len(own):
-                found[i][own] = self._resampled(i, found[i][own], places[i], local, draw[own])
+                found[i][own] = self._resampled(i, found[i][own], parts[i], local, draw[own])
         return found
 
-    def _resampled(self, i: int, x: np.ndarray, place: Places, number: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    def _resampled(self, i: int, x: np.ndarray, part: Windows, number: np.ndarray, draw: np.ndarray) -> np.ndarray:
         """Samples x (rows, ...) with patch ``number[k]`` of row k drawn the ``draw[k]``-th time.
 
         All samples share the standard normal numbers of a patch.
         """
-        gaussian, inner = self.gaussians_[i], place.parts.size
-        corners, offsets = place.around(number)
-        at = components(place.parts.shape, corners, gaussian.outer)
+        gaussian, inner = self.gaussians_[i], part.size
+        corners, offsets = surroundings(part, gaussian.outer, number)
+        at = components(part.shape, corners, gaussian.outer)
         flat = x.reshape(len(x), -1).copy()
         patches = np.take_along_axis(flat, at, axis=1).astype("float64")
         distinct, back = np.unique(number, return_inverse=True)
@@ -245,18 +249,6 @@ class PredictionDifference(MaskingAnalyzer):
         for binary, axis in self._squash:
             y = ops.sigmoid(y) if binary else ops.softmax(y, axis=axis)
         return select(y, index, "index")[1]
-
-
-def _warn(moments: Sequence[PatchMoments]) -> None:
-    """Tell about Gaussians that the data don't determine."""
-    for i, moment in enumerate(moments):
-        if moment.running.count <= moment.m:
-            warnings.warn(
-                f"{moment.running.count} patches don't tell how the {moment.m} components of a patch of input {i} vary "
-                f"together: draws will resemble what was seen too much. Fit on more data, or use a smaller outer=.",
-                UserWarning,
-                stacklevel=3,
-            )
 
 
 def log_odds(p: np.ndarray, trained: int, classes: int) -> np.ndarray:
