@@ -142,7 +142,7 @@ def test_moments_pass_through_networks(name, networks):
     assert np.isfinite(mean).all() and np.isfinite(var).all() and (var > 0).all() and not factor.any()
 
 
-@pytest.mark.parametrize(("name", "analyzer"), cases())
+@pytest.mark.parametrize(("name", "analyzer"), list(cases()))
 def test_networks_are_explained(name, analyzer, networks):
     model, twin = networks(name)
     if (name, analyzer) in NOT_DEFINED:

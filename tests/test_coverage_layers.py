@@ -248,6 +248,7 @@ def explain(name, model, xs):
 
 
 @pytest.mark.parametrize("name", sorted(LAYERS))
+@pytest.mark.filterwarnings("ignore:Layer 'flat'.* was passed an input with a mask")
 def test_layers(name):
     row = LAYERS[name]
     model, xs = row.model(), row.data()

@@ -335,6 +335,7 @@ def test_batchnorm_rules_merges_by_hand_without_changing_the_network(network, go
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::innv_ext.errors.ZeroMapWarning")
 def test_architectures_explains_them_all_and_draws(tmp_path, monkeypatch, capfd):
     import architectures as example
 

@@ -10,16 +10,11 @@ import re
 
 import numpy as np
 import pytest
+import zoo
 from example_checks import ROOT, main_of, run
 from matplotlib.image import imread
 
-# what was trained for one epoch explains nothing
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::innv_ext.errors.ConvergenceWarning"),
-    pytest.mark.filterwarnings("ignore::innv_ext.errors.DeadNeuronWarning"),
-    pytest.mark.filterwarnings("ignore::innv_ext.errors.ZeroMapWarning"),
-    pytest.mark.filterwarnings("ignore:Deep Taylor explains positive scores only"),
-]
+pytestmark = zoo.QUICK  # what was trained for one epoch explains nothing
 EXAMPLES = {  # arguments, then shorter lists: names of what is kept, or other values
     "architectures": (
         ("--images", 2, "--epochs", 1),

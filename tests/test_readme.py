@@ -5,6 +5,7 @@ from pathlib import Path
 
 import keras
 import pytest
+import zoo
 
 import innv_ext
 
@@ -24,6 +25,7 @@ def small_net(weights, input_shape, classes):
 
 
 @pytest.mark.parametrize("net", [small_net, pytest.param(None, marks=pytest.mark.slow)], ids=["small", "as written"])
+@zoo.quick
 def test_code_blocks_run(net, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if net is not None:

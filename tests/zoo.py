@@ -45,6 +45,13 @@ PARAMS = {  # needed by the method, or what makes it cheap
     "sparse_moreau_grad": {"rho": 0.3, "steps": 4, "eta": 0.02},
     "group_sparse_moreau_grad": {"rho": 0.3, "steps": 4, "eta": 0.02, "group_size": 2},
 }
+QUICK = [  # what the analyzers say to so few iterations and samples to fit on
+    pytest.mark.filterwarnings("ignore:Deep Taylor explains positive scores only"),
+    pytest.mark.filterwarnings("ignore::innv_ext.errors.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore::innv_ext.errors.ZeroMapWarning"),
+    pytest.mark.filterwarnings("ignore::innv_ext.errors.DeadNeuronWarning"),
+    pytest.mark.filterwarnings("ignore:.*patches don.t tell:UserWarning"),
+]
 NAMES = [info.name for info in innv_ext.list_analyzers()]
 INFOS = {info.name: info for info in innv_ext.list_analyzers()}
 NOISE = {"random"}  # doesn't look at x: one by one, it starts its draws again
@@ -57,6 +64,13 @@ ALIASES = {  # two names of one method; test_contract holds this
 DISTINCT = [name for name in NAMES if name not in ALIASES]
 # Every rule and way of walking once; composites are tables of these.
 BASIC = [name for name in DISTINCT if not re.search(r"_IB|preset|plus_|until|alpha_1|alpha2|epsilon_plus|random", name)]
+
+
+def quick(test):
+    """A test that expects the warnings of quick analyzers."""
+    for mark in QUICK:
+        test = mark(test)
+    return test
 
 
 def by_rule(names):

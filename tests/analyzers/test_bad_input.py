@@ -137,11 +137,13 @@ def test_trace_needs_a_backward_walk():
 
 
 @pytest.mark.parametrize("name", zoo.by_rule(zoo.NAMES))
+@zoo.quick
 def test_an_empty_batch_of_a_table(name):
     _an_empty_batch("mlp", name)
 
 
 @pytest.mark.parametrize("name", FEW)
+@zoo.quick
 def test_an_empty_batch_of_two_inputs(name):
     _an_empty_batch("two_inputs", name)
 
@@ -320,6 +322,7 @@ class Plain(keras.Model):
 
 
 @pytest.mark.parametrize("net", [lambda: keras.Sequential([layers.Dense(3)]), Plain], ids=["sequential", "subclassed"])
+@pytest.mark.filterwarnings("ignore:`build..` was called on layer")
 def test_not_built(net):
     """The message says how to build it; each of the ways works."""
     words = ["not built", "Call it once|Call it", r"build\(", "keras.Input"]

@@ -451,6 +451,7 @@ def test_a_score_takes_the_place_of_the_loss(name, mode):
 
 
 @pytest.mark.parametrize(("name", "way"), [("softplus", "hvp"), ("dense", "hvp"), ("dense", "auto")])
+@pytest.mark.filterwarnings("ignore::innv_ext.errors.ConvergenceWarning")
 def test_strong_concavity(name, way):
     """Theorem 3: 2 lambda2 I - H > 0 for lambda2 > L/2; below, the error names both numbers."""
     h = derivatives(name)[1]

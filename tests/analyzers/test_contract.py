@@ -28,15 +28,7 @@ ROTATION, RARER = 8, {"recurrent": 18, "masked_lstm": 18, "transformer": 12}  # 
 SEEDED = (  # maps depend on the seed
     "random smoothgrad smooth_cafo smooth_caso deep_shap gradient_shap lime kernel_shap prediction_difference"
 ).split()
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Deep Taylor explains positive scores only"),
-    # the cheap parameters of zoo.PARAMS are few iterations
-    pytest.mark.filterwarnings("ignore::innv_ext.errors.ConvergenceWarning"),
-    pytest.mark.filterwarnings("ignore::innv_ext.errors.ZeroMapWarning"),
-    # and seven samples to fit on
-    pytest.mark.filterwarnings("ignore::innv_ext.errors.DeadNeuronWarning"),
-    pytest.mark.filterwarnings("ignore:.*patches don.t tell:UserWarning"),
-]
+pytestmark = zoo.QUICK
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from keras import layers, ops
 
 from innv_ext.errors import InvalidInputError
 
-pytestmark = pytest.mark.filterwarnings("ignore:Deep Taylor explains positive scores only")
+pytestmark = zoo.QUICK
 SHAPE = (6, 6, 2)
 NOISY = ("smoothgrad", "smooth_cafo", "smooth_caso")  # the order of the draws follows the order of the axes
 

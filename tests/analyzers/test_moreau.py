@@ -127,6 +127,7 @@ def test_a_large_eta_gives_zero_and_a_warning(name):
 
 @pytest.mark.parametrize("name", ["softplus", "smooth_two_inputs"])
 @pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.filterwarnings("ignore::innv_ext.errors.ZeroMapWarning")
 def test_the_map_is_the_gradient_at_the_minimiser(name, kind):
     """Theorems 1 and 2: x* - x = ST(-rho grad f(x*), rho eta), and without a penalty the map is grad f(x*)."""
     net, xs, _ = make(name)
@@ -170,6 +171,7 @@ def test_small_rho_gives_the_gradient(name):
 
 
 @pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.filterwarnings("ignore::innv_ext.errors.ConvergenceWarning")
 def test_robustness_of_weakly_convex_scores(kind):
     """Corollaries 1 and 2: |map(x + delta) - map(x)| <= |delta| / min(rho, 1/lambda - rho).
 
@@ -435,6 +437,7 @@ def test_channels_first_blocks():
         assert set(np.count_nonzero(by_block, axis=1)) <= {0, 8}
 
 
+@pytest.mark.filterwarnings("ignore::innv_ext.errors.ZeroMapWarning")
 def test_labels_of_pixels_and_of_components():
     """Shaped like a sample, or like it without its channels."""
     net, (x,), _ = make("smooth_residual")

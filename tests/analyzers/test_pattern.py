@@ -307,6 +307,7 @@ def test_patterns_are_exported_given_back_saved_and_loaded(tmp_path):
             np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::innv_ext.errors.DeadNeuronWarning")
 def test_a_second_fit_replaces_the_first():
     model = net(two_dense)
     analyzer = PatternNet(model, progress=False).fit(data(40, 5))
@@ -340,6 +341,7 @@ def test_constant_data_has_no_pattern_at_all():
     assert not any(a.any() for a in found.values())
 
 
+@pytest.mark.filterwarnings("ignore::innv_ext.errors.DeadNeuronWarning")
 def test_bad_input_changes_nothing():
     model = net(two_dense)
     x = data(40, 5)

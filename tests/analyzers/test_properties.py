@@ -30,7 +30,7 @@ fast = settings(
     phases=(Phase.generate,),
 )
 more = settings(fast, max_examples=20)  # graphs alone, without analyzers
-pytestmark = pytest.mark.filterwarnings("ignore:Deep Taylor explains positive scores only")
+pytestmark = zoo.QUICK
 
 OPS = ("affine", "affine", "add", "concat", "maxpool", "avgpool", "batchnorm", "relu")
 

@@ -17,7 +17,7 @@ from innv_ext.analyzers.core import saving
 from innv_ext.errors import InnvError, InvalidInputError, SaveError
 from innv_ext.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, Rules, WSquare, ZPlus, named
 
-pytestmark = pytest.mark.filterwarnings("ignore:Deep Taylor explains positive scores only")
+pytestmark = zoo.QUICK
 
 
 def roundtrip(analyzer, tmp_path, **options):
@@ -332,7 +332,7 @@ def archive(tmp_path):
     return members, written, path
 
 
-def refused(path, match=""):
+def refused(path, match=None):
     """A SaveError that names the file."""
     with pytest.raises(SaveError, match=match) as caught:
         innv_ext.load_analyzer(path)

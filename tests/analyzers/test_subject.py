@@ -16,6 +16,8 @@ from innv_ext.analyzers.core.subject import ALL, BEST, subject_of
 from innv_ext.backend import passes, tracing
 from innv_ext.errors import SaveError
 
+pytestmark = zoo.QUICK
+
 
 def gradient_of(model, x, index=None):
     return innv_ext.create_analyzer("gradient", model, on="output").analyze(x, index)

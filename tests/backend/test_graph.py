@@ -638,6 +638,8 @@ def found(request):
     return request.param, model, traced(model)
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 def test_forward_equals_the_model_exactly(found):
     _, model, graph = found
     xs = feed(graph)
@@ -669,6 +671,7 @@ def test_nodes_are_a_straight_line_program(found):
         assert node.position == (outermost[0] if outermost else None)
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
 def test_specs_are_the_shapes_and_dtypes_of_the_values(found):
     _, _, graph = found
     env = walk.forward(graph, feed(graph))
@@ -701,6 +704,7 @@ def assert_same_snapshot(before, after):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
 def test_the_model_is_left_as_it_was(found):
     name, model, graph = found
     call(model, feed(graph))  # fills the losses of activity regularisers

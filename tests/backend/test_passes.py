@@ -196,6 +196,8 @@ def models(draw):
 
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(models())
+@pytest.mark.filterwarnings("ignore:Do not use the .random. module inside strategies")  # initialisers do
+@pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
 def test_every_pass_keeps_the_values_of_random_models(model):
     assert_all_passes(model)
 

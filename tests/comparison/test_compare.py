@@ -234,6 +234,7 @@ def test_nothing_is_changed(model, x):
         np.testing.assert_array_equal(before, after)
 
 
+@zoo.quick
 def test_only_analyzers_that_need_data_are_fitted(model, x):
     made = {"fitted": innv_ext.create_analyzer("moreau_grad", model, steps=2).fit(x)}
     found = run(model, x, {"named": ("moreau_grad", {"steps": 2}), **made}, fit=x)
@@ -251,6 +252,8 @@ def test_given_analyzers(model, x):
     assert found.row("Warning").cells["randomization"].failure is None
 
 
+@pytest.mark.filterwarnings("ignore:look <here>")
+@pytest.mark.filterwarnings("ignore:code is old:DeprecationWarning")
 def test_times(model, x):
     """A sample's seconds are those of one, and the first call counts as building."""
     class Slow(Warning):

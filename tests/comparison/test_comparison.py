@@ -110,6 +110,7 @@ def same(a, b):
         assert a == b or (a != a and b != b)
 
 
+@pytest.mark.filterwarnings("ignore:not finite. relevance is not finite")
 def test_dicts(failing):
     stored = failing.to_dict(maps=True)
     again = Comparison.from_dict(json.loads(json.dumps(stored)))
@@ -156,6 +157,7 @@ def test_every_kind_of_data_has_a_picture(name):
     assert found.samples.channel_axis == (1 if name == "channels_first" else -1)
 
 
+@pytest.mark.filterwarnings("ignore:not finite. relevance is not finite")
 def test_the_grid_is_that_of_the_visualization(failing, tmp_path):
     """Two channels are no colours: the input is their mean."""
     failing.plot(samples=3, path=tmp_path / "a.png")
@@ -207,6 +209,7 @@ def test_examples(name):
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:not finite. relevance is not finite")
 def test_save(failing, tmp_path):
     failing.save(tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"

@@ -293,6 +293,7 @@ ALL = "guided_backprop deconvnet deep_taylor pattern.net caso sparse_moreau_grad
 
 
 @pytest.mark.parametrize("name", ALL)
+@zoo.quick
 def test_every_family_can_be_attacked(relu_net, name):
     x = np.random.default_rng(2).uniform(0, 1, (3, 6, 6, 2)).astype("float32")
     analyzer = zoo.create(name, relu_net, x)

@@ -56,6 +56,7 @@ def test_weights_are_read_at_each_call():
 
 
 @pytest.mark.parametrize("name", ["gradient", "smoothgrad", "moreau_grad", "occlusion"])
+@zoo.quick
 def test_models_are_not_kept_alive(name):
     i = keras.Input((4,))
     model = keras.Model(i, layers.Dense(2)(layers.Dense(3, activation="softplus")(i)))
@@ -69,6 +70,7 @@ def test_models_are_not_kept_alive(name):
     assert explain(zoo.make("mlp").model, np.ones((1, 6))).shape == (1, 6)
 
 
+@zoo.quick
 def test_an_analyzer_explains_its_own_model_itself_and_others_by_its_parameters(sample):
     x = sample.inputs(3)
     analyzer = innv_ext.create_analyzer("pattern.net", sample.model, progress=False).fit(x)

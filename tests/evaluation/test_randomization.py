@@ -172,6 +172,7 @@ def test_shared_layers_count_once_and_preparation_is_kept():
     assert {p.split("/")[-2] for p in changed(recording.weights[0], recording.weights[-1])} <= {"last", "twice"}
 
 
+@zoo.quick
 def test_factories_fit_at_every_stage(net, x):
     fitted = []
 
