@@ -10,7 +10,7 @@ import numpy as np
 
 from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
-from innv_ext.optim.base import flat, per_problem
+from innv_ext.optim.base import checked_points, flat, per_problem
 from innv_ext.optim.solvers.backtracking import dot
 
 Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -140,13 +140,7 @@ def _ritz(basis: np.ndarray, images: np.ndarray, k: int, smallest: bool) -> tupl
 
 def _checked_start(start: np.ndarray) -> np.ndarray:
     """Unit vectors along the start, perturbed; random ones where the start is 0."""
-    start = np.asarray(start)
-    if start.dtype not in (np.float32, np.float64) or start.ndim < 2 or not math.prod(start.shape[1:]):
-        raise InvalidInputError(
-            f"start must be a float32 or float64 array of shape (problems, ...), got {start.dtype} of {start.shape}."
-        )
-    if not np.all(np.isfinite(start)):
-        raise InvalidInputError("start contains values that are not finite.")
+    start = checked_points("start", start)
     noise = np.random.default_rng(0).standard_normal(start.shape[1:])
     largest = np.abs(flat(start)).max(axis=1).astype(np.float64)  # squares of small float32 gradients would vanish
     v = start / np.where(largest > 0, largest, 1).reshape((-1,) + (1,) * (start.ndim - 1))

@@ -141,18 +141,18 @@ class L1(Penalty):
         check_count("weight", self.weight, len(x))
 
     def value(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        return for_problems(self.weight, problems) * np.abs(flat(x)).sum(axis=1, dtype=np.float64)
+        return for_problems("weight", self.weight, problems) * np.abs(flat(x)).sum(axis=1, dtype=np.float64)
 
     def change(self, x: np.ndarray, y: np.ndarray, problems: np.ndarray) -> np.ndarray:
         longer = np.abs(flat(y)) - np.abs(flat(x))  # differences first: they are exact for neighbours
-        return for_problems(self.weight, problems) * longer.sum(axis=1, dtype=np.float64)
+        return for_problems("weight", self.weight, problems) * longer.sum(axis=1, dtype=np.float64)
 
     def prox(self, x: np.ndarray, lengths: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        return soft_threshold(x, lengths * for_problems(self.weight, problems))
+        return soft_threshold(x, lengths * for_problems("weight", self.weight, problems))
 
     def residual(self, x: np.ndarray, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
         """Largest |g_i + weight sign(x_i)|, at x_i = 0 what is left of |g_i| above the weight."""
-        weight = per_problem(for_problems(self.weight, problems), x)
+        weight = per_problem(for_problems("weight", self.weight, problems), x)
         return self.norm(np.where(x == 0, np.maximum(np.abs(gradient) - weight, 0), gradient + weight * np.sign(x)))
 
 
@@ -178,7 +178,7 @@ class GroupL2(Penalty):
         _labels_for(self.groups, x)
 
     def value(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        return for_problems(self.weight, problems) * _group_norms(x, _labels_for(self.groups, x)).sum(axis=1)
+        return for_problems("weight", self.weight, problems) * _group_norms(x, _labels_for(self.groups, x)).sum(axis=1)
 
     def change(self, x: np.ndarray, y: np.ndarray, problems: np.ndarray) -> np.ndarray:
         """|y| - |x| = <y - x, y + x> / (|y| + |x|) for each group."""
@@ -187,17 +187,17 @@ class GroupL2(Penalty):
         both = _group_norms(x, labels) + _group_norms(y, labels)
         squares = _group_sums(flat((y - x) * (y + x)), labels)
         longer = np.divide(squares, both, out=np.zeros_like(both), where=both > 0)
-        return for_problems(self.weight, problems) * longer.sum(axis=1)
+        return for_problems("weight", self.weight, problems) * longer.sum(axis=1)
 
     def prox(self, x: np.ndarray, lengths: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        return _shrunk_groups(x, lengths * for_problems(self.weight, problems), _labels_for(self.groups, x))
+        return _shrunk_groups(x, lengths * for_problems("weight", self.weight, problems), _labels_for(self.groups, x))
 
     def norm(self, gradient: np.ndarray) -> np.ndarray:
         return _group_norms(gradient, _labels_for(self.groups, gradient)).max(axis=1, initial=0)
 
     def residual(self, x: np.ndarray, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
         """Largest |g_G + weight x_G / |x_G||, at x_G = 0 what is left of |g_G| above the weight."""
-        labels, weight = _labels_for(self.groups, x), for_problems(self.weight, problems)
+        labels, weight = _labels_for(self.groups, x), for_problems("weight", self.weight, problems)
         sizes = _group_norms(x, labels)
         pull = np.divide(weight[:, None], sizes, out=np.zeros_like(sizes), where=sizes > 0)
         pulled = flat(gradient) + pull[:, labels] * flat(x)

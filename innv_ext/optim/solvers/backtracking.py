@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from innv_ext.arguments import Number
-from innv_ext.optim.base import Solver, State, Status, check_count, flat, for_problems, one_or_each, per_problem
+from innv_ext.optim.base import (
+    Solver,
+    State,
+    Status,
+    check_count,
+    each,
+    flat,
+    for_problems,
+    one_or_each,
+    per_problem,
+    starts,
+)
 from innv_ext.optim.sets.penalties import Penalty
 from innv_ext.optim.solvers.projected import first_length
 
@@ -28,24 +38,16 @@ class ProximalState(State):
     ``least_value`` then.
     """
 
-    length: np.ndarray
-    smooth: np.ndarray
-    scale: np.ndarray
-    origin: np.ndarray
-    origin_value: np.ndarray
-    origin_gradient: np.ndarray
-    plain: np.ndarray
-    idle: np.ndarray
-    least_gap: np.ndarray
-    least_value: np.ndarray
-
-    @classmethod
-    def start(cls, x0: np.ndarray, **fields: Any) -> ProximalState:
-        count = len(x0)
-        mine = {name: np.zeros(count) for name in ("length", "smooth", "scale", "origin_value")}
-        mine |= {name: np.full(count, np.inf) for name in ("least_gap", "least_value")}
-        mine |= {"origin": x0.copy(), "origin_gradient": np.zeros_like(x0)}
-        return super().start(x0, plain=np.ones(count, bool), idle=np.zeros(count, np.int64), **mine, **fields)
+    length: np.ndarray = each(0.0)
+    smooth: np.ndarray = each(0.0)
+    scale: np.ndarray = each(0.0)
+    origin: np.ndarray = starts(np.ndarray.copy)
+    origin_value: np.ndarray = each(0.0)
+    origin_gradient: np.ndarray = starts(np.zeros_like)
+    plain: np.ndarray = each(True)
+    idle: np.ndarray = each(0)
+    least_gap: np.ndarray = each(np.inf)
+    least_value: np.ndarray = each(np.inf)
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,8 @@ class Backtracking(Solver):
 
     def init(self, x0: np.ndarray) -> ProximalState:
         self.penalty.check(x0)
-        if self.length is not None:
-            check_count("length", self.length, len(x0))
+        check_count("length", self.length, len(x0))
         return self._state(x0)
-
-    def _state(self, x0: np.ndarray) -> ProximalState:
-        raise NotImplementedError
 
     def update(self, state: ProximalState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
         """Accept a trial or shorten the step, then go from the next origin."""
@@ -93,7 +91,7 @@ class Backtracking(Solver):
         self._to_x(state, problems)
 
     def _longest(self, problems: np.ndarray) -> np.ndarray:
-        return for_problems(LONGEST if self.length is None else self.length, problems)
+        return for_problems("length", LONGEST if self.length is None else self.length, problems)
 
     def _accept(self, state: ProximalState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
         state.accept(problems, values + self.penalty.value(state.trial[problems], problems), gradients)
@@ -179,10 +177,7 @@ class Backtracking(Solver):
         """The trial prox(y - a grad f(y), a)."""
         y, g, a = state.origin[problems], state.origin_gradient[problems], state.length[problems]
         trial = self.penalty.prox(y - per_problem(a, g) * g, a, problems)
-        state.trial[problems] = trial
-        if not self.open_loop:
-            stuck = state.plain[problems] & flat(trial == state.x[problems]).all(axis=1)
-            state.status[problems[stuck]] = Status.STALLED
+        state.propose(problems, trial, stop=False if self.open_loop else state.plain[problems])
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from innv_ext.errors import InvalidInputError
+from innv_ext.optim.sets.oracles import checked_gradient
 from innv_ext.optim.transport.entropic import annealed_potentials
 from innv_ext.optim.transport.grids import checked_rates, group_sizes, plan_cost
 
@@ -46,9 +47,7 @@ def rate_grid(gradient: np.ndarray, rates: Sequence[int] | np.ndarray) -> np.nda
         raise InvalidInputError(
             f"gradient must have shape (P, n, {len(rates)}), one column per rate, got {np.shape(gradient)}."
         )
-    if not np.all(np.isfinite(gradient)):
-        raise InvalidInputError("gradient contains values that are not finite; a linear function needs finite ones.")
-    _, n, m = gradient.shape
+    _, n, m = checked_gradient(gradient).shape
     sizes = group_sizes(checked_rates(rates, n), n)
     columns = assign(gradient, sizes)
     return (columns[:, :, None] <= np.arange(m)).astype(gradient.dtype)
