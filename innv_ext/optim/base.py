@@ -60,7 +60,7 @@ def for_problems(name: str, numbers: Any, problems: np.ndarray) -> np.ndarray:
     """The number of each of the problems, (q,)."""
     if not isinstance(numbers, tuple):
         return np.full(len(problems), numbers)
-    if problems.max(initial=0) >= len(numbers):
+    if problems.max(initial=-1) >= len(numbers):
         count = f"at least {problems.max() + 1}"
         raise InvalidInputError(f"{name} has {len(numbers)} entries, but there are {count} problems; give one each.")
     return np.array(numbers)[problems]
@@ -150,7 +150,11 @@ class State(PerProblem):
     def reject(self, problems: np.ndarray) -> None:
         """The points stay; STALLED after too many rejections in a row."""
         self.rejections[problems] += 1
-        self.status[problems[self.rejections[problems] > MAX_REJECTIONS]] = Status.STALLED
+        self.stall(problems[self.rejections[problems] > MAX_REJECTIONS])
+
+    def stall(self, problems: np.ndarray) -> None:
+        """These problems are given up: STALLED."""
+        self.status[problems] = Status.STALLED
 
     def settle(
         self, problems: np.ndarray, accepted: np.ndarray, values: np.ndarray, gradients: np.ndarray
@@ -165,7 +169,7 @@ class State(PerProblem):
         """The next trials; STALLED where one is the point itself, as the step is too short for floats, and ``stop``."""
         self.trial[problems] = trial
         if np.any(stop):
-            self.status[problems[stop & flat(trial == self.x[problems]).all(axis=1)]] = Status.STALLED
+            self.stall(problems[stop & flat(trial == self.x[problems]).all(axis=1)])
 
 
 class Solver:

@@ -114,10 +114,15 @@ def _orthogonalised(w: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.nd
     length = None
     for _ in range(3):
         w = w - np.matmul(np.matmul(basis, w[:, :, None]).swapaxes(1, 2), basis)[:, 0]
-        size = np.sqrt(dot(w, w))
+        w, size = _unit(w)
         length = size if length is None else length
-        w = w / per_problem(np.where(size > 0, size, 1), w)
     return w, length
+
+
+def _unit(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of length 1, or 0 as they were, and how long they were."""
+    size = np.sqrt(dot(v, v))
+    return v / per_problem(np.where(size > 0, size, 1), v), size
 
 
 def _ritz(basis: np.ndarray, images: np.ndarray, k: int, smallest: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -144,7 +149,4 @@ def _checked_start(start: np.ndarray) -> np.ndarray:
     noise = np.random.default_rng(0).standard_normal(start.shape[1:])
     largest = np.abs(flat(start)).max(axis=1).astype(np.float64)  # squares of small float32 gradients would vanish
     v = start / np.where(largest > 0, largest, 1).reshape((-1,) + (1,) * (start.ndim - 1))
-    length = np.sqrt(dot(v, v))
-    v /= per_problem(np.where(length > 0, length, 1), v)
-    v += PERTURBATION * noise / np.linalg.norm(noise)
-    return (v / per_problem(np.sqrt(dot(v, v)), v)).astype(start.dtype)
+    return _unit(_unit(v)[0] + PERTURBATION * noise / np.linalg.norm(noise))[0].astype(start.dtype)

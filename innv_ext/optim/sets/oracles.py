@@ -41,18 +41,7 @@ def k_sparse(gradient: np.ndarray, k: int | np.ndarray, radius: float = 1.0) -> 
 def nonnegative_k_sparse(gradient: np.ndarray, k: int | np.ndarray) -> np.ndarray:
     """Minimise over {0 <= v <= 1, sum v <= k}: ones at the k smallest entries, as far as they are negative.
 
-    Parameters
-    ----------
-    gradient : shape (P, n)
-    k : one integer in 1..n, or one per problem
-
-    Returns
-    -------
-    vertices, shape (P, n), entries 0 or 1; ties go to the lower index
-
-    Raises
-    ------
-    InvalidInputError : k out of range, gradient not finite
+    Gradient and k, ties and errors are as of ``k_sparse``; the entries of the vertices (P, n) are 0 or 1.
 
     Examples
     --------

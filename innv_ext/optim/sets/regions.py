@@ -37,12 +37,7 @@ class Region:
 
 @dataclass(frozen=True)
 class CappedSimplex(Region):
-    """{0 <= x <= 1, sum x <= k}, the non-negative k-sparse polytope.
-
-    Parameters
-    ----------
-    k : one integer, or one per problem
-    """
+    """{0 <= x <= 1, sum x <= k}, the non-negative k-sparse polytope; k is one integer, or one per problem."""
 
     k: int | tuple[int, ...]
 
@@ -58,13 +53,7 @@ class CappedSimplex(Region):
 
 @dataclass(frozen=True)
 class KSparse(Region):
-    """{|x_i| <= radius, sum |x_i| <= k radius}, the k-sparse polytope.
-
-    Parameters
-    ----------
-    k : one integer, or one per problem
-    radius : bound of the entries
-    """
+    """{|x_i| <= radius, sum |x_i| <= k radius}, the k-sparse polytope; k is one integer, or one per problem."""
 
     k: int | tuple[int, ...]
     radius: float = 1.0
@@ -101,13 +90,9 @@ class Birkhoff(Region):
 
 @dataclass(frozen=True)
 class RateGrid(Region):
-    """Matrices S with nondecreasing columns in [0, 1] and column sums k_1 < ... < k_m; x has the shape (P, n, m).
+    """Matrices S with nondecreasing columns in [0, 1] and column sums k_1 < ... < k_m, the ``rates``.
 
-    The image of the doubly stochastic matrices under Pi -> (Pi p_(k_1), ..., Pi p_(k_m)).
-
-    Parameters
-    ----------
-    rates : the column sums, increasing
+    The image of the doubly stochastic matrices under Pi -> (Pi p_(k_1), ..., Pi p_(k_m)); x has the shape (P, n, m).
     """
 
     rates: tuple[int, ...]

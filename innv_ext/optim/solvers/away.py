@@ -24,8 +24,9 @@ class AwayState(FrankWolfeState):
     def weights_after(self, problems: np.ndarray, eta: np.ndarray) -> np.ndarray:
         """The weights of the atoms after a step eta."""
         away, slot, rows = self.away[problems], self.slot[problems], np.arange(len(problems))
-        weights = self.active.weights[problems] * (1 + np.where(away, eta, -eta))[:, None]
-        weights[rows, slot] += np.where(away, -eta, eta)
+        shift = np.where(away, -eta, eta)
+        weights = self.active.weights[problems] * (1 - shift)[:, None]
+        weights[rows, slot] += shift
         dropped = away & (eta >= self.steps.largest[problems])
         weights[rows[dropped], slot[dropped]] = 0
         weights = np.maximum(weights, 0)
@@ -51,9 +52,7 @@ class AwayFrankWolfe(ConditionalGradient):
     >>> import numpy as np
     >>> from innv_ext.optim import Adaptive, CappedSimplex, run
     >>> target = np.array([[0.9, 0.8, 0.1, -1.0]])
-    >>> def distance(points, problems):
-    ...     d = points - target[problems]
-    ...     return np.sum(d * d, axis=1), 2 * d
+    >>> distance = lambda x, problems: (np.sum((x - target) ** 2, axis=1), 2 * (x - target))
     >>> result = run(AwayFrankWolfe(CappedSimplex(1), Adaptive()), distance, np.full((1, 4), 0.25))
     >>> result.x.round(3) + 0.0
     array([[0.55, 0.45, 0.  , 0.  ]])

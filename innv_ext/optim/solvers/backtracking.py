@@ -7,18 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from innv_ext.arguments import Number
-from innv_ext.optim.base import (
-    Solver,
-    State,
-    Status,
-    check_count,
-    each,
-    flat,
-    for_problems,
-    one_or_each,
-    per_problem,
-    starts,
-)
+from innv_ext.optim.base import Solver, State, check_count, each, flat, for_problems, one_or_each, per_problem, starts
 from innv_ext.optim.sets.penalties import Penalty
 from innv_ext.optim.solvers.projected import first_length
 
@@ -73,7 +62,6 @@ class Backtracking(Solver):
         return self._state(x0)
 
     def update(self, state: ProximalState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
-        """Accept a trial or shorten the step, then go from the next origin."""
         first = state.first(problems)
         if first.any():
             self._begin(state, problems[first], values[first], gradients[first])
@@ -83,8 +71,7 @@ class Backtracking(Solver):
 
     def _begin(self, state: ProximalState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
         """The start: the scale of the residual and a first length."""
-        tiny = np.finfo(gradients.dtype).tiny
-        state.scale[problems] = np.maximum(self.penalty.norm(gradients), tiny)
+        state.scale[problems] = np.maximum(self.penalty.norm(gradients), np.finfo(gradients.dtype).tiny)
         state.length[problems] = np.minimum(self._longest(problems), np.inf if self.length else first_length(gradients))
         self._accept(state, problems, values, gradients)
         state.least_gap[problems], state.least_value[problems] = state.gap[problems], state.value[problems]
@@ -164,7 +151,7 @@ class Backtracking(Solver):
         state.least_value[better] = state.value[better]
         state.least_gap[better] = np.minimum(state.gap[better], state.least_gap[better])
         state.idle[problems] = np.where(fell, 0, state.idle[problems] + 1)
-        state.status[problems[state.idle[problems] > PATIENCE]] = Status.STALLED
+        state.stall(problems[state.idle[problems] > PATIENCE])
 
     def _leave(self, state: ProximalState, problems: np.ndarray) -> None:
         """Called before a trial replaces x."""

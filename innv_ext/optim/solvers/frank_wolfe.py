@@ -26,9 +26,9 @@ class FrankWolfeState(State):
 
 @dataclass(kw_only=True)
 class VertexState(FrankWolfeState):
-    """``vertex``: where each problem goes; ``cache``: the vertices that the lazy method has seen."""
+    """``direction``: v - x to the vertex v; ``cache``: the vertices that the lazy method has seen."""
 
-    vertex: np.ndarray = starts(np.zeros_like)
+    direction: np.ndarray = starts(np.zeros_like)
     cache: Atoms | None = None
 
 
@@ -71,13 +71,14 @@ class ConditionalGradient(Solver):
         """Called where a step is accepted, before the trial becomes the point."""
 
     def _aim(self, state: VertexState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> None:
-        v = (self._cached_or_new if state.cache else self._call_oracle)(state, problems, x, g)
-        state.vertex[problems] = v
-        state.steps.aim(problems, inner(g, x - v), inner(v - x, v - x))
+        vertex = self._cached_or_new if state.cache else self._call_oracle
+        d = vertex(state, problems, x, g) - x
+        state.direction[problems] = d
+        state.steps.aim(problems, -inner(g, d), inner(d, d))
 
     def _trial(self, state: VertexState, problems: np.ndarray, eta: np.ndarray) -> np.ndarray:
         x = state.x[problems]
-        return x + per_problem(eta, x) * (state.vertex[problems] - x)
+        return x + per_problem(eta, x) * state.direction[problems]
 
     def _cached_or_new(self, state: VertexState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> np.ndarray:
         cache, used = state.cache, state.cache.used[problems]
@@ -119,9 +120,7 @@ class FrankWolfe(ConditionalGradient):
     >>> import numpy as np
     >>> from innv_ext.optim import Adaptive, CappedSimplex, run
     >>> target = np.array([[0.9, 0.8, 0.1, -1.0]])
-    >>> def distance(points, problems):
-    ...     d = points - target[problems]
-    ...     return np.sum(d * d, axis=1), 2 * d
+    >>> distance = lambda x, problems: (np.sum((x - target) ** 2, axis=1), 2 * (x - target))
     >>> result = run(FrankWolfe(CappedSimplex(1), Adaptive()), distance, np.zeros((1, 4)), max_iter=500, tol=1e-6)
     >>> result.x.round(2) + 0.0
     array([[0.55, 0.45, 0.  , 0.  ]])

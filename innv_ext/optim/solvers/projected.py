@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from innv_ext.optim.base import Solver, State, Status, each, flat, inner, per_problem, require, starts
+from innv_ext.optim.base import Solver, State, each, flat, inner, per_problem, require, starts
 from innv_ext.optim.sets.regions import Region
 
 
@@ -55,7 +55,6 @@ class ProjectedGradient(Solver):
         return ProjectedState.start(x0)
 
     def update(self, state: ProjectedState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
-        """A longer step after a success, a shorter one from the same point after a failure."""
         first = state.first(problems)
         enough = state.value[problems] - values >= self.armijo * state.slope[problems]
         accepted = first | (enough & (values < state.value[problems]))
@@ -121,7 +120,6 @@ class SpectralProjectedGradient(Solver):
         return SpectralState.start(x0, recent=np.full((len(x0), self.memory), -np.inf))
 
     def update(self, state: SpectralState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
-        """Accepted trials get a new direction, rejected ones a shorter step along theirs."""
         first, share, slope = state.first(problems), state.share[problems], state.slope[problems]
         warm = state.evaluations[problems] <= self.warm
         enough = values <= state.recent[problems].max(axis=1) - self.armijo * share * slope
@@ -139,7 +137,7 @@ class SpectralProjectedGradient(Solver):
             self._aim(state, moved, g, warm[accepted])
         x = state.x[problems]
         state.propose(problems, x + per_problem(state.share[problems], x) * (state.target[problems] - x))
-        state.status[problems[state.slope[problems] <= 0]] = Status.STALLED
+        state.stall(problems[state.slope[problems] <= 0])
 
     def _aim(self, state: SpectralState, problems: np.ndarray, g: np.ndarray, warm: np.ndarray) -> None:
         """A new direction: to the spectral target, or to a vertex."""

@@ -110,19 +110,9 @@ def repair(
 
     Moving a row from column a to b costs C_b - C_a. Under the potentials no move is cheaper than 0, and moving along a
     shortest path keeps it so for other potentials, so the end is optimal (Ahuja, Magnanti and Orlin 1993, section 9.7).
-    Identical rows move together; of these, lower indices end in lower columns.
+    Identical rows, those of one kind, move together; of these, lower indices end in lower columns.
 
-    Parameters
-    ----------
-    cost : shape (m + 1, n), float64
-    potentials : b, shape (m + 1,)
-    columns : argmin of C_l - b_l for each row
-    sizes : number of rows that each column must get, with sum n
-    kind : rows of the same kind 0, 1, ... are identical
-
-    Returns
-    -------
-    columns, shape (n,), that fit the sizes at minimal cost
+    ``cost`` is (m + 1, n), float64; the ``columns`` (n,) at the start are the cheapest ones under the potentials.
     """
     width = len(sizes)
     excess = np.bincount(columns, minlength=width) - sizes

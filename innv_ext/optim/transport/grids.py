@@ -88,8 +88,7 @@ def mean_over_rates(grid: np.ndarray, rates: Sequence[int] | np.ndarray, n: int)
 
     Parameters
     ----------
-    grid : S, shape (..., n, m)
-    rates : the m rates, increasing within 1..n-1
+    grid, rates : as of ``single_rate``
     n : number of components
 
     Returns
@@ -117,8 +116,7 @@ def to_permutation(grid: np.ndarray, rates: Sequence[int] | np.ndarray) -> np.nd
 
     Parameters
     ----------
-    grid : S, shape (..., n, m)
-    rates : the m rates, increasing within 1..n-1
+    grid, rates : as of ``single_rate``
 
     Returns
     -------
