@@ -69,17 +69,8 @@ def box(gradient: np.ndarray) -> np.ndarray:
 def birkhoff(gradient: np.ndarray) -> np.ndarray:
     """Minimise over the doubly stochastic matrices, by the Hungarian method.
 
-    Parameters
-    ----------
-    gradient : shape (P, n, n)
-
-    Returns
-    -------
-    permutation matrices, shape (P, n, n)
-
-    Raises
-    ------
-    InvalidInputError : matrices not square, gradient not finite
+    The gradient has the shape (P, n, n), as the permutation matrices that are returned; it must be finite and square,
+    else InvalidInputError is raised.
 
     Examples
     --------
