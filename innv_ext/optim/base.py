@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -56,9 +56,33 @@ def check_count(name: str, numbers: Any, count: int) -> None:
         raise InvalidInputError(f"{name} has {len(numbers)} entries, but there are {count} problems; give one each.")
 
 
-def for_problems(numbers: Any, problems: np.ndarray) -> np.ndarray:
+def for_problems(name: str, numbers: Any, problems: np.ndarray) -> np.ndarray:
     """The number of each of the problems, (q,)."""
-    return np.array(numbers)[problems] if isinstance(numbers, tuple) else np.full(len(problems), numbers)
+    if not isinstance(numbers, tuple):
+        return np.full(len(problems), numbers)
+    if problems.max(initial=-1) >= len(numbers):
+        count = f"at least {problems.max() + 1}"
+        raise InvalidInputError(f"{name} has {len(numbers)} entries, but there are {count} problems; give one each.")
+    return np.array(numbers)[problems]
+
+
+def require(owner: Any, fits: bool, needed: str, *names: str) -> None:
+    """Refuse parameters of the owner, the ``names``, that are out of range."""
+    if not fits:
+        got = ", ".join(f"{name}={getattr(owner, name)!r}" for name in names)
+        raise InvalidInputError(f"{type(owner).__name__} needs {needed}, got {got}.")
+
+
+def checked_points(name: str, x: np.ndarray) -> np.ndarray:
+    """x, if it is an array of finite points, one per problem."""
+    x = np.asarray(x)
+    if x.dtype not in (np.float32, np.float64) or x.ndim < 2 or not math.prod(x.shape[1:]):
+        raise InvalidInputError(
+            f"{name} must be a float32 or float64 array of shape (problems, ...), got {x.dtype} of shape {x.shape}."
+        )
+    if not np.all(np.isfinite(x)):
+        raise InvalidInputError(f"{name} contains values that are not finite; give a finite point for each problem.")
+    return x
 
 
 def inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -66,36 +90,46 @@ def inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return flat(np.multiply(a, b)).sum(axis=1, dtype=np.float64)
 
 
+def each(value: Any) -> Any:
+    """A field with one entry per problem, which starts with this value."""
+    return starts(lambda x0: np.full(len(x0), value))
+
+
+def starts(make: Callable[[np.ndarray], Any]) -> Any:
+    """A field that starts with what is made of x0."""
+    return field(metadata={"start": make})
+
+
+class PerProblem:
+    """Base of dataclasses of arrays, one entry per problem; fields made by ``each`` and ``starts`` say their start."""
+
+    @classmethod
+    def start(cls, x0: np.ndarray, **given: Any) -> Any:
+        """The start at x0, shape (P, ...); ``given`` are the other fields."""
+        made = {f.name: f.metadata["start"](x0) for f in fields(cls) if "start" in f.metadata}
+        return cls(**made | given)
+
+
 @dataclass(kw_only=True)
-class State:
+class State(PerProblem):
     """Everything a solver knows about P problems; solvers add fields of their own.
 
     ``x`` is the last accepted point with its ``value``, ``gradient`` and ``gap`` (inf: not known); ``trial`` is the
     point that is evaluated next. ``rejections`` counts rejected trials in a row.
     """
 
-    x: np.ndarray
-    trial: np.ndarray
-    value: np.ndarray
-    gradient: np.ndarray
-    gap: np.ndarray
-    status: np.ndarray
-    iterations: np.ndarray
-    evaluations: np.ndarray
-    rejections: np.ndarray
-    best_x: np.ndarray
-    best_value: np.ndarray
-    best_gap: np.ndarray
-
-    @classmethod
-    def start(cls, x0: np.ndarray, **fields: Any) -> State:
-        """Nothing evaluated yet, x0 the first trial."""
-        count = len(x0)
-        unknown = {name: np.full(count, np.inf) for name in ("value", "gap", "best_value", "best_gap")}
-        counters = {name: np.zeros(count, np.int64) for name in ("iterations", "evaluations", "rejections")}
-        points = {name: x0.copy() for name in ("x", "trial", "best_x")}
-        status = np.full(count, Status.RUNNING, dtype=object)
-        return cls(gradient=np.zeros_like(x0), status=status, **points, **unknown, **counters, **fields)
+    x: np.ndarray = starts(np.ndarray.copy)
+    trial: np.ndarray = starts(np.ndarray.copy)
+    value: np.ndarray = each(np.inf)
+    gradient: np.ndarray = starts(np.zeros_like)
+    gap: np.ndarray = each(np.inf)
+    status: np.ndarray = each(Status.RUNNING)
+    iterations: np.ndarray = each(0)
+    evaluations: np.ndarray = each(0)
+    rejections: np.ndarray = each(0)
+    best_x: np.ndarray = starts(np.ndarray.copy)
+    best_value: np.ndarray = each(np.inf)
+    best_gap: np.ndarray = each(np.inf)
 
     @property
     def running(self) -> np.ndarray:
@@ -116,12 +150,26 @@ class State:
     def reject(self, problems: np.ndarray) -> None:
         """The points stay; STALLED after too many rejections in a row."""
         self.rejections[problems] += 1
-        self.status[problems[self.rejections[problems] > MAX_REJECTIONS]] = Status.STALLED
+        self.stall(problems[self.rejections[problems] > MAX_REJECTIONS])
 
-    def propose(self, problems: np.ndarray, trial: np.ndarray) -> None:
-        """The next trials; STALLED where a trial is the point itself, because the step is below float resolution."""
+    def stall(self, problems: np.ndarray) -> None:
+        """These problems are given up: STALLED."""
+        self.status[problems] = Status.STALLED
+
+    def settle(
+        self, problems: np.ndarray, accepted: np.ndarray, values: np.ndarray, gradients: np.ndarray
+    ) -> np.ndarray:
+        """Accept the trials of some of the problems, which are returned, and reject the others."""
+        moved = problems[accepted]
+        self.accept(moved, values[accepted], gradients[accepted])
+        self.reject(problems[~accepted])
+        return moved
+
+    def propose(self, problems: np.ndarray, trial: np.ndarray, stop: np.ndarray | bool = True) -> None:
+        """The next trials; STALLED where one is the point itself, as the step is too short for floats, and ``stop``."""
         self.trial[problems] = trial
-        self.status[problems[flat(trial == self.x[problems]).all(axis=1)]] = Status.STALLED
+        if np.any(stop):
+            self.stall(problems[stop & flat(trial == self.x[problems]).all(axis=1)])
 
 
 class Solver:
@@ -235,7 +283,9 @@ def run(
     >>> result.converged
     array([ True,  True])
     """
-    x0 = _checked_start(x0, max_iter, tol)
+    x0 = checked_points("x0", x0)
+    arguments.positive_int("max_iter", max_iter, 0)
+    arguments.number("tol", tol)
     state = solver.init(x0)
     with files.Progress(max_iter + 1, description, progress, "round") as bar:
         for _ in range(max_iter + 1):
@@ -250,28 +300,8 @@ def run(
             state.status[state.running] = Status.MAX_ITER
     solver.finish(state)
     _record(solver, state, np.flatnonzero(np.isfinite(state.value)), tol)
-    return Result(
-        x=state.best_x,
-        value=np.where(np.isinf(state.best_value), np.nan, state.best_value),
-        gap=np.where(np.isinf(state.best_gap), np.nan, state.best_gap),
-        status=state.status,
-        iterations=state.iterations,
-        evaluations=state.evaluations,
-        state=state,
-    )
-
-
-def _checked_start(x0: np.ndarray, max_iter: int, tol: float) -> np.ndarray:
-    x0 = np.asarray(x0)
-    if x0.dtype not in (np.float32, np.float64) or x0.ndim < 2:
-        raise InvalidInputError(
-            f"x0 must be a float32 or float64 array of shape (problems, ...), got {x0.dtype} of shape {x0.shape}."
-        )
-    if not np.all(np.isfinite(x0)):
-        raise InvalidInputError("x0 contains values that are not finite; give a point of the feasible region.")
-    arguments.positive_int("max_iter", max_iter, 0)
-    arguments.number("tol", tol)
-    return x0
+    value, gap = (np.where(np.isinf(known), np.nan, known) for known in (state.best_value, state.best_gap))
+    return Result(state.best_x, value, gap, state.status, state.iterations, state.evaluations, state)
 
 
 def _one_round(solver: Solver, objective: Objective, state: State, problems: np.ndarray, tol: float) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
-from innv_ext.optim.base import flat, per_problem
+from innv_ext.optim.base import checked_points, flat, per_problem
 from innv_ext.optim.solvers.backtracking import dot
 
 Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -114,10 +114,15 @@ def _orthogonalised(w: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.nd
     length = None
     for _ in range(3):
         w = w - np.matmul(np.matmul(basis, w[:, :, None]).swapaxes(1, 2), basis)[:, 0]
-        size = np.sqrt(dot(w, w))
+        w, size = _unit(w)
         length = size if length is None else length
-        w = w / per_problem(np.where(size > 0, size, 1), w)
     return w, length
+
+
+def _unit(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of length 1, or 0 as they were, and how long they were."""
+    size = np.sqrt(dot(v, v))
+    return v / per_problem(np.where(size > 0, size, 1), v), size
 
 
 def _ritz(basis: np.ndarray, images: np.ndarray, k: int, smallest: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -140,17 +145,8 @@ def _ritz(basis: np.ndarray, images: np.ndarray, k: int, smallest: bool) -> tupl
 
 def _checked_start(start: np.ndarray) -> np.ndarray:
     """Unit vectors along the start, perturbed; random ones where the start is 0."""
-    start = np.asarray(start)
-    if start.dtype not in (np.float32, np.float64) or start.ndim < 2 or not math.prod(start.shape[1:]):
-        raise InvalidInputError(
-            f"start must be a float32 or float64 array of shape (problems, ...), got {start.dtype} of {start.shape}."
-        )
-    if not np.all(np.isfinite(start)):
-        raise InvalidInputError("start contains values that are not finite.")
+    start = checked_points("start", start)
     noise = np.random.default_rng(0).standard_normal(start.shape[1:])
     largest = np.abs(flat(start)).max(axis=1).astype(np.float64)  # squares of small float32 gradients would vanish
     v = start / np.where(largest > 0, largest, 1).reshape((-1,) + (1,) * (start.ndim - 1))
-    length = np.sqrt(dot(v, v))
-    v /= per_problem(np.where(length > 0, length, 1), v)
-    v += PERTURBATION * noise / np.linalg.norm(noise)
-    return (v / per_problem(np.sqrt(dot(v, v)), v)).astype(start.dtype)
+    return _unit(_unit(v)[0] + PERTURBATION * noise / np.linalg.norm(noise))[0].astype(start.dtype)

@@ -6,30 +6,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from innv_ext.errors import InvalidInputError
+from innv_ext.optim.base import PerProblem, each, require
 
 
-@dataclass
-class Steps:
+@dataclass(kw_only=True)
+class Steps(PerProblem):
     """What a rule remembers about each problem, and the step that is being tried.
 
     ``accepted`` steps so far, ``halvings`` of the monotone rule, ``smoothness`` estimate of the adaptive rule (nan:
     none yet); ``eta``, the ``slope`` -<g, d> and ``norm``, |d|^2, of the current trial.
     """
 
-    accepted: np.ndarray
-    halvings: np.ndarray
-    smoothness: np.ndarray
-    eta: np.ndarray
-    slope: np.ndarray
-    norm: np.ndarray
-    largest: np.ndarray
-
-    @classmethod
-    def start(cls, count: int) -> Steps:
-        """Before the first step."""
-        counts = [np.zeros(count, np.int64) for _ in range(2)]
-        return cls(*counts, np.full(count, np.nan), *(np.zeros(count) for _ in range(3)), np.ones(count))
+    accepted: np.ndarray = each(0)
+    halvings: np.ndarray = each(0)
+    smoothness: np.ndarray = each(np.nan)
+    eta: np.ndarray = each(0.0)
+    slope: np.ndarray = each(0.0)
+    norm: np.ndarray = each(0.0)
+    largest: np.ndarray = each(1.0)
 
     def aim(self, problems: np.ndarray, slope: np.ndarray, norm: np.ndarray, largest: np.ndarray | float = 1.0) -> None:
         """A new direction: its slope, squared length and largest feasible step."""
@@ -41,7 +35,8 @@ class StepRule:
 
     def length(self, steps: Steps, problems: np.ndarray) -> np.ndarray:
         """The step eta of each problem along its current direction."""
-        raise NotImplementedError
+        eta = 0.5 ** steps.halvings[problems] / np.sqrt(steps.accepted[problems] + 1)
+        return np.minimum(steps.largest[problems], eta)
 
     def accepts(self, steps: Steps, problems: np.ndarray, decrease: np.ndarray) -> np.ndarray:
         """Is f(x) - f(trial) enough?"""
@@ -56,9 +51,6 @@ class StepRule:
 class Open(StepRule):
     """eta = 1 / sqrt(t + 1) after t steps, without looking at values (equation (5) of the Frank-Wolfe paper)."""
 
-    def length(self, steps: Steps, problems: np.ndarray) -> np.ndarray:
-        return np.minimum(steps.largest[problems], 1 / np.sqrt(steps.accepted[problems] + 1))
-
 
 @dataclass(frozen=True)
 class Monotone(StepRule):
@@ -67,15 +59,10 @@ class Monotone(StepRule):
     r falls by one after a success, because a rule whose r never falls stalls in float32.
     """
 
-    def length(self, steps: Steps, problems: np.ndarray) -> np.ndarray:
-        eta = 0.5 ** steps.halvings[problems] / np.sqrt(steps.accepted[problems] + 1)
-        return np.minimum(steps.largest[problems], eta)
-
     def accepts(self, steps: Steps, problems: np.ndarray, decrease: np.ndarray) -> np.ndarray:
         return decrease > 0
 
     def learn(self, steps: Steps, problems: np.ndarray, accepted: np.ndarray) -> None:
-        """r + 1 after a failure, r - 1 after a success."""
         super().learn(steps, problems, accepted)
         steps.halvings[problems] = np.maximum(0, steps.halvings[problems] + np.where(accepted, -1, 1))
 
@@ -96,8 +83,7 @@ class Adaptive(StepRule):
     shrink: float = 0.9
 
     def __post_init__(self) -> None:
-        if not (self.grow > 1 and 0 < self.shrink <= 1):
-            raise InvalidInputError(f"Adaptive needs grow > 1 and 0 < shrink <= 1, got {self.grow} and {self.shrink}.")
+        require(self, self.grow > 1 and 0 < self.shrink <= 1, "grow > 1 and 0 < shrink <= 1", "grow", "shrink")
 
     def length(self, steps: Steps, problems: np.ndarray) -> np.ndarray:
         """-<g, d> / (L |d|^2); the first L is the one that gives a step of 1."""
@@ -113,6 +99,5 @@ class Adaptive(StepRule):
         return decrease >= eta * steps.slope[problems] - eta**2 * curvature / 2
 
     def learn(self, steps: Steps, problems: np.ndarray, accepted: np.ndarray) -> None:
-        """L grows on rejection, shrinks a little on success."""
         super().learn(steps, problems, accepted)
         steps.smoothness[problems] *= np.where(accepted, self.shrink, self.grow)

@@ -41,18 +41,7 @@ def k_sparse(gradient: np.ndarray, k: int | np.ndarray, radius: float = 1.0) -> 
 def nonnegative_k_sparse(gradient: np.ndarray, k: int | np.ndarray) -> np.ndarray:
     """Minimise over {0 <= v <= 1, sum v <= k}: ones at the k smallest entries, as far as they are negative.
 
-    Parameters
-    ----------
-    gradient : shape (P, n)
-    k : one integer in 1..n, or one per problem
-
-    Returns
-    -------
-    vertices, shape (P, n), entries 0 or 1; ties go to the lower index
-
-    Raises
-    ------
-    InvalidInputError : k out of range, gradient not finite
+    Gradient and k, ties and errors are as of ``k_sparse``; the entries of the vertices (P, n) are 0 or 1.
 
     Examples
     --------
@@ -80,17 +69,8 @@ def box(gradient: np.ndarray) -> np.ndarray:
 def birkhoff(gradient: np.ndarray) -> np.ndarray:
     """Minimise over the doubly stochastic matrices, by the Hungarian method.
 
-    Parameters
-    ----------
-    gradient : shape (P, n, n)
-
-    Returns
-    -------
-    permutation matrices, shape (P, n, n)
-
-    Raises
-    ------
-    InvalidInputError : matrices not square, gradient not finite
+    The gradient has the shape (P, n, n), as the permutation matrices that are returned; it must be finite and square,
+    else InvalidInputError is raised.
 
     Examples
     --------

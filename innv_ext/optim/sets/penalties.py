@@ -10,8 +10,6 @@ from innv_ext.arguments import Number
 from innv_ext.errors import InvalidInputError
 from innv_ext.optim.base import check_count, flat, for_problems, one_or_each, per_problem
 
-WEIGHT = Number()
-
 
 def soft_threshold(y: np.ndarray, t: float | np.ndarray) -> np.ndarray:
     """sign(y) max(|y| - t, 0), the proximal operator of t |.|_1.
@@ -44,19 +42,12 @@ def soft_threshold(y: np.ndarray, t: float | np.ndarray) -> np.ndarray:
 def group_soft_threshold(y: np.ndarray, t: float | np.ndarray, groups: np.ndarray) -> np.ndarray:
     """y_G max(1 - t / |y_G|_2, 0) for each group G, the proximal operator of t times the sum of the |y_G|_2.
 
+    y, t, what is returned and raised are as of ``soft_threshold``; the norms are computed in float64.
+
     Parameters
     ----------
-    y : shape (P, ...)
-    t : threshold of at least 0, one number or one per problem
-    groups : label of each component of one problem, 0..G-1, the same for every problem
-
-    Returns
-    -------
-    array of the shape of y, float32 or float64 as y; the norms are computed in float64
-
-    Raises
-    ------
-    InvalidInputError : t is negative or nan, the labels are not 0..G-1, or sizes do not fit
+    groups : label of each component of one problem, 0..G-1, the same for every problem; InvalidInputError unless
+        there is one for each, and each of them is used
 
     Examples
     --------
@@ -65,8 +56,7 @@ def group_soft_threshold(y: np.ndarray, t: float | np.ndarray, groups: np.ndarra
     array([[1.5, 2. , 0. ]])
     """
     y = _floating(y)
-    labels = _labels_for(_checked_groups(groups), y)
-    return _shrunk_groups(y, _checked_threshold(t, len(y)), labels)
+    return _shrunk_groups(y, _checked_threshold(t, len(y)), _checked_groups(groups))
 
 
 class Penalty:
@@ -116,8 +106,25 @@ class Zero(Penalty):
         return self.norm(gradient)
 
 
+@dataclass(frozen=True, eq=False)
+class Weighted(Penalty):
+    """Base: has a weight of at least 0, one number or one per problem."""
+
+    weight: float | tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", one_or_each("weight", self.weight, Number()))
+
+    def check(self, x: np.ndarray) -> None:
+        check_count("weight", self.weight, len(x))
+
+    def weights(self, problems: np.ndarray) -> np.ndarray:
+        """The weight of each of the problems, (q,)."""
+        return for_problems("weight", self.weight, problems)
+
+
 @dataclass(frozen=True)
-class L1(Penalty):
+class L1(Weighted):
     """weight |x|_1.
 
     Parameters
@@ -132,32 +139,24 @@ class L1(Penalty):
     (array([2.]), array([2.]))
     """
 
-    weight: float | tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", one_or_each("weight", self.weight, WEIGHT))
-
-    def check(self, x: np.ndarray) -> None:
-        check_count("weight", self.weight, len(x))
-
     def value(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        return for_problems(self.weight, problems) * np.abs(flat(x)).sum(axis=1, dtype=np.float64)
+        return self.weights(problems) * np.abs(flat(x)).sum(axis=1, dtype=np.float64)
 
     def change(self, x: np.ndarray, y: np.ndarray, problems: np.ndarray) -> np.ndarray:
         longer = np.abs(flat(y)) - np.abs(flat(x))  # differences first: they are exact for neighbours
-        return for_problems(self.weight, problems) * longer.sum(axis=1, dtype=np.float64)
+        return self.weights(problems) * longer.sum(axis=1, dtype=np.float64)
 
     def prox(self, x: np.ndarray, lengths: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        return soft_threshold(x, lengths * for_problems(self.weight, problems))
+        return soft_threshold(x, lengths * self.weights(problems))
 
     def residual(self, x: np.ndarray, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
         """Largest |g_i + weight sign(x_i)|, at x_i = 0 what is left of |g_i| above the weight."""
-        weight = per_problem(for_problems(self.weight, problems), x)
+        weight = per_problem(self.weights(problems), x)
         return self.norm(np.where(x == 0, np.maximum(np.abs(gradient) - weight, 0), gradient + weight * np.sign(x)))
 
 
 @dataclass(frozen=True, eq=False)
-class GroupL2(Penalty):
+class GroupL2(Weighted):
     """weight times the sum over groups G of |x_G|_2; norms and residuals are the largest 2-norm of a group.
 
     Parameters
@@ -166,42 +165,39 @@ class GroupL2(Penalty):
     groups : label of each component of one problem, 0..G-1
     """
 
-    weight: float | tuple[float, ...]
     groups: np.ndarray = field(repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", one_or_each("weight", self.weight, WEIGHT))
+        super().__post_init__()
         object.__setattr__(self, "groups", _checked_groups(self.groups))
 
     def check(self, x: np.ndarray) -> None:
-        check_count("weight", self.weight, len(x))
-        _labels_for(self.groups, x)
+        super().check(x)
+        _group_sums(x, self.groups)
 
     def value(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        return for_problems(self.weight, problems) * _group_norms(x, _labels_for(self.groups, x)).sum(axis=1)
+        return self.weights(problems) * _group_norms(x, self.groups).sum(axis=1)
 
     def change(self, x: np.ndarray, y: np.ndarray, problems: np.ndarray) -> np.ndarray:
         """|y| - |x| = <y - x, y + x> / (|y| + |x|) for each group."""
-        labels = _labels_for(self.groups, x)
         x, y = x.astype(np.float64), y.astype(np.float64)
-        both = _group_norms(x, labels) + _group_norms(y, labels)
-        squares = _group_sums(flat((y - x) * (y + x)), labels)
+        both = _group_norms(x, self.groups) + _group_norms(y, self.groups)
+        squares = _group_sums((y - x) * (y + x), self.groups)
         longer = np.divide(squares, both, out=np.zeros_like(both), where=both > 0)
-        return for_problems(self.weight, problems) * longer.sum(axis=1)
+        return self.weights(problems) * longer.sum(axis=1)
 
     def prox(self, x: np.ndarray, lengths: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        return _shrunk_groups(x, lengths * for_problems(self.weight, problems), _labels_for(self.groups, x))
+        return _shrunk_groups(x, lengths * self.weights(problems), self.groups)
 
     def norm(self, gradient: np.ndarray) -> np.ndarray:
-        return _group_norms(gradient, _labels_for(self.groups, gradient)).max(axis=1, initial=0)
+        return _group_norms(gradient, self.groups).max(axis=1, initial=0)
 
     def residual(self, x: np.ndarray, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
         """Largest |g_G + weight x_G / |x_G||, at x_G = 0 what is left of |g_G| above the weight."""
-        labels, weight = _labels_for(self.groups, x), for_problems(self.weight, problems)
-        sizes = _group_norms(x, labels)
-        pull = np.divide(weight[:, None], sizes, out=np.zeros_like(sizes), where=sizes > 0)
-        pulled = flat(gradient) + pull[:, labels] * flat(x)
-        left = _group_norms(pulled, labels) - np.where(sizes > 0, 0, weight[:, None])
+        weight, sizes = self.weights(problems)[:, None], _group_norms(x, self.groups)
+        pull = np.divide(weight, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+        pulled = flat(gradient) + pull[:, self.groups] * flat(x)
+        left = _group_norms(pulled, self.groups) - np.where(sizes > 0, 0, weight)
         return np.maximum(left, 0).max(axis=1, initial=0)
 
 
@@ -230,23 +226,20 @@ def _checked_groups(groups: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _labels_for(labels: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _group_norms(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """|x_G|_2 per problem and group, (q, G) float64."""
+    return np.sqrt(_group_sums(np.square(x, dtype=np.float64), labels))
+
+
+def _group_sums(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Sums over the components of each problem and group, (q, G) float64; refuses labels that do not fit."""
     if len(labels) != flat(x).shape[1]:
         raise InvalidInputError(
             f"groups must have one label per component: {len(labels)} labels for problems of shape {x.shape[1:]}."
         )
-    return labels
-
-
-def _group_norms(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """|x_G|_2 per problem and group, (q, G) float64."""
-    return np.sqrt(_group_sums(np.square(flat(x), dtype=np.float64), labels))
-
-
-def _group_sums(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     count = int(labels.max()) + 1
-    sums = [np.bincount(labels, weights=row, minlength=count) for row in rows]
-    return np.array(sums).reshape(len(rows), count)
+    sums = [np.bincount(labels, weights=row, minlength=count) for row in flat(x)]
+    return np.array(sums).reshape(len(x), count)
 
 
 def _shrunk_groups(x: np.ndarray, t: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -56,13 +56,7 @@ def project_capped_simplex(y: np.ndarray, k: int | np.ndarray) -> np.ndarray:
 
 
 def project_k_sparse(y: np.ndarray, k: int | np.ndarray, radius: float = 1.0) -> np.ndarray:
-    """The nearest point of {\\|x_i\\| <= radius, sum \\|x_i\\| <= k radius}.
-
-    Parameters
-    ----------
-    y : shape (P, n)
-    k : one integer in 1..n, or one per problem
-    radius : bound of the entries
+    """The nearest point of {\\|x_i\\| <= radius, sum \\|x_i\\| <= k radius}; else as ``project_capped_simplex``.
 
     Examples
     --------

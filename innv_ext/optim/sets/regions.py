@@ -37,12 +37,7 @@ class Region:
 
 @dataclass(frozen=True)
 class CappedSimplex(Region):
-    """{0 <= x <= 1, sum x <= k}, the non-negative k-sparse polytope.
-
-    Parameters
-    ----------
-    k : one integer, or one per problem
-    """
+    """{0 <= x <= 1, sum x <= k}, the non-negative k-sparse polytope; k is one integer, or one per problem."""
 
     k: int | tuple[int, ...]
 
@@ -50,21 +45,15 @@ class CappedSimplex(Region):
         object.__setattr__(self, "k", one_or_each("k", self.k, COUNT))
 
     def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        return oracles.nonnegative_k_sparse(flat(gradient), _of(self.k, problems)).reshape(gradient.shape)
+        return oracles.nonnegative_k_sparse(flat(gradient), for_problems("k", self.k, problems)).reshape(gradient.shape)
 
     def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        return projections.project_capped_simplex(flat(x), _of(self.k, problems)).reshape(x.shape)
+        return projections.project_capped_simplex(flat(x), for_problems("k", self.k, problems)).reshape(x.shape)
 
 
 @dataclass(frozen=True)
 class KSparse(Region):
-    """{|x_i| <= radius, sum |x_i| <= k radius}, the k-sparse polytope.
-
-    Parameters
-    ----------
-    k : one integer, or one per problem
-    radius : bound of the entries
-    """
+    """{|x_i| <= radius, sum |x_i| <= k radius}, the k-sparse polytope; k is one integer, or one per problem."""
 
     k: int | tuple[int, ...]
     radius: float = 1.0
@@ -73,10 +62,11 @@ class KSparse(Region):
         object.__setattr__(self, "k", one_or_each("k", self.k, COUNT))
 
     def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        return oracles.k_sparse(flat(gradient), _of(self.k, problems), self.radius).reshape(gradient.shape)
+        k = for_problems("k", self.k, problems)
+        return oracles.k_sparse(flat(gradient), k, self.radius).reshape(gradient.shape)
 
     def project(self, x: np.ndarray, problems: np.ndarray) -> np.ndarray:
-        return projections.project_k_sparse(flat(x), _of(self.k, problems), self.radius).reshape(x.shape)
+        return projections.project_k_sparse(flat(x), for_problems("k", self.k, problems), self.radius).reshape(x.shape)
 
 
 @dataclass(frozen=True)
@@ -100,28 +90,15 @@ class Birkhoff(Region):
 
 @dataclass(frozen=True)
 class RateGrid(Region):
-    """Matrices S with nondecreasing columns in [0, 1] and column sums k_1 < ... < k_m; x has the shape (P, n, m).
+    """Matrices S with nondecreasing columns in [0, 1] and column sums k_1 < ... < k_m, the ``rates``.
 
-    The image of the doubly stochastic matrices under Pi -> (Pi p_(k_1), ..., Pi p_(k_m)).
-
-    Parameters
-    ----------
-    rates : the column sums, increasing
+    The image of the doubly stochastic matrices under Pi -> (Pi p_(k_1), ..., Pi p_(k_m)); x has the shape (P, n, m).
     """
 
     rates: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        rates = np.asarray(self.rates)
-        if rates.ndim != 1:
-            raise InvalidInputError(f"rates must be a sequence of integers, got {self.rates!r}.")
-        object.__setattr__(self, "rates", tuple(checked_rates(rates, int(rates.max(initial=0)) + 1).tolist()))
+        object.__setattr__(self, "rates", tuple(checked_rates(self.rates).tolist()))
 
     def minimize(self, gradient: np.ndarray, problems: np.ndarray) -> np.ndarray:
         return rate_grid(gradient, self.rates)
-
-
-def _of(k: int | tuple[int, ...], problems: np.ndarray) -> np.ndarray:
-    if isinstance(k, tuple) and len(problems) and problems.max() >= len(k):
-        raise InvalidInputError(f"k has {len(k)} entries, but there are at least {problems.max() + 1} problems.")
-    return for_problems(k, problems)

@@ -8,20 +8,22 @@ from innv_ext.optim.base import flat, inner
 
 
 class Atoms:
-    """Up to T distinct points per problem.
+    """Up to T distinct points of the size n for each problem; none at the start.
 
     Attributes
     ----------
     points : shape (P, T, n); T doubles when a set is full
     used : shape (P, T), the slots that hold a point
+    weights : shape (P, T), float64, of methods whose point is the weighted sum; not negative, with sum 1
     """
 
-    def __init__(self, count: int, size: int, dtype: np.dtype) -> None:
-        self.points = np.zeros((count, 2, size), dtype)
+    def __init__(self, x0: np.ndarray) -> None:
+        count, size = flat(x0).shape
+        self.points = np.zeros((count, 2, size), x0.dtype)
         self.used = np.zeros((count, 2), bool)
-        self._keys = np.zeros((count, 2))
+        self.weights, self._keys = np.zeros((2, count, 2))
         # a random linear function tells points apart; equal keys are then compared entry by entry
-        self._probe = np.random.default_rng(0).standard_normal((1, size)).astype(dtype)
+        self._probe = np.random.default_rng(0).standard_normal((1, size)).astype(x0.dtype)
 
     def scores(self, problems: np.ndarray, gradient: np.ndarray) -> np.ndarray:
         """<g, point> of every slot, shape (q, T), in float64."""
@@ -37,28 +39,13 @@ class Atoms:
         new |= (self.points[problems, slots] != points).any(axis=1)
         if new.any():
             if self.used[problems[new]].all(axis=1).any():
-                self._grow()
+                for name in ("points", "used", "weights", "_keys"):
+                    held = getattr(self, name)
+                    setattr(self, name, np.concatenate([held, np.zeros_like(held)], axis=1))
             slots[new] = np.argmin(self.used[problems[new]], axis=1)
             where = problems[new], slots[new]
             self.points[where], self._keys[where], self.used[where] = points[new], keys[new], True
         return slots
-
-    def _rows(self, problems: np.ndarray) -> np.ndarray:
-        # the sets are by far the largest arrays: no copy while all problems are running
-        return self.points if len(problems) == len(self.points) else self.points[problems]
-
-    def _grow(self) -> None:
-        self.points, self.used, self._keys = (
-            np.concatenate([a, np.zeros_like(a)], axis=1) for a in (self.points, self.used, self._keys)
-        )
-
-
-class ActiveSet(Atoms):
-    """Atoms whose weighted sum is the point; ``weights`` (P, T) are float64, not negative and sum to 1."""
-
-    def __init__(self, count: int, size: int, dtype: np.dtype) -> None:
-        super().__init__(count, size, dtype)
-        self.weights = np.zeros((count, 2))
 
     def combine(self, problems: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The points (q, n) with these weights (q, T)."""
@@ -70,6 +57,6 @@ class ActiveSet(Atoms):
         self.weights[problems] = weights
         self.used[problems] = weights > 0
 
-    def _grow(self) -> None:
-        super()._grow()
-        self.weights = np.concatenate([self.weights, np.zeros_like(self.weights)], axis=1)
+    def _rows(self, problems: np.ndarray) -> np.ndarray:
+        # the sets are by far the largest arrays: no copy while all problems are running
+        return self.points if len(problems) == len(self.points) else self.points[problems]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from innv_ext.arguments import Number
-from innv_ext.optim.base import Solver, State, Status, check_count, flat, for_problems, one_or_each, per_problem
+from innv_ext.optim.base import Solver, State, check_count, each, flat, for_problems, one_or_each, per_problem, starts
 from innv_ext.optim.sets.penalties import Penalty
 from innv_ext.optim.solvers.projected import first_length
 
@@ -28,24 +27,16 @@ class ProximalState(State):
     ``least_value`` then.
     """
 
-    length: np.ndarray
-    smooth: np.ndarray
-    scale: np.ndarray
-    origin: np.ndarray
-    origin_value: np.ndarray
-    origin_gradient: np.ndarray
-    plain: np.ndarray
-    idle: np.ndarray
-    least_gap: np.ndarray
-    least_value: np.ndarray
-
-    @classmethod
-    def start(cls, x0: np.ndarray, **fields: Any) -> ProximalState:
-        count = len(x0)
-        mine = {name: np.zeros(count) for name in ("length", "smooth", "scale", "origin_value")}
-        mine |= {name: np.full(count, np.inf) for name in ("least_gap", "least_value")}
-        mine |= {"origin": x0.copy(), "origin_gradient": np.zeros_like(x0)}
-        return super().start(x0, plain=np.ones(count, bool), idle=np.zeros(count, np.int64), **mine, **fields)
+    length: np.ndarray = each(0.0)
+    smooth: np.ndarray = each(0.0)
+    scale: np.ndarray = each(0.0)
+    origin: np.ndarray = starts(np.ndarray.copy)
+    origin_value: np.ndarray = each(0.0)
+    origin_gradient: np.ndarray = starts(np.zeros_like)
+    plain: np.ndarray = each(True)
+    idle: np.ndarray = each(0)
+    least_gap: np.ndarray = each(np.inf)
+    least_value: np.ndarray = each(np.inf)
 
 
 @dataclass(frozen=True)
@@ -67,15 +58,10 @@ class Backtracking(Solver):
 
     def init(self, x0: np.ndarray) -> ProximalState:
         self.penalty.check(x0)
-        if self.length is not None:
-            check_count("length", self.length, len(x0))
+        check_count("length", self.length, len(x0))
         return self._state(x0)
 
-    def _state(self, x0: np.ndarray) -> ProximalState:
-        raise NotImplementedError
-
     def update(self, state: ProximalState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
-        """Accept a trial or shorten the step, then go from the next origin."""
         first = state.first(problems)
         if first.any():
             self._begin(state, problems[first], values[first], gradients[first])
@@ -85,15 +71,14 @@ class Backtracking(Solver):
 
     def _begin(self, state: ProximalState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
         """The start: the scale of the residual and a first length."""
-        tiny = np.finfo(gradients.dtype).tiny
-        state.scale[problems] = np.maximum(self.penalty.norm(gradients), tiny)
+        state.scale[problems] = np.maximum(self.penalty.norm(gradients), np.finfo(gradients.dtype).tiny)
         state.length[problems] = np.minimum(self._longest(problems), np.inf if self.length else first_length(gradients))
         self._accept(state, problems, values, gradients)
         state.least_gap[problems], state.least_value[problems] = state.gap[problems], state.value[problems]
         self._to_x(state, problems)
 
     def _longest(self, problems: np.ndarray) -> np.ndarray:
-        return for_problems(LONGEST if self.length is None else self.length, problems)
+        return for_problems("length", LONGEST if self.length is None else self.length, problems)
 
     def _accept(self, state: ProximalState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
         state.accept(problems, values + self.penalty.value(state.trial[problems], problems), gradients)
@@ -166,7 +151,7 @@ class Backtracking(Solver):
         state.least_value[better] = state.value[better]
         state.least_gap[better] = np.minimum(state.gap[better], state.least_gap[better])
         state.idle[problems] = np.where(fell, 0, state.idle[problems] + 1)
-        state.status[problems[state.idle[problems] > PATIENCE]] = Status.STALLED
+        state.stall(problems[state.idle[problems] > PATIENCE])
 
     def _leave(self, state: ProximalState, problems: np.ndarray) -> None:
         """Called before a trial replaces x."""
@@ -179,10 +164,7 @@ class Backtracking(Solver):
         """The trial prox(y - a grad f(y), a)."""
         y, g, a = state.origin[problems], state.origin_gradient[problems], state.length[problems]
         trial = self.penalty.prox(y - per_problem(a, g) * g, a, problems)
-        state.trial[problems] = trial
-        if not self.open_loop:
-            stuck = state.plain[problems] & flat(trial == state.x[problems]).all(axis=1)
-            state.status[problems[stuck]] = Status.STALLED
+        state.propose(problems, trial, stop=False if self.open_loop else state.plain[problems])
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

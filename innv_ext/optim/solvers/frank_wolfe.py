@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
-from innv_ext.optim.base import Solver, State, flat, inner, per_problem
+from innv_ext.optim.base import Solver, State, each, flat, inner, per_problem, starts
 from innv_ext.optim.sets.regions import Region
 from innv_ext.optim.solvers.atoms import Atoms
 from innv_ext.optim.steps import Adaptive, Monotone, Open, StepRule, Steps
@@ -21,63 +19,47 @@ from innv_ext.optim.steps import Adaptive, Monotone, Open, StepRule, Steps
 class FrankWolfeState(State):
     """Steps and number of oracle calls of each problem; ``promise`` is the phi of lazy methods."""
 
-    steps: Steps
-    oracle_calls: np.ndarray
-    promise: np.ndarray
-
-    @classmethod
-    def start(cls, x0: np.ndarray, **fields: Any) -> FrankWolfeState:
-        """No step taken, the oracle not called."""
-        count = len(x0)
-        mine = {
-            "steps": Steps.start(count),
-            "oracle_calls": np.zeros(count, np.int64),
-            "promise": np.full(count, np.inf),
-        }
-        return super().start(x0, **mine, **fields)
+    steps: Steps = starts(Steps.start)
+    oracle_calls: np.ndarray = each(0)
+    promise: np.ndarray = each(np.inf)
 
 
 @dataclass(kw_only=True)
 class VertexState(FrankWolfeState):
-    """``vertex``: where each problem goes; ``cache``: the vertices that the lazy method has seen."""
+    """``direction``: v - x to the vertex v; ``cache``: the vertices that the lazy method has seen."""
 
-    vertex: np.ndarray
-    cache: Atoms | None
+    direction: np.ndarray = starts(np.zeros_like)
+    cache: Atoms | None = None
 
 
 @dataclass(kw_only=True)
-class MomentumState(FrankWolfeState):
+class MomentumState(VertexState):
     """``averaged`` is M."""
 
-    averaged: np.ndarray
+    averaged: np.ndarray = starts(np.zeros_like)
 
 
-@dataclass(frozen=True)
 class ConditionalGradient(Solver):
-    """Base: steps along directions that the region's oracle gives, by a rule that accepts or shortens them.
+    """Base: steps by a rule that accepts or shortens them, to a vertex that the region's oracle gives.
 
-    A subclass makes the state, chooses the direction of accepted problems (``_aim``) and finds the trial (``_trial``).
+    A subclass makes the state, and may choose other directions of accepted problems (``_aim``) and trials (``_trial``).
     """
 
     region: Region
-    step: StepRule = field(default_factory=Monotone)
-    lazy: bool = False
+    step: StepRule
 
     def update(self, state: FrankWolfeState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
         """Accepted trials get a new direction, rejected ones a shorter step along theirs."""
         first = state.first(problems)
-        accepted, later = first.copy(), problems[~first]
-        accepted[~first] = self.step.accepts(state.steps, later, state.value[later] - values[~first])
-        self.step.learn(state.steps, later, accepted[~first])
+        accepted = first | self.step.accepts(state.steps, problems, state.value[problems] - values)
+        self.step.learn(state.steps, problems[~first], accepted[~first])
         self._leave(state, problems[accepted & ~first])
-        moved = problems[accepted]
-        state.accept(moved, values[accepted], gradients[accepted])
-        state.reject(problems[~accepted])
+        moved = state.settle(problems, accepted, values, gradients)
         if len(moved):
             self._aim(state, moved, state.x[moved], gradients[accepted])
         eta = self.step.length(state.steps, problems)
         state.steps.eta[problems] = eta
-        state.propose(problems, self._trial(state, problems, eta))
+        state.propose(problems, self._trial(state, problems, eta), stop=not self.open_loop)
 
     def finish(self, state: FrankWolfeState) -> None:
         """The gap of lazy rounds."""
@@ -88,11 +70,28 @@ class ConditionalGradient(Solver):
     def _leave(self, state: FrankWolfeState, problems: np.ndarray) -> None:
         """Called where a step is accepted, before the trial becomes the point."""
 
-    def _aim(self, state: FrankWolfeState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> None:
-        raise NotImplementedError
+    def _aim(self, state: VertexState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> None:
+        vertex = self._cached_or_new if state.cache else self._call_oracle
+        d = vertex(state, problems, x, g) - x
+        state.direction[problems] = d
+        state.steps.aim(problems, -inner(g, d), inner(d, d))
 
-    def _trial(self, state: FrankWolfeState, problems: np.ndarray, eta: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+    def _trial(self, state: VertexState, problems: np.ndarray, eta: np.ndarray) -> np.ndarray:
+        x = state.x[problems]
+        return x + per_problem(eta, x) * state.direction[problems]
+
+    def _cached_or_new(self, state: VertexState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> np.ndarray:
+        cache, used = state.cache, state.cache.used[problems]
+        slots = np.argmin(np.where(used, cache.scores(problems, g), np.inf), axis=1)
+        v = cache.points[problems, slots].reshape(g.shape)
+        gain = np.where(used.any(axis=1), inner(g, x - v), -np.inf)
+        state.gap[problems] = np.inf  # the gain of a cached vertex only bounds it from below
+        missing = gain < state.promise[problems] / 2
+        if missing.any():
+            rest = problems[missing]
+            v[missing] = self._call_oracle(state, rest, x[missing], g[missing])
+            cache.insert(rest, flat(v[missing]))
+        return v
 
     def _call_oracle(self, state: FrankWolfeState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> np.ndarray:
         """A vertex; phi becomes the gap at first, and again when the vertex promises less than phi / 2."""
@@ -121,43 +120,22 @@ class FrankWolfe(ConditionalGradient):
     >>> import numpy as np
     >>> from innv_ext.optim import Adaptive, CappedSimplex, run
     >>> target = np.array([[0.9, 0.8, 0.1, -1.0]])
-    >>> def distance(points, problems):
-    ...     d = points - target[problems]
-    ...     return np.sum(d * d, axis=1), 2 * d
+    >>> distance = lambda x, problems: (np.sum((x - target) ** 2, axis=1), 2 * (x - target))
     >>> result = run(FrankWolfe(CappedSimplex(1), Adaptive()), distance, np.zeros((1, 4)), max_iter=500, tol=1e-6)
     >>> result.x.round(2) + 0.0
     array([[0.55, 0.45, 0.  , 0.  ]])
     """
 
+    region: Region
+    step: StepRule = field(default_factory=Monotone)
+    lazy: bool = False
+
     def init(self, x0: np.ndarray) -> VertexState:
-        cache = Atoms(len(x0), math.prod(x0.shape[1:]), x0.dtype) if self.lazy else None
-        return VertexState.start(x0, vertex=np.zeros_like(x0), cache=cache)
-
-    def _aim(self, state: VertexState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> None:
-        v = self._cached_or_new(state, problems, x, g) if self.lazy else self._call_oracle(state, problems, x, g)
-        state.vertex[problems] = v
-        state.steps.aim(problems, inner(g, x - v), inner(v - x, v - x))
-
-    def _trial(self, state: VertexState, problems: np.ndarray, eta: np.ndarray) -> np.ndarray:
-        x = state.x[problems]
-        return x + per_problem(eta, x) * (state.vertex[problems] - x)
-
-    def _cached_or_new(self, state: VertexState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> np.ndarray:
-        cache, used = state.cache, state.cache.used[problems]
-        slots = np.argmin(np.where(used, cache.scores(problems, g), np.inf), axis=1)
-        v = cache.points[problems, slots].reshape(g.shape)
-        gain = np.where(used.any(axis=1), inner(g, x - v), -np.inf)
-        state.gap[problems] = np.inf  # the gain of a cached vertex only bounds it from below
-        missing = gain < state.promise[problems] / 2
-        if missing.any():
-            rest = problems[missing]
-            v[missing] = self._call_oracle(state, rest, x[missing], g[missing])
-            cache.insert(rest, flat(v[missing]))
-        return v
+        return VertexState.start(x0, cache=Atoms(x0) if self.lazy else None)
 
 
 @dataclass(frozen=True)
-class StochasticFrankWolfe(Solver):
+class StochasticFrankWolfe(ConditionalGradient):
     """Frank-Wolfe on noisy gradients (Hazan and Luo 2016; momentum: Mokhtari et al. 2020).
 
     M_t = rho_t M_(t-1) + (1 - rho_t) G_t, M_0 = 0, takes the place of the gradient; no value is compared, and the gap
@@ -186,22 +164,14 @@ class StochasticFrankWolfe(Solver):
             raise InvalidInputError(f"step must not compare values, which are noisy here: use Open(), got {self.step}.")
 
     def init(self, x0: np.ndarray) -> MomentumState:
-        return MomentumState.start(x0, averaged=np.zeros_like(x0))
+        return MomentumState.start(x0)
 
-    def update(self, state: MomentumState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
-        x = state.trial[problems]
-        state.accept(problems, values, gradients)
-        rho = 0.0 if self.momentum is None else per_problem(self._rates(state, problems), gradients)
-        m = rho * state.averaged[problems] + (1 - rho) * gradients
-        v = self.region.minimize(m, problems)
+    def _aim(self, state: MomentumState, problems: np.ndarray, x: np.ndarray, g: np.ndarray) -> None:
+        """To the vertex for M."""
+        rho = 0.0 if self.momentum is None else per_problem(self._rates(state, problems), g)
+        m = rho * state.averaged[problems] + (1 - rho) * g
         state.averaged[problems] = m
-        state.oracle_calls[problems] += 1
-        state.gap[problems] = inner(m, x - v)
-        state.steps.aim(problems, state.gap[problems], inner(v - x, v - x))
-        eta = self.step.length(state.steps, problems)
-        self.step.learn(state.steps, problems, np.ones(len(problems), bool))
-        state.steps.eta[problems] = eta
-        state.trial[problems] = x + per_problem(eta, x) * (v - x)
+        super()._aim(state, problems, x, m)
 
     def _rates(self, state: MomentumState, problems: np.ndarray) -> np.ndarray:
         times = state.evaluations[problems]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from innv_ext.errors import InvalidInputError
-from innv_ext.optim.base import Solver, State, flat
+from innv_ext.optim.base import Solver, State, each, flat, require
 from innv_ext.optim.sets.regions import RateGrid
 from innv_ext.optim.transport.entropic import balance_columns
 from innv_ext.optim.transport.grids import checked_rates, grid_of, group_sizes, plan_cost, plan_of
@@ -23,10 +23,9 @@ class MirrorState(State):
 
     plan: np.ndarray
     trial_plan: np.ndarray
-    eta: np.ndarray
-    spread: np.ndarray
+    eta: np.ndarray = each(0.0)
     potentials: np.ndarray
-    oracle_calls: np.ndarray
+    oracle_calls: np.ndarray = each(0)
 
 
 @dataclass(frozen=True)
@@ -70,62 +69,39 @@ class EntropicMirror(Solver):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rates", RateGrid(self.rates).rates)
-        if not (self.scale > 0 and self.grow >= 1 and 0 < self.shrink < 1):
-            raise InvalidInputError(
-                "EntropicMirror needs scale > 0, grow >= 1 and 0 < shrink < 1, got "
-                f"{self.scale}, {self.grow} and {self.shrink}."
-            )
+        fits = self.scale > 0 and self.grow >= 1 and 0 < self.shrink < 1
+        require(self, fits, "scale > 0, grow >= 1 and 0 < shrink < 1", "scale", "grow", "shrink")
 
     def init(self, x0: np.ndarray) -> MirrorState:
         if x0.ndim != 3 or x0.shape[2] != len(self.rates):
             raise InvalidInputError(f"x0 must have shape (P, n, {len(self.rates)}), one column per rate: {x0.shape}.")
         checked_rates(self.rates, x0.shape[1])
-        plan, count = np.maximum(plan_of(x0), x0.dtype.type(FLOOR)), len(x0)
-        return MirrorState.start(
-            x0,
-            plan=plan,
-            trial_plan=plan.copy(),
-            eta=np.zeros(count),
-            spread=np.zeros(count),
-            potentials=np.zeros(plan.shape[:2]),
-            oracle_calls=np.zeros(count, np.int64),
-        )
+        plan = np.maximum(plan_of(x0), x0.dtype.type(FLOOR))
+        return MirrorState.start(x0, plan=plan, trial_plan=plan.copy(), potentials=np.zeros(plan.shape[:2]))
 
     def update(self, state: MirrorState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
-        """Keep the better plans, then take one mirror step from the kept ones."""
         first = state.first(problems)
         accepted = first | (values < state.value[problems])
-        moved = problems[accepted]
-        state.accept(moved, values[accepted], gradients[accepted])
+        moved = state.settle(problems, accepted, values, gradients)
         state.plan[moved] = state.trial_plan[moved]
-        state.reject(problems[~accepted])
         cost = plan_cost(state.gradient[problems])
-        state.spread[moved] = flat(cost[accepted]).std(axis=1, dtype=np.float64)
-        self._adapt(state, problems, first, accepted)
-        self._step(state, problems, cost)
-
-    def finish(self, state: MirrorState) -> None:
-        known = np.flatnonzero(np.isfinite(state.value))
-        if len(known):
-            state.gap[known] = RateGrid(self.rates).gap(state.x[known], state.gradient[known], known)
-            state.oracle_calls[known] += 1
-
-    def _adapt(self, state: MirrorState, problems: np.ndarray, first: np.ndarray, accepted: np.ndarray) -> None:
-        """The next eta of each problem; 0 where C is constant, so that there is nowhere to go."""
-        spread = state.spread[problems]
-        slanted = spread > 1e3 * np.finfo(state.x.dtype).tiny
-        unit = np.divide(1.0, spread, out=np.zeros_like(spread), where=slanted)
+        spread = flat(cost).std(axis=1, dtype=np.float64)
+        # where C is constant, there is nowhere to go
+        unit = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e3 * np.finfo(cost.dtype).tiny)
         adapted = state.eta[problems] * np.where(accepted, self.grow, self.shrink)
-        state.eta[problems] = np.minimum(np.where(first, self.scale * unit, adapted), HARDEST * unit)
-
-    def _step(self, state: MirrorState, problems: np.ndarray, cost: np.ndarray) -> None:
-        """The trial balance(log X - eta C)."""
-        eta = state.eta[problems]
+        eta = np.minimum(np.where(first, self.scale * unit, adapted), HARDEST * unit)
+        # the trial: balance(log X - eta C)
         logits = np.log(state.plan[problems])
         cost *= eta.astype(cost.dtype)[:, None, None]
         logits -= cost
         sizes = group_sizes(np.asarray(self.rates), logits.shape[2]).astype(np.float64)
         plan, b = balance_columns(logits, sizes, state.potentials[problems] * eta[:, None], self.tol, MOST_SOFTMAXES)
         np.divide(b, eta[:, None], out=b, where=eta[:, None] > 0)
-        state.potentials[problems], state.trial_plan[problems] = b, plan
+        state.eta[problems], state.potentials[problems], state.trial_plan[problems] = eta, b, plan
         state.propose(problems, grid_of(plan))
+
+    def finish(self, state: MirrorState) -> None:
+        known = np.flatnonzero(np.isfinite(state.value))
+        if len(known):
+            state.gap[known] = RateGrid(self.rates).gap(state.x[known], state.gradient[known], known)
+            state.oracle_calls[known] += 1

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from innv_ext.errors import InvalidInputError
-from innv_ext.optim.base import Solver, State, Status, flat, inner, per_problem
+from innv_ext.optim.base import Solver, State, each, flat, inner, per_problem, require, starts
 from innv_ext.optim.sets.regions import Region
 
 
@@ -15,8 +14,8 @@ from innv_ext.optim.sets.regions import Region
 class ProjectedState(State):
     """``length`` is the step along the gradient; ``slope`` is -<g, trial - x> for a full step."""
 
-    length: np.ndarray
-    slope: np.ndarray
+    length: np.ndarray = each(0.0)
+    slope: np.ndarray = each(0.0)
 
 
 @dataclass(frozen=True)
@@ -49,24 +48,18 @@ class ProjectedGradient(Solver):
     shrink: float = 0.5
 
     def __post_init__(self) -> None:
-        if not (0 < self.armijo < 1 and self.grow >= 1 and 0 < self.shrink < 1):
-            raise InvalidInputError(
-                "ProjectedGradient needs 0 < armijo < 1, grow >= 1 and 0 < shrink < 1, got "
-                f"{self.armijo}, {self.grow} and {self.shrink}."
-            )
+        fits = 0 < self.armijo < 1 and self.grow >= 1 and 0 < self.shrink < 1
+        require(self, fits, "0 < armijo < 1, grow >= 1 and 0 < shrink < 1", "armijo", "grow", "shrink")
 
     def init(self, x0: np.ndarray) -> ProjectedState:
-        return ProjectedState.start(x0, length=np.zeros(len(x0)), slope=np.zeros(len(x0)))
+        return ProjectedState.start(x0)
 
     def update(self, state: ProjectedState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
-        """A longer step after a success, a shorter one from the same point after a failure."""
         first = state.first(problems)
         enough = state.value[problems] - values >= self.armijo * state.slope[problems]
         accepted = first | (enough & (values < state.value[problems]))
         state.length[problems] *= np.where(accepted, self.grow, self.shrink)
-        moved = problems[accepted]
-        state.accept(moved, values[accepted], gradients[accepted])
-        state.reject(problems[~accepted])
+        moved = state.settle(problems, accepted, values, gradients)
         state.length[problems[first]] = first_length(gradients[first])
         if len(moved):
             state.gap[moved] = self.region.gap(state.x[moved], gradients[accepted], moved)
@@ -81,10 +74,10 @@ class SpectralState(ProjectedState):
     """``target``: end of the current direction; ``share``: how far along it the trial is; ``recent`` values; ``moves``
     so far."""
 
-    target: np.ndarray
-    share: np.ndarray
+    target: np.ndarray = starts(np.zeros_like)
+    share: np.ndarray = each(0.0)
     recent: np.ndarray
-    moves: np.ndarray
+    moves: np.ndarray = each(0)
 
 
 @dataclass(frozen=True)
@@ -120,19 +113,13 @@ class SpectralProjectedGradient(Solver):
     warm: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.memory >= 1 and 0 < self.armijo < 1 and self.warm >= 0):
-            raise InvalidInputError(
-                "SpectralProjectedGradient needs memory >= 1, 0 < armijo < 1 and warm >= 0, got "
-                f"{self.memory}, {self.armijo} and {self.warm}."
-            )
+        fits = self.memory >= 1 and 0 < self.armijo < 1 and self.warm >= 0
+        require(self, fits, "memory >= 1, 0 < armijo < 1 and warm >= 0", "memory", "armijo", "warm")
 
     def init(self, x0: np.ndarray) -> SpectralState:
-        zeros = {name: np.zeros(len(x0)) for name in ("length", "slope", "share", "moves")}
-        recent = np.full((len(x0), self.memory), -np.inf)
-        return SpectralState.start(x0, target=np.zeros_like(x0), recent=recent, **zeros)
+        return SpectralState.start(x0, recent=np.full((len(x0), self.memory), -np.inf))
 
     def update(self, state: SpectralState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
-        """Accepted trials get a new direction, rejected ones a shorter step along theirs."""
         first, share, slope = state.first(problems), state.share[problems], state.slope[problems]
         warm = state.evaluations[problems] <= self.warm
         enough = values <= state.recent[problems].max(axis=1) - self.armijo * share * slope
@@ -150,7 +137,7 @@ class SpectralProjectedGradient(Solver):
             self._aim(state, moved, g, warm[accepted])
         x = state.x[problems]
         state.propose(problems, x + per_problem(state.share[problems], x) * (state.target[problems] - x))
-        state.status[problems[state.slope[problems] <= 0]] = Status.STALLED
+        state.stall(problems[state.slope[problems] <= 0])
 
     def _aim(self, state: SpectralState, problems: np.ndarray, g: np.ndarray, warm: np.ndarray) -> None:
         """A new direction: to the spectral target, or to a vertex."""

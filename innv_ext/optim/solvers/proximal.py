@@ -14,7 +14,7 @@ import numpy as np
 
 from innv_ext import arguments
 from innv_ext.errors import InvalidInputError
-from innv_ext.optim.base import flat, per_problem
+from innv_ext.optim.base import each, flat, per_problem, starts
 from innv_ext.optim.solvers.backtracking import Backtracking, ProximalState, dot
 
 
@@ -23,7 +23,7 @@ class AverageState(ProximalState):
     """The last points of fixed steps and the number of ``updates``."""
 
     recent: np.ndarray
-    updates: np.ndarray
+    updates: np.ndarray = each(0)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class ProximalGradient(Backtracking):
 
     def _state(self, x0: np.ndarray) -> ProximalState:
         recent = np.zeros((len(x0), self.average, *x0.shape[1:]), x0.dtype)
-        state = AverageState.start(x0, recent=recent, updates=np.zeros(len(x0), np.int64))
+        state = AverageState.start(x0, recent=recent)
         # every step starts at x
         state.origin, state.origin_value, state.origin_gradient = state.x, state.smooth, state.gradient
         return state
@@ -102,10 +102,10 @@ class ProximalGradient(Backtracking):
 class FistaState(ProximalState):
     """The point before x and its gradient, the t of the momentum; ``at_origin``: the trial is the origin itself."""
 
-    previous: np.ndarray
-    previous_gradient: np.ndarray
-    time: np.ndarray
-    at_origin: np.ndarray
+    previous: np.ndarray = starts(np.ndarray.copy)
+    previous_gradient: np.ndarray = starts(np.zeros_like)
+    time: np.ndarray = each(1.0)
+    at_origin: np.ndarray = each(False)
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,7 @@ class Fista(Backtracking):
     restart: bool = True
 
     def _state(self, x0: np.ndarray) -> FistaState:
-        count = len(x0)
-        mine = {"time": np.ones(count), "at_origin": np.zeros(count, bool), "previous": x0.copy()}
-        return FistaState.start(x0, previous_gradient=np.zeros_like(x0), **mine)
+        return FistaState.start(x0)
 
     def update(self, state: FistaState, problems: np.ndarray, values: np.ndarray, gradients: np.ndarray) -> None:
         """Steps go on from momentum points as soon as these are evaluated."""

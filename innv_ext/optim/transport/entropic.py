@@ -80,19 +80,9 @@ def balance_columns(
 def annealed_potentials(cost: np.ndarray, sizes: np.ndarray, idle: np.ndarray, single: np.ndarray) -> np.ndarray:
     """Potentials b under which the cheapest columns of the rows, argmin of C_l - b_l, nearly have the wanted sizes.
 
-    Idle rows cost the same in every column: they fill the columns with the largest b, so that the others are a problem
-    with sum_i X_il <= sizes_l and b_l <= max b.
-
-    Parameters
-    ----------
-    cost : C, shape (P, m + 1, n)
-    sizes : number of rows that each column must get, with sum n
-    idle : rows of constant cost, shape (P, n)
-    single : rows that have no equal, shape (P, n); the others are left out when the rows too many are counted
-
-    Returns
-    -------
-    potentials, shape (P, m + 1): those that leave the fewest rows too many in some column
+    Of the potentials at all temperatures, (P, m + 1), those are kept that leave the fewest rows too many in some
+    column. Only ``single`` rows are counted, (P, n), which have no equal. ``idle`` rows, (P, n), cost the same in every
+    column: they fill those with the largest b, which leaves a problem with sum_i X_il <= sizes_l and b_l <= max b.
     """
     (count, width, n), capacities = cost.shape, sizes.astype(np.float64)
     enough = max(width // 3, n // 4000)

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from innv_ext.errors import InvalidInputError
+from innv_ext.optim.sets.oracles import checked_gradient
 from innv_ext.optim.transport.entropic import annealed_potentials
 from innv_ext.optim.transport.grids import checked_rates, group_sizes, plan_cost
 
@@ -46,9 +47,7 @@ def rate_grid(gradient: np.ndarray, rates: Sequence[int] | np.ndarray) -> np.nda
         raise InvalidInputError(
             f"gradient must have shape (P, n, {len(rates)}), one column per rate, got {np.shape(gradient)}."
         )
-    if not np.all(np.isfinite(gradient)):
-        raise InvalidInputError("gradient contains values that are not finite; a linear function needs finite ones.")
-    _, n, m = gradient.shape
+    _, n, m = checked_gradient(gradient).shape
     sizes = group_sizes(checked_rates(rates, n), n)
     columns = assign(gradient, sizes)
     return (columns[:, :, None] <= np.arange(m)).astype(gradient.dtype)
@@ -111,19 +110,9 @@ def repair(
 
     Moving a row from column a to b costs C_b - C_a. Under the potentials no move is cheaper than 0, and moving along a
     shortest path keeps it so for other potentials, so the end is optimal (Ahuja, Magnanti and Orlin 1993, section 9.7).
-    Identical rows move together; of these, lower indices end in lower columns.
+    Identical rows, those of one kind, move together; of these, lower indices end in lower columns.
 
-    Parameters
-    ----------
-    cost : shape (m + 1, n), float64
-    potentials : b, shape (m + 1,)
-    columns : argmin of C_l - b_l for each row
-    sizes : number of rows that each column must get, with sum n
-    kind : rows of the same kind 0, 1, ... are identical
-
-    Returns
-    -------
-    columns, shape (n,), that fit the sizes at minimal cost
+    ``cost`` is (m + 1, n), float64; the ``columns`` (n,) at the start are the cheapest ones under the potentials.
     """
     width = len(sizes)
     excess = np.bincount(columns, minlength=width) - sizes

@@ -10,16 +10,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from innv_ext.arguments import as_array
 from innv_ext.errors import InvalidInputError
 
 
-def checked_rates(rates: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
-    """The rates as int64, if they increase strictly within 1..n-1."""
-    given = np.asarray(rates)
+def checked_rates(rates: Sequence[int] | np.ndarray, n: int | None = None) -> np.ndarray:
+    """The rates as int64, if they increase strictly from at least 1 to at most n - 1."""
+    given = as_array("rates", rates)
     if given.ndim != 1 or not given.size or given.dtype.kind not in "iu":
         raise InvalidInputError(f"rates must be a sequence of integers, got {rates!r}.")
-    if given[0] < 1 or given[-1] > n - 1 or np.any(np.diff(given) <= 0):
-        raise InvalidInputError(f"rates must increase strictly within 1 and {n - 1} (n - 1), got {given.tolist()}.")
+    if given[0] < 1 or np.any(np.diff(given) <= 0) or (n is not None and given[-1] > n - 1):
+        bounds = "from at least 1" if n is None else f"within 1 and {n - 1} (n - 1)"
+        raise InvalidInputError(f"rates must increase strictly {bounds}, got {given.tolist()}.")
     return given.astype(np.int64)
 
 
@@ -31,8 +33,7 @@ def group_sizes(rates: np.ndarray, n: int) -> np.ndarray:
 def plan_of(grid: np.ndarray) -> np.ndarray:
     """X from S, (P, n, m) -> (P, m + 1, n): the columns first, so that work over the rows is contiguous."""
     columns = np.swapaxes(grid, 1, 2)
-    edge = np.zeros_like(columns[:, :1])
-    return np.diff(columns, axis=1, prepend=edge, append=edge + 1)
+    return np.diff(columns, axis=1, prepend=grid.dtype.type(0), append=grid.dtype.type(1))
 
 
 def grid_of(plan: np.ndarray) -> np.ndarray:
@@ -87,8 +88,7 @@ def mean_over_rates(grid: np.ndarray, rates: Sequence[int] | np.ndarray, n: int)
 
     Parameters
     ----------
-    grid : S, shape (..., n, m)
-    rates : the m rates, increasing within 1..n-1
+    grid, rates : as of ``single_rate``
     n : number of components
 
     Returns
@@ -116,8 +116,7 @@ def to_permutation(grid: np.ndarray, rates: Sequence[int] | np.ndarray) -> np.nd
 
     Parameters
     ----------
-    grid : S, shape (..., n, m)
-    rates : the m rates, increasing within 1..n-1
+    grid, rates : as of ``single_rate``
 
     Returns
     -------
