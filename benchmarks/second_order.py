@@ -40,7 +40,8 @@ LEAST = 2  # calls at least, however slow
 
 def curvature_of(analyzer: analyzers.CASO, x: np.ndarray) -> Curvature:
     """Loss and Hessian of the predicted classes at ``x``."""
-    return analyzer.curvature([x], np.full(len(x), -1, "int32"), len(x), "index")[0]
+    target = analyzer.at_x([x], np.full(len(x), -1, "int32"), "index")["target"]
+    return analyzer.curvature([x], target, len(x), "index")
 
 
 # --- Hessian-vector products -------------------------------------------------------------------------------------

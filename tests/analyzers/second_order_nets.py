@@ -273,7 +273,7 @@ def derivatives(name):
 def curvature(net, xs, target, size=64, mode="index", **params):
     """What CASO uses: (analyzer, gradient and Hessian of the loss at x)."""
     analyzer = CASO(net, progress=False, **params)
-    return analyzer, analyzer.curvature(list(xs), np.asarray(target, "int32"), size, mode)[0]
+    return analyzer, analyzer.curvature(list(xs), np.asarray(target, "int32"), size, mode)
 
 
 def columns(curve):

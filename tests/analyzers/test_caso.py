@@ -142,7 +142,7 @@ class Dense(SecondOrder):
             return np.einsum("qij,qj->qi", h[rows], v)
 
         largest = np.maximum(values[:, -1], 0)
-        super().__init__(g, lambda2, largest, product, np.minimum(values[:, 0], 0), max_iter, tol, False, "")
+        super().__init__(g, lambda2, largest, product, np.minimum(values[:, 0], 0), {"max_iter": max_iter, "tol": tol})
 
 
 def random_problem(seed, count, d, rank, sign, decades=0):

@@ -455,7 +455,7 @@ def test_own_rows_win():
         plan = table.describe(graph, moments.bind(graph, table))
         assert [line.endswith("mine") for line in plan] == [True] + [False] * 4
     rules = moments.bind(graph, Rules((op_is("relu"), doubled), (kind_is(Kind.AFFINE), doubled)))
-    assert {rule.rule for rule in rules} == {doubled}
+    assert set(rules) == {doubled}
 
 
 def test_a_rule_for_a_layer_without_one():
@@ -540,6 +540,17 @@ def test_fixed_branches_are_evaluated():
     np.testing.assert_array_equal(flat(plain), evaluate(graph, [m, fixed]))
 
 
+def test_two_fixed_factors_of_a_product():
+    with zoo.precision("float64"):
+        inputs = [keras.Input((4,)) for _ in range(3)]
+        graph = graph_of(keras.Model(inputs, L.Multiply()(inputs)))
+    a, b, m, v = np.random.default_rng(0).uniform(1, 2, size=(4, 1, 4))
+    given = [tf.constant(a), tf.constant(b), Moments.of_input(tf.constant(m), tf.constant(v))]
+    y = moments.propagate(graph, moments.bind(graph, MOMENT_RULES), given)
+    np.testing.assert_allclose(y.mean, a * b * m, rtol=1e-12)
+    np.testing.assert_allclose(y.var, (a * b) ** 2 * v, rtol=1e-12)
+
+
 def test_whole_numbers_need_no_rule():
     """Comparisons, look-ups and embeddings of a second input that holds tokens: nothing random gets there."""
     with zoo.precision("float64"):
@@ -559,7 +570,7 @@ def test_whole_numbers_need_no_rule():
 
 
 def test_whole_numbers_with_a_row_of_ones_own():
-    """``Guarded`` evaluates the node and never asks the rule."""
+    """The node is evaluated, its rule never asked."""
 
     def never(node, values):
         raise AssertionError(node.name)

@@ -184,7 +184,8 @@ def test_all_rates_are_the_dense_representation():
 def test_the_gradient_over_matrices_by_differences():
     """The objective of Pi, its entries moved one at a time."""
     d, n = distortion_of(relu_net(4), x[:2, :4], X[:, :4], 1), 4
-    objective = ord_rde._of_matrix(ord_rde._mean_distortion(d, [1, 2, 3]))
+    analyzer = OrderingRDE(relu_net(n), reference="uniform", representation="dense", solver="fw")
+    objective = ord_rde._of_matrix(analyzer._objective(d, [1, 2, 3]))
     rng = np.random.default_rng(0)
     pi, h = np.stack([0.5 * np.eye(n)[rng.permutation(n)] + 0.5 / n for _ in range(2)]), 1e-6
     both = np.arange(2)
@@ -227,7 +228,7 @@ def test_stochastic_gradients_are_unbiased(rates):
         points = [optim.single_rate(grid, rates, k) for k in range(1, n)]
         return np.mean([d(p, both, np.zeros(2, int))[0] for p in points], axis=0)
 
-    stochastic = OrderingRDE(relu_net(n), reference="uniform", solver="sfw", max_iter=calls)._stochastic(d, rates)
+    stochastic = OrderingRDE(relu_net(n), reference="uniform", solver="sfw", max_iter=calls)._objective(d, rates)
     found = [stochastic(grid, both) for _ in range(calls)]
     values, gradients = (np.stack(part) for part in zip(*found, strict=True))
     assert values.std(axis=0).min() > 0, "the rates are drawn anew"

@@ -110,7 +110,18 @@ class Analyzer:
     # --- the public interface ------------------------------------------------------------------------------------
 
     def fit(self, X: Any, **kwargs: Any) -> Analyzer:
-        """Learn from data; analyzers that need none return themselves."""
+        """Learn from data; analyzers that need none return themselves.
+
+        Parameters
+        ----------
+        X : arrays like the model's inputs, a keras PyDataset, a tf.data.Dataset, or any iterable of batches
+        batch_size : samples that are read at once; default: the analyzer's, and for most methods at least 256
+
+        Raises
+        ------
+        InvalidInputError
+            for data that don't fit the model, hold NaN, or are empty; nothing is changed then
+        """
         return self
 
     def analyze(
@@ -291,17 +302,9 @@ class Analyzer:
         return self.summary()
 
     def training_batches(self, X: Any, batch_size: int | None = None, least: int = 256) -> Iterator[list[np.ndarray]]:
-        """What ``fit`` reads: the inputs of the model, checked, one flat list of arrays per batch.
+        """What ``fit`` reads (see there): the inputs of the model, checked, one flat list of arrays per batch.
 
-        Parameters
-        ----------
-        X : arrays like the model's inputs, a keras PyDataset, a tf.data.Dataset, or any iterable of batches
-        batch_size : samples per batch of arrays; default: the analyzer's, and at least ``least``
-
-        Raises
-        ------
-        InvalidInputError
-            for data that don't fit the model, hold NaN, or are empty
+        ``batch_size`` is the analyzer's by default, and then at least ``least``.
         """
         size = arguments.positive_int("batch_size", max(self.batch_size, least) if batch_size is None else batch_size)
         return data.batches(X, self.input_structure_, self.input_specs(), size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from innv_ext import arguments
-from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Explanation
 from innv_ext.analyzers.core.program import GraphAnalyzer, check_float_inputs
 from innv_ext.analyzers.core.subject import ALL
@@ -67,7 +67,6 @@ class CAFO(GraphAnalyzer):
             raise InvalidInputError(f"{name} differentiates the cross-entropy of the logits: use on='logits'.")
 
     def check_model(self, graph: Graph) -> None:
-        """Class scores at the end, numbers at the start."""
         check_float_inputs(graph, f"{type(self).__name__} moves the input continuously")
         self._squashed = [n for n in self._whole.nodes if n.name in self.cut_]
         self._binary = any(facts.activation_key(n) in SIGMOID for n in self._squashed)
@@ -91,15 +90,18 @@ class CAFO(GraphAnalyzer):
             )
 
     def bind(self) -> None:
-        """One loss per shape of the inputs and way to select a neuron."""
-        self._losses: dict[Any, Loss] = {}
+        self._loss = functools.cache(self._loss_of)  # kept, since functions are compiled for each
+
+    def _loss_of(self, shapes: tuple[tuple[int, ...], ...], mode: Any) -> Loss:
+        if mode == "index":
+            self._check_classes(self.graph_)
+        return Loss(self.graph_, partition("component", arrangements(self.graph_, shapes)), mode, self._binary)
 
     # --- running -------------------------------------------------------------------------------------------------
 
-    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
+    def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         """All samples and all their lambda1 at once."""
-        curvature, start = self.curvature(xs, index, size, options["mode"])
-        features = curvature.loss.features
+        curvature = self.curvature(xs, start["target"], size, mode)
         g = curvature.gradient()
         broken = ~np.isfinite(g).all(axis=1)
         g[broken] = 0
@@ -110,7 +112,8 @@ class CAFO(GraphAnalyzer):
             found = problem.solve(np.arange(len(g)), np.full(len(g), float(self.lambda1)))
         found.step[broken], found.status[broken], found.residual[broken] = np.nan, "failed", np.nan
         self._report(found)
-        extras = {
+        return {
+            "attributions": curvature.loss.features.maps(found.step.astype(curvature.dtype)),
             "lambda1": found.lambda1,
             "lambda2": problem.lambda2,
             "L": problem.largest,
@@ -120,39 +123,26 @@ class CAFO(GraphAnalyzer):
             "iterations": found.iterations,
             "status": found.status,
         }
-        return {**start, "attributions": features.maps(found.step.astype(curvature.dtype)), **extras}
 
-    def curvature(
-        self, xs: list[np.ndarray], index: np.ndarray, size: int, mode: Any
-    ) -> tuple[Curvature, dict[str, np.ndarray]]:
-        """The loss around x, and what is known at x."""
-        self.check_once(xs)
-        start, shapes = self.at_x(xs, index, mode), tuple(x.shape[1:] for x in xs)
-        if not callable(mode):  # the sum of all outputs is a score as it is
-            mode = "all" if mode == "all" or index[0] == ALL else "index"
-        if mode == "index":
-            self._check_classes(self.graph_)
-        if (shapes, mode) not in self._losses:
-            features = partition("component", arrangements(self.graph_, shapes))
-            self._losses[shapes, mode] = Loss(self.graph_, features, mode, self._binary)
-        return Curvature(
-            self.compiled, self._losses[shapes, mode], xs, start["target"], self._noise(shapes), size
-        ), start
+    def curvature(self, xs: list[np.ndarray], target: np.ndarray, size: int, mode: Any) -> Curvature:
+        """The loss around x."""
+        shapes = tuple(x.shape[1:] for x in xs)
+        if mode == "index" and target[0] == ALL:  # the sum of all outputs is a score as it is
+            mode = "all"
+        return Curvature(self.compiled, self._loss(shapes, mode), xs, target, self._noise(shapes), size)
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
         """soft_threshold(g + H D, lambda1) / (2 lambda2), which D solves, with D and both weights held constant."""
-        features = partition("component", arrangements(self.graph_, shapes))
-        loss = Loss(self.graph_, features, mode, self._binary)
+        loss = self._loss_of(tuple(shapes), mode)
 
         def held(found: Explanation) -> list[np.ndarray]:
-            arrays = subject.flatten_inputs(found.attribution, self.input_structure_, self.input_specs())
-            step = flat_attribution(arrays)
+            step = flat_attribution(self, found)
             return [step, *(found.extras[name][:, None].astype(step.dtype) for name in ("lambda1", "lambda2"))]
 
         return field_map(
             lambda xs, target, step: self.model_gradient(xs, target, step, loss),
             lambda total, constants: soft_threshold(total, constants[1]) / (2 * constants[2]),
-            features,
+            loss.features,
             self._noise(shapes),
             held,
         )
@@ -172,10 +162,13 @@ class CAFO(GraphAnalyzer):
         return [np.stack(d) * np.float32(self.noise_scale) for d in draws]
 
     def problem(self, curvature: Curvature, g: np.ndarray) -> FirstOrder:
-        """What is maximised, with its lambda2."""
-        count = len(g)
-        lambda2 = np.full(count, self.c1 if self.lambda2 is None else float(self.lambda2))
-        return FirstOrder(g, lambda2, np.zeros(count))
+        """What is maximised."""
+        largest = np.zeros(len(g))
+        return FirstOrder(g, self.quadratic(largest), largest)
+
+    def quadratic(self, largest: np.ndarray) -> np.ndarray:
+        """lambda2 of each sample, by the largest eigenvalue of its Hessian."""
+        return largest / 2 + self.c1 if self.lambda2 is None else np.full(len(largest), float(self.lambda2))
 
     def _report(self, found: Solutions) -> None:
         name = self.registered_name_ or type(self).__name__
@@ -185,7 +178,7 @@ class CAFO(GraphAnalyzer):
                 f"{name}: the gradient or the Hessian of {len(failed)} of {len(found.status)} samples (first: "
                 f"{failed[0]} of its batch) is NaN or infinite; their maps are NaN.",
                 NonFiniteWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         missed = np.flatnonzero((found.status != "converged") & (found.status != "failed"))
         if len(missed):
@@ -194,11 +187,10 @@ class CAFO(GraphAnalyzer):
                 f"(largest: {np.nanmax(found.residual[missed]):.2g}); the last iterates are returned. Raise max_iter "
                 f"or tol.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def summary(self) -> str:
-        """The loss and how its Hessian is used."""
         if self.neuron_selection_mode not in ("max_activation", "index"):
             return f"{self.head()}\nstep along the gradient of the score"
         kind = "binary cross-entropy of the selected output" if self._binary else "cross-entropy of the selected class"

@@ -8,16 +8,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from innv_ext import arguments, optim
+from innv_ext import arguments
 from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.loss.cafo import CAFO
 from innv_ext.analyzers.loss.curvature import Curvature, Loss, gauss_newton_product, hessian_product
-from innv_ext.analyzers.loss.objective import FirstOrder, SecondOrder, factor_eigenvectors, factored
+from innv_ext.analyzers.loss.objective import Factored, FirstOrder, Products, SecondOrder
 from innv_ext.backend import facts
 from innv_ext.backend.graph import Graph, op_key
 from innv_ext.backend.twice import check_second_derivatives, twice_differentiable
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
-from innv_ext.optim.lanczos import Product
 
 CLOSED_FORM_CLASSES = 100  # up to which the factor of the Hessian is worth its one backward pass per class
 CLOSED_FORM_ENTRIES = 2**27  # of one sample's factor: 1 GiB in float64
@@ -58,7 +57,6 @@ class CASO(CAFO):
         self._twice_checked = False
 
     def check_model(self, graph: Graph) -> None:
-        """The closed form needs a piecewise linear network."""
         super().check_model(graph)
         curved = facts.curved_nodes(graph)
         if self.hessian == "closed_form" and curved:
@@ -70,18 +68,9 @@ class CASO(CAFO):
         self.piecewise_linear_ = not curved
 
     def problem(self, curvature: Curvature, g: np.ndarray) -> FirstOrder:
-        """The factor of H, or its products, with the extreme eigenvalues."""
-        if self._factored(curvature):
-            factor = curvature.factor()
-            factor[~np.isfinite(factor).all(axis=(1, 2))] = 0  # a sample that is reported as failed
-            product, values = factored(factor)
-            largest, smallest = values.max(axis=1, initial=0), np.zeros(len(g))
-        else:
-            product = self._products(curvature)
-            largest = self._extreme(product, g, False)
-            convex = self.piecewise_linear_ and curvature.loss.crosses
-            smallest = np.zeros(len(g)) if convex else -self._extreme(product, g, True)
-        lambda2 = largest / 2 + self.c1 if self.lambda2 is None else np.full(len(g), float(self.lambda2))
+        h = self.hessian_of(curvature)
+        largest, smallest = h.bounds(g, self.power_iterations)
+        lambda2 = self.quadratic(largest)
         low = np.flatnonzero(lambda2 <= largest / 2)
         if len(low):
             i = int(low[0])
@@ -90,34 +79,31 @@ class CASO(CAFO):
                 f"Hessian (sample {i} of its batch): below, the problem has no maximum. lambda2=None sets L/2 + c1."
             )
         name = self.registered_name_ or type(self).__name__
-        return SecondOrder(g, lambda2, largest, product, smallest, self.max_iter, self.tol, self.progress, name)
+        options = {"max_iter": self.max_iter, "tol": self.tol, "progress": self.progress, "description": name}
+        return SecondOrder(g, lambda2, largest, h.product, smallest, options)
 
-    def model_gradient(self, xs: list[Any], target: Any, step: Any, loss: Loss) -> Any:
-        """g + H step; H as the analyzer has it: of piecewise linear networks without the curvature of their kinks."""
-        flat_nets = self.piecewise_linear_ and loss.crosses
-        product = gauss_newton_product if flat_nets else hessian_product
-        return super().model_gradient(xs, target, step, loss) + product(xs, target, step, loss)
-
-    def _extreme(self, product: Product, g: np.ndarray, smallest: bool) -> np.ndarray:
-        """How far the spectrum of H reaches above 0, or below."""
-        found = optim.largest_eigenvalue(product, g, iterations=self.power_iterations, smallest=smallest).values
-        return np.nan_to_num(np.maximum(-found if smallest else found, 0))
-
-    def _factored(self, curvature: Curvature) -> bool:
-        """Whether H is taken from its factor: of the cross-entropy of a piecewise linear network with few classes."""
+    def hessian_of(self, curvature: Curvature) -> Factored | Products:
+        """By its factor, where it has one (of the cross-entropy, piecewise linear networks) and classes are few."""
         possible = self.piecewise_linear_ and curvature.loss.crosses
         if self.hessian == "closed_form" and not possible:
             raise InvalidInputError("hessian='closed_form' is of the cross-entropy; use 'hvp' for other scores.")
         classes = 2 if self._binary else (self.graph_.specs[self.graph_.outputs[0]].shape[-1] or 0)
         entries = curvature.copies * classes * curvature.loss.features.count
         few = classes <= CLOSED_FORM_CLASSES and entries <= CLOSED_FORM_ENTRIES
-        return possible and (self.hessian == "closed_form" or (self.hessian == "auto" and few))
-
-    def _products(self, curvature: Curvature) -> Product:
+        if possible and (self.hessian == "closed_form" or (self.hessian == "auto" and few)):
+            factor = curvature.factor()
+            factor[~np.isfinite(factor).all(axis=(1, 2))] = 0  # a sample that is reported as failed
+            return Factored(factor)
         if not self._twice_checked:
             check_second_derivatives(self.graph_, [x[:1] for x in curvature.xs])
             self._twice_checked = True
-        return curvature.product
+        return Products(curvature.product, convex=possible)
+
+    def model_gradient(self, xs: list[Any], target: Any, step: Any, loss: Loss) -> Any:
+        """g + H step; H as the analyzer has it: of piecewise linear networks without the curvature of their kinks."""
+        flat_nets = self.piecewise_linear_ and loss.crosses
+        product = gauss_newton_product if flat_nets else hessian_product
+        return super().model_gradient(xs, target, step, loss) + product(xs, target, step, loss)
 
 
 def input_hessian_eigs(
@@ -167,17 +153,11 @@ class _Eigenvectors(CASO):
     k: int = arguments.count(1)
     iterations: int | None = arguments.count(None)
 
-    def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
-        """The largest eigenvalues of each sample's H."""
-        curvature, start = self.curvature(xs, index, size, options["mode"])
+    def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
+        curvature = self.curvature(xs, start["target"], size, mode)
         features = curvature.loss.features
         if self.k > features.count:
             raise InvalidInputError(f"k={self.k} exceeds the number of input components, {features.count}.")
-        if self._factored(curvature):
-            values, vectors = factor_eigenvectors(np.nan_to_num(curvature.factor()), self.k)
-        else:
-            g, product = curvature.gradient(), self._products(curvature)
-            found = optim.largest_eigenvalues(product, g, self.k, iterations=self.iterations)
-            values, vectors = found.values, found.vectors
+        values, vectors = self.hessian_of(curvature).eigenpairs(curvature.gradient(), self.k, self.iterations)
         maps = features.maps(vectors.astype(curvature.dtype))
-        return {**start, "attributions": [m[:, 0] for m in maps], "eigenvalues": values, "vectors": maps}
+        return {"attributions": [m[:, 0] for m in maps], "eigenvalues": values, "vectors": maps}

@@ -49,11 +49,8 @@ class Loss:
         """The logits (batch, classes) among which the target is."""
         count = 1 if self.binary else y.shape[-1]
         flat = ops.reshape(y, (ops.shape(y)[0], -1, count))
-        if len(y.shape) > 2 or self.binary:
-            place = ops.cast(ops.equal(ops.arange(ops.shape(flat)[1])[None], (target // count)[:, None]), y.dtype)
-            rows = ops.sum(place[..., None] * flat, axis=1)
-        else:
-            rows = flat[:, 0]
+        place = ops.cast(ops.equal(ops.arange(ops.shape(flat)[1])[None], (target // count)[:, None]), y.dtype)
+        rows = ops.sum(place[..., None] * flat, axis=1)
         return ops.concatenate([ops.zeros_like(rows), rows], axis=1) if self.binary else rows
 
     def chosen(self, rows: Tensor, target: Tensor) -> Tensor:
@@ -167,39 +164,25 @@ class Curvature:
 
     def factor(self) -> np.ndarray:
         """B, (batch, copies * classes, d), with H = B' B."""
-        parts: list[list[np.ndarray]] = [[] for _ in self.target]
-        for rows, xs in self._points(np.arange(len(self.target))):
-            found = np.asarray(self._function(hessian_factor)(*xs, self.target[rows]), np.float64)
-            for row, b in zip(rows, found, strict=True):
-                parts[row].append(b)
-        return np.stack([np.concatenate(p) for p in parts]) / np.sqrt(self.copies)
+        run, everything = self._function(hessian_factor), np.arange(len(self.target))
+        points = around(self.xs, everything, self.noise, self.size)
+        parts = [np.asarray(run(*xs, self.target[places]), np.float64) for places, xs in points]
+        return np.concatenate(parts).reshape(len(everything), -1, self.loss.features.count) / np.sqrt(self.copies)
 
     def value(self, steps: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The loss itself at x + step, (q,)."""
         run, found = self._function(loss_value, vector=True), np.empty(len(rows))
-        for start in range(0, len(rows), self.size):
-            part = slice(start, start + self.size)
-            chosen = rows[part]
-            found[part] = run(*(x[chosen] for x in self.xs), self.target[chosen], self._cast(steps[part]))
+        for places, xs in around(self.xs, rows, None, self.size):
+            found[places] = run(*xs, self.target[rows[places]], steps[places].astype(self.dtype))
         return found
 
     def _mean(self, function: Callable[..., Tensor], rows: np.ndarray, v: np.ndarray | None) -> np.ndarray:
         run = self._function(function, vector=v is not None)
         total = np.zeros((len(rows), self.loss.features.count))
-        for places, xs in self._points(rows):
-            more = [] if v is None else [self._cast(v[places])]
+        for places, xs in around(self.xs, rows, self.noise, self.size):
+            more = [] if v is None else [v[places].astype(self.dtype)]
             np.add.at(total, places, np.asarray(run(*xs, self.target[rows[places]], *more), np.float64))
         return total / self.copies
-
-    def _points(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """Chunks of points: the places in ``rows`` that they belong to, and the points of each input."""
-        count = len(rows) * self.copies
-        for start in range(0, count, self.size):
-            places, copies = np.divmod(np.arange(start, min(start + self.size, count)), self.copies)
-            xs = [x[rows[places]] for x in self.xs]
-            if self.noise is not None:
-                xs = [x + spread(x) * n[copies].astype(x.dtype) for x, n in zip(xs, self.noise, strict=True)]
-            yield places, xs
 
     def _function(self, function: Callable[..., Tensor], vector: bool = False) -> Compiled:
         extra = [((None, self.loss.features.count), self.dtype)] if vector else []
@@ -207,11 +190,25 @@ class Curvature:
 
     @property
     def dtype(self) -> str:
-        """float64 if an input is."""
-        return "float64" if any(x.dtype == np.float64 for x in self.xs) else "float32"
+        """float64 if an input is, else float32."""
+        return np.result_type(np.float32, *self.xs).name
 
-    def _cast(self, v: np.ndarray) -> np.ndarray:
-        return v.astype(self.dtype)
+
+def around(
+    xs: Sequence[np.ndarray], rows: np.ndarray, noise: Sequence[np.ndarray] | None, size: int
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """Noisy copies of the samples ``rows`` (q,), at most ``size`` at a time.
+
+    Yields the places in ``rows`` that they belong to, in order, and the copies (points, ...) of each input. ``noise``
+    has one array (copies, ...) per input, in units of x's range; None: the samples themselves.
+    """
+    each = 1 if noise is None else len(noise[0])
+    for start in range(0, len(rows) * each, size):
+        places, copies = np.divmod(np.arange(start, min(start + size, len(rows) * each)), each)
+        points = [x[rows[places]] for x in xs]
+        if noise is not None:
+            points = [x + spread(x) * n[copies].astype(x.dtype) for x, n in zip(points, noise, strict=True)]
+        yield places, points
 
 
 def spread(x: np.ndarray) -> np.ndarray:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from innv_ext import arguments, optim
-from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Explanation
 from innv_ext.analyzers.core.program import GraphAnalyzer, check_float_inputs, select
 from innv_ext.analyzers.core.tensor_map import TensorMap, field_map, flat_attribution, shrunk
-from innv_ext.analyzers.loss.curvature import flat, shifted, spread
+from innv_ext.analyzers.loss.curvature import around, flat, shifted
 from innv_ext.analyzers.parts.partition import Partition, blocks, numbered, partition
 from innv_ext.backend import numerics, walk
 from innv_ext.backend.arrangement import arrangements
@@ -25,23 +25,14 @@ from innv_ext.backend.numerics import widen
 from innv_ext.errors import ConvergenceWarning, InvalidInputError, ZeroMapWarning
 
 Tensor = Any
-Objective = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-@dataclass(frozen=True, eq=False)
-class Score:
-    """The score f_c around x: of the neuron that was selected at x."""
-
-    graph: Graph
-    mode: Any
-    features: Partition
-
-
-def score_gradient(xs: list[Tensor], target: Tensor, step: Tensor, score: Score) -> tuple[Tensor, Tensor]:
-    """f_c and its gradient at x + step: (batch,), (batch, d)."""
-    moved = shifted(xs, step, score.features)
-    (y,), pullback = numerics.vjp(lambda *x: walk.evaluate(score.graph, x)[0], *moved)
-    seed, value, _ = select(widen(y), target, score.mode)
+def score_gradient(
+    xs: list[Tensor], target: Tensor, step: Tensor, graph: Graph, features: Partition, mode: Any
+) -> tuple[Tensor, Tensor]:
+    """The score f_c of the neuron that was selected at x and its gradient at x + step: (batch,), (batch, d)."""
+    (y,), pullback = numerics.vjp(lambda *x: walk.evaluate(graph, x)[0], *shifted(xs, step, features))
+    seed, value, _ = select(widen(y), target, mode)
     return value, flat(pullback(seed))
 
 
@@ -85,6 +76,7 @@ class MoreauGrad(GraphAnalyzer):
     samples: int = arguments.count(16)
 
     batchnorm_form = "fold"
+    eta = 0.0
 
     # --- building ------------------------------------------------------------------------------------------------
 
@@ -99,22 +91,18 @@ class MoreauGrad(GraphAnalyzer):
         return self.accelerate and not self.smoothing
 
     def bind(self) -> None:
-        """One score per shape of the inputs and way to select a neuron."""
-        self._scores: dict[Any, Score] = {}
+        """Features of inputs by their shapes: kept, since functions are compiled for each."""
+        self._features = functools.cache(lambda shapes: partition("component", arrangements(self.graph_, shapes)))
 
     # --- rho -----------------------------------------------------------------------------------------------------
 
     def fit(self, X: Any, *, batch_size: int | None = None) -> MoreauGrad:
         """Learn the mean of |X|_2 for rho="auto" (the paper's rule of thumb), in one pass.
 
-        Parameters
-        ----------
-        X : arrays like the model's inputs, a keras PyDataset, a tf.data.Dataset, or any iterable of batches
-
         Raises
         ------
         InvalidInputError
-            for data that don't fit the model, hold NaN, are empty or zero; nothing is changed then
+            besides, for data that are zero everywhere
         """
         total, count = 0.0, 0
         for xs in self.training_batches(X, batch_size):
@@ -137,18 +125,18 @@ class MoreauGrad(GraphAnalyzer):
         return optim.Zero()
 
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
-        """All samples at once."""
         index, shapes = start["target"], tuple(x.shape[1:] for x in xs)
-        if (shapes, mode) not in self._scores:
-            features = partition("component", arrangements(self.graph_, shapes))
-            self._scores[shapes, mode] = Score(self.graph_, mode, features)
-        score, rho = self._scores[shapes, mode], self.current_rho()
-        wide = "float64" if any(x.dtype == np.float64 for x in xs) else "float32"
-        objective = self._objective(score, xs, index, size, rho)
+        features, penalty, rho = self._features(shapes), self.penalty(shapes), self.current_rho()
+        if self._accelerated():
+            solver = optim.Fista(penalty, length=self.step_size or rho)
+        else:
+            length = self.step_size or 0.1 * rho
+            solver = optim.ProximalGradient(penalty, length=length, backtracking=False, average=self.average)
+        objective = self._objective(features, xs, index, size, mode)
         result = optim.run(
-            self._solver(shapes, rho),
+            solver,
             objective,
-            np.zeros((len(index), score.features.count), wide),
+            np.zeros((len(index), features.count), np.result_type(np.float32, *xs)),
             max_iter=self.steps,
             tol=self.tol,
             progress=self.progress,
@@ -157,7 +145,7 @@ class MoreauGrad(GraphAnalyzer):
         self._report(result)
         value, residual = result.value, result.gap
         if self.average > 1:  # the mean of some iterates was not evaluated yet
-            penalty, everything = self.penalty(shapes), np.arange(len(index))
+            everything = np.arange(len(index))
             value, gradient = objective(result.x, everything)
             value += penalty.value(result.x, everything)
             residual = penalty.residual(result.x, gradient, everything) / result.state.scale
@@ -168,58 +156,48 @@ class MoreauGrad(GraphAnalyzer):
             "status": np.array([s.name.lower() for s in result.status], dtype="U10"),
             "rho": np.full(len(index), rho),
         }
-        # + 0.0: components that did not move are 0, not -0
-        return {"attributions": score.features.maps((-result.x / rho + 0.0).astype(wide)), **extras}
+        maps = -result.x / rho + 0.0  # components that did not move are 0, not -0
+        return {"attributions": features.maps(maps.astype(result.x.dtype)), **extras}
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
         """The gradient at x*, shrunk by the penalty (which the map solves), with x* - x held constant."""
-        features, penalty = partition("component", arrangements(self.graph_, shapes)), self.penalty(shapes)
-        score = Score(self.graph_, mode, features)
+        features, penalty = self._features(tuple(shapes)), self.penalty(tuple(shapes))
 
         def held(found: Explanation) -> list[np.ndarray]:
-            arrays = subject.flatten_inputs(found.attribution, self.input_structure_, self.input_specs())
-            step = flat_attribution(arrays)
+            step = flat_attribution(self, found)
             return [(-found.extras["rho"][:, None] * step).astype(step.dtype)]
 
         return field_map(
-            lambda xs, target, step: score_gradient(xs, target, step, score)[1],
+            lambda xs, target, step: score_gradient(xs, target, step, self.graph_, features, mode)[1],
             lambda total, constants: shrunk(total, penalty),
             features,
-            self._noise(0, list(shapes)),
+            self._noise(0, shapes),
             held,
         )
 
-    def _solver(self, shapes: tuple[tuple[int, ...], ...], rho: float) -> optim.Solver:
-        penalty = self.penalty(shapes)
-        if self._accelerated():
-            return optim.Fista(penalty, length=self.step_size or rho)
-        length = self.step_size or 0.1 * rho
-        return optim.ProximalGradient(penalty, length=length, backtracking=False, average=self.average)
-
-    def _objective(self, score: Score, xs: list[np.ndarray], target: np.ndarray, size: int, rho: float) -> Objective:
+    def _objective(
+        self, features: Partition, xs: list[np.ndarray], target: np.ndarray, size: int, mode: Any
+    ) -> optim.Objective:
         """f_c(x + step) + |step|^2 / (2 rho), with the mean of f_c over noisy copies in the regularised mode."""
-        calls = itertools.count()
+        calls, rho, options = itertools.count(), self.current_rho(), {"features": features, "mode": mode}
 
         def objective(step: np.ndarray, problems: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            run = self.compiled(score_gradient, {"score": score}, [((None, step.shape[1]), step.dtype.name)])
+            extra = [((None, step.shape[1]), step.dtype.name)]
+            run = self.compiled(score_gradient, {"graph": self.graph_, **options}, extra)
             noise = self._noise(next(calls), [x.shape[1:] for x in xs])
             copies = 1 if noise is None else self.samples
             values, gradients = np.zeros(len(step)), np.zeros_like(step)
-            for first in range(0, len(step) * copies, size):
-                rows, copy = np.divmod(np.arange(first, min(first + size, len(step) * copies)), copies)
-                points = [x[problems[rows]] for x in xs]
-                if noise is not None:
-                    points = [x + spread(x) * n[copy].astype(x.dtype) for x, n in zip(points, noise, strict=True)]
-                value, gradient = run(*points, target[problems[rows]], step[rows])
-                np.add.at(values, rows, np.asarray(value))
-                np.add.at(gradients, rows, np.asarray(gradient))
+            for places, points in around(xs, problems, noise, size):
+                value, gradient = run(*points, target[problems[places]], step[places])
+                np.add.at(values, places, np.asarray(value))
+                np.add.at(gradients, places, np.asarray(gradient))
             values, gradients = values / copies, gradients / gradients.dtype.type(copies)
             squares = np.square(step, dtype="float64").sum(axis=1)
             return values + squares / (2 * rho), gradients + step / gradients.dtype.type(rho)
 
         return objective
 
-    def _noise(self, call: int, shapes: list[tuple[int, ...]]) -> list[np.ndarray] | None:
+    def _noise(self, call: int, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray] | None:
         """Fresh draws at each step, the same for all samples."""
         if not self.smoothing:
             return None
@@ -242,19 +220,15 @@ class MoreauGrad(GraphAnalyzer):
                 stacklevel=5,
             )
         zero = np.flatnonzero(~result.x.any(axis=1) & (result.status != optim.Status.FAILED))
-        if len(zero) and self._eta():
+        if len(zero) and self.eta:
             warnings.warn(
                 f"{name}: the maps of {len(zero)} of {len(missed)} samples (first: {zero[0]} of its batch) are zero, "
-                f"because eta={self._eta()} exceeds their gradients. Use a smaller eta.",
+                f"because eta={self.eta} exceeds their gradients. Use a smaller eta.",
                 ZeroMapWarning,
                 stacklevel=5,
             )
 
-    def _eta(self) -> float:
-        return 0.0
-
     def summary(self) -> str:
-        """How the envelope's minimiser is found."""
         way = "FISTA with backtracking" if self._accelerated() else f"Algorithm 1, {self.steps} updates"
         noise = f", gradients over {self.samples} noisy copies" if self.smoothing else ""
         return f"{self.head()}\nrho = {self.current_rho():.4g}; {way}{noise}"
@@ -272,9 +246,6 @@ class SparseMoreauGrad(MoreauGrad):
     """
 
     eta: float = arguments.at_least(0, 0.05)
-
-    def _eta(self) -> float:
-        return self.eta
 
     def penalty(self, shapes: tuple[tuple[int, ...], ...]) -> optim.Penalty:
         return optim.L1(float(self.eta))
@@ -299,20 +270,16 @@ class GroupSparseMoreauGrad(SparseMoreauGrad):
     groups: Any = None
 
     def check_model(self, graph: Graph) -> None:
-        """The groups must fit the input."""
         super().check_model(graph)
         shapes = tuple(graph.specs[s].shape[1:] for s in graph.inputs)
         if all(None not in s for s in shapes):
-            self._labels(shapes)
+            self.penalty(shapes)
 
     def penalty(self, shapes: tuple[tuple[int, ...], ...]) -> optim.Penalty:
-        """eta times the sum of the groups' norms."""
-        return optim.GroupL2(float(self.eta), self._labels(shapes))
-
-    def _labels(self, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
         arranged = arrangements(self.graph_, shapes)
         if self.groups is None:
             parts = numbered(arranged, [blocks(one.shape, one.along(self.group_size)) for one in arranged])
         else:
             parts = partition(self.groups, arranged, "groups")
-        return np.concatenate([label.reshape(-1) for label in parts.pictures()])
+        labels = np.concatenate([label.reshape(-1) for label in parts.pictures()])
+        return optim.GroupL2(float(self.eta), labels)

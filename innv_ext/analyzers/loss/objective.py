@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -75,16 +76,12 @@ class SecondOrder(FirstOrder):
     ----------
     product : (vectors (q, d), rows (q,)) -> H vectors
     smallest : lower bound of the smallest eigenvalue of H, per sample
-    max_iter, tol : products and relative KKT residual of a solve
-    progress, description : of a progress bar
+    options : of ``optim.run``: max_iter counts products, tol is of the relative KKT residual
     """
 
     product: Product
     smallest: np.ndarray
-    max_iter: int
-    tol: float
-    progress: bool
-    description: str
+    options: dict[str, Any]
 
     def solve(self, rows: np.ndarray, lambda1: np.ndarray, start: np.ndarray | None = None) -> Solutions:
         """The maximisers, from ``start`` (q, d) or 0."""
@@ -96,51 +93,61 @@ class SecondOrder(FirstOrder):
             value = np.sum(d * (slope - hd) / 2 - d * linear, axis=1)
             return value, slope - hd - linear
 
-        solver = optim.Fista(
-            optim.L1(tuple(lambda1)), length=tuple(1 / (2 * weight - self.smallest[rows])), quadratic=True
-        )
-        found = optim.run(
-            solver,
-            objective,
-            np.zeros_like(g) if start is None else start,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            progress=self.progress,
-            description=self.description,
-        )
+        length = tuple(1 / (2 * weight - self.smallest[rows]))
+        solver = optim.Fista(optim.L1(tuple(lambda1)), length=length, quadratic=True)
+        found = optim.run(solver, objective, np.zeros_like(g) if start is None else start, **self.options)
         status = np.array([s.name.lower() for s in found.status], dtype="U10")
         return Solutions(lambda1, found.x, -found.value, found.gap, found.iterations, status)
 
 
-def factored(b: np.ndarray) -> tuple[Product, np.ndarray]:
-    """Products with H = B' B, and all eigenvalues of H that can differ from 0, for factors B (batch, r, d)."""
+@dataclass(eq=False)
+class Factored:
+    """H = B' B, for factors B (batch, r, d)."""
 
-    def product(v: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        samples, where, counts = np.unique(rows, return_inverse=True, return_counts=True)
-        place = np.empty(len(rows), np.int64)  # of a vector among those of its sample
-        order = np.argsort(where, kind="stable")
-        place[order] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        stacked = np.zeros((len(samples), counts.max(initial=0), v.shape[1]))
-        stacked[where, place] = v
-        factor = b if len(samples) == len(b) else b[samples]
-        return np.matmul(np.matmul(stacked, np.swapaxes(factor, 1, 2)), factor)[where, place]
+    b: np.ndarray
 
-    return product, np.linalg.eigvalsh(np.matmul(b, np.swapaxes(b, 1, 2)))
+    def product(self, v: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """H v for vectors v (q, d) and the samples ``rows`` (q,)."""
+        found = np.empty(v.shape)
+        for row in np.unique(rows):
+            own, factor = rows == row, self.b[row]
+            found[own] = v[own] @ factor.T @ factor
+        return found
+
+    def bounds(self, g: np.ndarray, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+        """How far the spectrum reaches above 0 and below, per sample."""
+        values = np.linalg.eigvalsh(np.matmul(self.b, np.swapaxes(self.b, 1, 2)))
+        return values.max(axis=1, initial=0), np.zeros(len(g))
+
+    def eigenpairs(self, g: np.ndarray, k: int, iterations: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """The k largest eigenvalues (batch, k) and unit eigenvectors (batch, k, d); 0 beyond B's rank."""
+        values, turn = np.linalg.eigh(np.matmul(self.b, np.swapaxes(self.b, 1, 2)))
+        values, turn = values[:, ::-1][:, :k], turn[:, :, ::-1][:, :, :k]
+        vectors = np.matmul(np.swapaxes(turn, 1, 2), self.b)
+        # rounding of the products leaves this much of eigenvalues that are 0
+        values = np.where(values > 1e-14 * self.b.shape[1] * values[:, :1], values, 0)
+        vectors = vectors / np.sqrt(np.where(values > 0, values, np.inf))[..., None]
+        missing = max(k - values.shape[1], 0)
+        return np.pad(values, [(0, 0), (0, missing)]), np.pad(vectors, [(0, 0), (0, missing), (0, 0)])
 
 
-def factor_eigenvectors(b: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k largest eigenvalues (batch, k) of H = B' B and unit eigenvectors (batch, k, d); 0 beyond B's rank."""
-    values, turn = np.linalg.eigh(np.matmul(b, np.swapaxes(b, 1, 2)))
-    values, turn = values[:, ::-1][:, :k], turn[:, :, ::-1][:, :, :k]
-    vectors = np.matmul(np.swapaxes(turn, 1, 2), b)
-    # rounding of the products leaves this much of eigenvalues that are 0
-    values = np.where(values > 1e-14 * b.shape[1] * values[:, :1], values, 0)
-    vectors = vectors / np.sqrt(np.where(values > 0, values, np.inf))[..., None]
-    missing = k - values.shape[1]
-    if missing > 0:
-        values = np.pad(values, [(0, 0), (0, missing)])
-        vectors = np.pad(vectors, [(0, 0), (0, missing), (0, 0)])
-    return values, vectors
+@dataclass(eq=False)
+class Products:
+    """H by its products, its eigenvalues by the Lanczos method from g; ``convex``: none of them is negative."""
+
+    product: Product
+    convex: bool
+
+    def bounds(self, g: np.ndarray, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+        top = optim.largest_eigenvalue(self.product, g, iterations=iterations).values
+        low = np.zeros(len(g))
+        if not self.convex:
+            low = optim.largest_eigenvalue(self.product, g, iterations=iterations, smallest=True).values
+        return np.nan_to_num(np.maximum(top, 0)), np.nan_to_num(np.minimum(low, 0))
+
+    def eigenpairs(self, g: np.ndarray, k: int, iterations: int | None) -> tuple[np.ndarray, np.ndarray]:
+        found = optim.largest_eigenvalues(self.product, g, k, iterations=iterations)
+        return found.values, found.vectors
 
 
 def choose_lambda1(problem: FirstOrder, true_loss: TrueLoss) -> Solutions:

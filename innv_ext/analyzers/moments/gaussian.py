@@ -112,37 +112,34 @@ def piecewise_linear_moments(
         centre = slopes[-1] * m + offsets[-1]
         for k, slope, offset in reversed(list(zip(knots, slopes, offsets, strict=False))):
             centre = ops.where(m < k, slope * m + offset, centre)
-        shares, firsts, second = [], [], zero
+        between = [
+            ops.where(low < 0.5, high - low, upper - lower)  # a difference of the smaller tails
+            for low, high, upper, lower in zip(below, below[1:], above, above[1:], strict=False)
+        ]
+        shares = [below[0], *between, above[-1]] if knots else [zero + 1]
+        bounds, moments = [zero, *density, zero], [zero, *(e * d for e, d in zip(edges, density, strict=True)), zero]
+        firsts, second = [], zero
         for i, (slope, offset, flat) in enumerate(zip(slopes, offsets, zeros, strict=True)):
-            low, high = (i - 1 if i else None), (i if i < len(knots) else None)
-            shares.append(_share(below, above, low, high, zero))
             level = offset - centre if flat else slope * m + offset - centre
             firsts.append(level * shares[i])
             second = second + level * firsts[i]
             if not flat:
-                scale = slope * sigma
-                p = (zero if low is None else density[low]) - (zero if high is None else density[high])
-                q = (zero if low is None else edges[low] * density[low]) - (
-                    zero if high is None else edges[high] * density[high]
-                )
+                scale, p = slope * sigma, bounds[i] - bounds[i + 1]
                 firsts[i] = firsts[i] + scale * p
-                second = second + scale * (scale * (shares[i] + q) + 2 * level * p)
+                second = second + scale * (scale * (shares[i] + (moments[i] - moments[i + 1])) + 2 * level * p)
         first = sum(firsts[1:], firsts[0])
         steep = [(s, share, own) for s, share, own, flat in zip(slopes, shares, firsts, zeros, strict=True) if not flat]
-        rise, bend, twist, rise2, bend2 = (
-            sum((s * share for s, share, _ in steep), zero),
-            zero,
-            zero,
-            sum((2 * s * own for s, _, own in steep), zero),  # of g^2
-            sum((2 * s * s * share for s, share, _ in steep), zero),
-        )
+        bend, twist = zero, zero
+        rise = sum((s * share for s, share, _ in steep), zero)
+        rise2 = sum((2 * s * own for s, _, own in steep), zero)  # of g^2
+        bend2 = sum((2 * s * s * share for s, share, _ in steep), zero)
         for i, (k, edge) in enumerate(zip(knots, edges, strict=True)):
             before, after = (slopes[j] * k + offsets[j] - centre for j in (i, i + 1))
-            p = density[i] / sigma
+            turn, p = slopes[i + 1] - slopes[i], density[i] / sigma
             ep = edge / sigma * p  # minus the derivative of the density
-            bend, twist = bend + (slopes[i + 1] - slopes[i]) * p, twist + (slopes[i + 1] - slopes[i]) * ep
+            bend, twist = bend + turn * p, twist + turn * ep
             bend2 = bend2 + 2 * (slopes[i + 1] * after - slopes[i] * before) * p
-            jump = offsets[i + 1] - offsets[i] + (k and (slopes[i + 1] - slopes[i]) * k)
+            jump = offsets[i + 1] - offsets[i] + (k and turn * k)
             if not (isinstance(jump, float) and abs(jump) < 1e-12):
                 squares = after * after - before * before
                 rise, bend = rise + jump * p, bend + jump * ep
@@ -160,15 +157,6 @@ def piecewise_linear_moments(
 
     found = numerics.custom_gradient(evaluate)(m, v)
     return (*found, None) if len(found) == 2 else found
-
-
-def _share(below: list[Tensor], above: list[Tensor], low: int | None, high: int | None, zero: Tensor) -> Tensor:
-    """P(low < X < high) as a difference of the smaller tails."""
-    if low is None:
-        return zero + 1 if high is None else below[high]
-    if high is None:
-        return above[low]
-    return ops.where(below[low] < 0.5, below[high] - below[low], above[low] - above[high])
 
 
 _POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(16)

@@ -6,23 +6,14 @@ first-order, or that neglect a dependence which the other rules of the same mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-from keras import ops
+from keras import ops, tree
 
-from innv_ext.analyzers.moments import activations as moment_activations
-from innv_ext.analyzers.moments import maxima as moment_max
-from innv_ext.analyzers.moments import normalisation as moment_norm
-from innv_ext.analyzers.moments import products as moment_products
-from innv_ext.analyzers.moments.values import (
-    Moments,
-    is_full,
-    join,
-    mean_of,
-    var_of,
-)
+from innv_ext.analyzers.moments import gaussian, mixing
+from innv_ext.analyzers.moments.values import Moments, as_moments, join
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
@@ -30,6 +21,8 @@ from innv_ext.backend.rules import Predicate, PredicateLike, Rules, both, kind_i
 
 Tensor = Any
 Values = tuple[Any, ...]
+SMOOTH = """elu ELU selu celu gelu silu swish mish softplus softsign sigmoid hard_silu hard_swish tanh tanh_shrink
+    squareplus log_sigmoid sparse_plus sparse_sigmoid expm1 exp2 erf erfc sin cos arctan arcsinh"""
 MATRIX_LIMIT = 2**24  # entries of the matrix of a linear node that has no rule of its own
 
 
@@ -47,7 +40,7 @@ def affine(node: Node, values: Values) -> Sequence[Moments]:
 def identity(node: Node, values: Values) -> Sequence[Moments]:
     """y = x in inference; masks and other inputs are left aside."""
     x = values[0]
-    y = node.call(*(mean_of(v) for v in values))
+    y = node.call(*(as_moments(v).mean for v in values))
     return [x.image(y, ops.cast(x.var, y.dtype), lambda t: ops.cast(t, y.dtype))]
 
 
@@ -106,14 +99,14 @@ def _window_counts(node: Node, x: Tensor) -> Tensor:
 
 def at_mean(node: Node, values: Values) -> Sequence[Any]:
     """The value depends on shapes only."""
-    return [node.call(*map(mean_of, values))]
+    return [node.call(*(as_moments(v).mean for v in values))]
 
 
 def by_matrix(node: Node, values: Values) -> Sequence[Moments]:
     """Any other linear node (interpolation, adaptive pooling ...): its matrix, found by unit vectors, squared."""
     x = values[0].mean
     shape = tuple(x.shape[1:])
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     image = _homogeneous(node, ops.reshape(ops.eye(size, dtype=x.dtype), (size, *shape)))
     matrix = ops.square(ops.reshape(image, (size, -1)))
     target = tuple(image.shape[1:])
@@ -122,11 +115,11 @@ def by_matrix(node: Node, values: Values) -> Sequence[Moments]:
 
 def _linear(node: Node, values: Values, variance: Callable[..., Any]) -> Sequence[Moments]:
     """A linear node with one or several inputs and outputs; ``variance`` maps the independent variances."""
-    means, variances = node.call(*map(mean_of, values)), variance(*map(var_of, values))
-    if not isinstance(means, (list, tuple)):
-        return [Moments(means, variances, join(values, lambda *t: _homogeneous(node, *t)), is_full(values))]
+    values = [as_moments(v) for v in values]
+    means = tree.flatten(node.call(*(v.mean for v in values)))
+    variances, full = tree.flatten(variance(*(v.var for v in values))), any(v.full for v in values)
     return [
-        Moments(m, v, join(values, lambda *t, i=i: _homogeneous(node, *t)[i]), is_full(values))
+        Moments(m, v, join(values, lambda *t, i=i: tree.flatten(_homogeneous(node, *t))[i]), full)
         for i, (m, v) in enumerate(zip(means, variances, strict=True))
     ]
 
@@ -136,8 +129,50 @@ def _homogeneous(node: Node, *xs: Tensor) -> Any:
     y = node.call(*xs)
     if not (node.kind is Kind.RESCALE or traits.may_fill(node)):
         return y
-    zero = node.call(*(ops.zeros_like(x) for x in xs))
-    return [a - b for a, b in zip(y, zero, strict=True)] if isinstance(y, (list, tuple)) else y - zero
+    return tree.map_structure(ops.subtract, y, node.call(*map(ops.zeros_like, xs)))
+
+
+# --- activations: exact for a Gaussian where piecewise linear, by quadrature where smooth ------------------------
+
+
+def relu(node: Node, values: Values) -> Sequence[Moments]:
+    """ReLU, exact for a Gaussian."""
+    x = values[0]
+    return [x.scaled(node, *gaussian.relu_moments(x.mean, x.variance(), gain=bool(x.factors)))]
+
+
+def piecewise_linear(node: Node, values: Values) -> Sequence[Moments]:
+    """Leaky, capped and thresholded ReLUs, hard sigmoid and tanh, abs, clip: exact for a Gaussian."""
+    x = values[0]
+    found = gaussian.piecewise_linear_moments(x.mean, x.variance(), *traits.pieces(node), gain=bool(x.factors))
+    return [x.scaled(node, *found)]
+
+
+def quadrature(node: Node, values: Values) -> Sequence[Moments]:
+    """Smooth activations: Gauss-Hermite quadrature with 16 nodes."""
+    x = values[0]
+    return [x.scaled(node, *gaussian.quadrature_moments(node.call, x.mean, x.variance(), gain=bool(x.factors)))]
+
+
+def square(node: Node, values: Values) -> Sequence[Moments]:
+    """x^2, exact for a Gaussian."""
+    return [values[0].scaled(node, *gaussian.square_moments(values[0].mean, values[0].variance()))]
+
+
+def exponential(node: Node, values: Values) -> Sequence[Moments]:
+    """exp(x), exact for a Gaussian."""
+    return [values[0].scaled(node, *gaussian.exp_moments(values[0].mean, values[0].variance()))]
+
+
+def plain_relu(node: Node, graph: Graph) -> bool:
+    """max(x, 0) in any form."""
+    pieces = traits.pieces(node) if len(node.inputs) == 1 else None
+    return pieces is not None and traits.activation_key(node) != "PReLU" and pieces == ([0.0], [0.0, 1.0], [0.0, 0.0])
+
+
+def has_pieces(node: Node, graph: Graph) -> bool:
+    """A piecewise linear activation whose pieces are known."""
+    return len(node.inputs) == 1 and traits.pieces(node) is not None
 
 
 # --- the table ---------------------------------------------------------------------------------------------------
@@ -179,11 +214,7 @@ def small_linear(node: Node, graph: Graph) -> bool:
     """Linear, with one input and output whose sizes are known and allow for a matrix."""
     sizes = [graph.specs[slot].shape[1:] for slot in (*node.inputs, *node.outputs)]
     known = len(node.inputs) == len(node.outputs) == 1 and all(None not in s for s in sizes)
-    return (
-        node.kind is Kind.LINEAR
-        and known
-        and float(np.prod([d for s in sizes for d in s], dtype=float)) <= MATRIX_LIMIT
-    )
+    return node.kind is Kind.LINEAR and known and math.prod(map(math.prod, sizes)) <= MATRIX_LIMIT
 
 
 MOMENT_RULES = Rules(
@@ -198,27 +229,27 @@ MOMENT_RULES = Rules(
     (keys("mean GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D"), mean, "mean"),
     (keys("AveragePooling1D AveragePooling2D AveragePooling3D average_pool"), average_pool, "average pooling"),
     (small_linear, by_matrix, "linear, by its matrix"),
-    (keys("Multiply multiply"), moment_products.product, "product"),
+    (keys("Multiply multiply"), mixing.product, "product"),
     (
-        both(keys("Dot matmul einsum dot tensordot inner outer"), moment_products.bilinear_in_two),
-        moment_products.matrix_product,
+        both(keys("Dot matmul einsum dot tensordot inner outer"), mixing.bilinear_in_two),
+        mixing.matrix_product,
         "matrix product (approximate)",
     ),
-    (moment_products.plain_attention, moment_products.attention, "attention (approximate)"),
-    (moment_activations.plain_relu, moment_activations.relu, "ReLU"),
-    (moment_activations.has_pieces, moment_activations.piecewise_linear, "piecewise linear"),
-    (keys("square"), moment_activations.square, "square"),
-    (keys("exp exponential"), moment_activations.exponential, "exponential"),
-    (keys(moment_activations.SMOOTH), moment_activations.quadrature, "quadrature"),
-    (keys("softmax Softmax"), moment_norm.softmax, "softmax (approximate)"),
-    (moment_norm.can_normalise, moment_norm.normalise, "normalisation (approximate)"),
-    (keys("MaxPooling1D MaxPooling2D MaxPooling3D max_pool"), moment_max.maximum_pool, "maximum"),
+    (mixing.plain_attention, mixing.attention, "attention (approximate)"),
+    (plain_relu, relu, "ReLU"),
+    (has_pieces, piecewise_linear, "piecewise linear"),
+    (keys("square"), square, "square"),
+    (keys("exp exponential"), exponential, "exponential"),
+    (keys(SMOOTH), quadrature, "quadrature"),
+    (keys("softmax Softmax"), mixing.softmax, "softmax (approximate)"),
+    (mixing.can_normalise, mixing.normalise, "normalisation (approximate)"),
+    (keys("MaxPooling1D MaxPooling2D MaxPooling3D max_pool"), mixing.maximum_pool, "maximum"),
     (
         both(keys("GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D max amax"), plain_maximum),
-        moment_max.maximum_over,
+        mixing.maximum_over,
         "maximum",
     ),
-    (keys("Maximum maximum fmax"), moment_max.maximum_of, "maximum"),
-    (keys("Minimum minimum fmin"), moment_max.minimum_of, "minimum"),
+    (keys("Maximum maximum fmax"), mixing.maximum_of, "maximum"),
+    (keys("Minimum minimum fmin"), mixing.minimum_of, "minimum"),
     (keys("zeros_like ones_like shape"), at_mean, "constant"),
 )

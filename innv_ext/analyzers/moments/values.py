@@ -6,6 +6,8 @@ arrives. Sources: Minka 2001; Macdonald et al. 2019 (the engine of Rate-Distorti
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,12 +53,18 @@ class Moments:
 
     def image(self, mean: Tensor, var: Tensor, function: Callable[[Tensor], Tensor]) -> Moments:
         """After a linear map: ``function`` is applied to each direction, the other two are given."""
-        return Moments(mean, var, {k: each(function, f) for k, f in self.factors.items()}, self.full)
+        return Moments(mean, var, through(self, function), self.full)
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Moments:
+        """After a function that moves or copies values, of all parts alike."""
+        return self.image(function(self.mean), function(self.var), function)
+
+    def times(self, number: float) -> Moments:
+        return self.image(self.mean * number, self.var * number**2, lambda t: t * number)
 
     def scaled(self, node: Node, mean: Tensor, variance: Tensor, gain: Tensor | None) -> Moments:
         """After an elementwise function with marginal variance ``variance`` and E[f'(X)] = ``gain``."""
-        factors = {} if gain is None else {k: f * ops.expand_dims(gain, 1) for k, f in self.factors.items()}
-        return combined(node, mean, variance, factors, self.full)
+        return combined(node, mean, variance, {} if gain is None else weighted(self, gain), self.full)
 
 
 def combined(node: Node, mean: Tensor, variance: Tensor, factors: dict[int, Tensor], full: bool) -> Moments:
@@ -71,9 +79,7 @@ def combined(node: Node, mean: Tensor, variance: Tensor, factors: dict[int, Tens
     if not full:
         return Moments(mean, rest, factors, full)
     shape = ops.shape(rest)[1:]
-    size = 1
-    for dim in shape:
-        size = size * dim
+    size = math.prod(shape)
     spread = ops.reshape(ops.eye(size, dtype=rest.dtype), (1, size, *shape))
     own, label = ops.expand_dims(ops.sqrt(rest + FLOOR), 1) * spread, node.outputs[0]
     if label in factors:  # of an earlier product in the same node
@@ -100,58 +106,39 @@ def each(function: Callable[..., Tensor], *factors: Tensor) -> Tensor:
 
 
 def per_direction(x: Tensor, factor: Tensor) -> Tensor:
-    """``x`` (batch, ...) repeated for each direction, in the order of ``each``."""
-    return ops.repeat(x, ops.shape(factor)[1], axis=0)
+    """``x`` (batch, ...) repeated for each of the directions (batch, rank, ...)."""
+    return ops.repeat(ops.expand_dims(x, 1), ops.shape(factor)[1], axis=1)
 
 
-def join(values: Sequence[Any], function: Callable[..., Tensor]) -> dict[int, Tensor]:
+def through(x: Moments, function: Callable[..., Tensor], *fixed: Tensor) -> dict[int, Tensor]:
+    """The directions of ``x`` after a batched linear function, which takes tensors (batch, ...) besides."""
+    return {k: each(function, f, *(per_direction(t, f) for t in fixed)) for k, f in x.factors.items()}
+
+
+def weighted(x: Moments, weight: Tensor) -> dict[int, Tensor]:
+    """The directions of ``x`` times ``weight`` (batch, ...)."""
+    return {k: f * ops.expand_dims(weight, 1) for k, f in x.factors.items()}
+
+
+def added(first: dict[int, Tensor], second: dict[int, Tensor]) -> dict[int, Tensor]:
+    """The directions of a sum."""
+    return {**first, **{k: first[k] + f if k in first else f for k, f in second.items()}}
+
+
+def join(values: Sequence[Moments], function: Callable[..., Tensor]) -> dict[int, Tensor]:
     """Directions of a linear function of several inputs; an input without a label's directions counts as zero."""
     found = {}
-    for label in {k: None for v in values if is_random(v) for k in v.factors}:
-        like = next(v.factors[label] for v in values if is_random(v) and label in v.factors)
-        parts = [
-            v.factors[label]
-            if is_random(v) and label in v.factors
-            else ops.repeat(ops.expand_dims(ops.zeros_like(mean_of(v)), 1), ops.shape(like)[1], axis=1)
-            for v in values
-        ]
+    for label in dict.fromkeys(k for v in values for k in v.factors):
+        like = next(v.factors[label] for v in values if label in v.factors)
+        parts = (v.factors.get(label, per_direction(ops.zeros_like(v.mean), like)) for v in values)
         found[label] = each(function, *parts)
     return found
 
 
-def is_random(value: Any) -> bool:
-    """Whether a value of the walk carries a variance."""
-    return isinstance(value, Moments)
 
-
-def mean_of(value: Any) -> Tensor:
-    """The mean of ``Moments``, or the tensor itself."""
-    return value.mean if isinstance(value, Moments) else value
-
-
-def var_of(value: Any) -> Tensor:
-    """The independent variance of ``Moments``; zero for a plain tensor."""
-    return value.var if isinstance(value, Moments) else ops.zeros_like(value)
-
-
-def is_full(values: Sequence[Any]) -> bool:
-    """Whether the walk keeps all covariances."""
-    return any(v.full for v in values if isinstance(v, Moments))
-
-
-@dataclass(frozen=True)
-class Guarded:
-    """A rule, but where nothing random arrives the node is simply evaluated."""
-
-    rule: Any
-
-    def __call__(self, node: Node, values: tuple[Any, ...]) -> Sequence[Any]:
-        if any(is_random(v) for v in values):
-            return self.rule(node, values)
-        return evaluated(node, values)
-
-    def __repr__(self) -> str:
-        return getattr(self.rule, "__name__", repr(self.rule))
+def as_moments(value: Any) -> Moments:
+    """``Moments`` of any value of the walk; a plain tensor has no variance."""
+    return value if isinstance(value, Moments) else Moments(value, ops.zeros_like(value))
 
 
 def bind(graph: Graph, table: Rules) -> tuple[Any, ...]:
@@ -171,7 +158,7 @@ def bind(graph: Graph, table: Rules) -> tuple[Any, ...]:
         if reached.intersection(node.inputs):
             reached.update(node.outputs)
     unreached = Rules((lambda node, graph: not reached.intersection(node.inputs), evaluated, "not random"))
-    return tuple(Guarded(rule) for rule in table.before(unreached).bind(graph, hint, "moment rule"))
+    return table.before(unreached).bind(graph, hint, "moment rule")
 
 
 def evaluated(node: Node, values: tuple[Any, ...]) -> Sequence[Any]:
@@ -179,6 +166,12 @@ def evaluated(node: Node, values: tuple[Any, ...]) -> Sequence[Any]:
     return tree.flatten(node.call(*values))
 
 
+def outputs(rules: Sequence[Any], node: Node, values: tuple[Any, ...]) -> Sequence[Any]:
+    """What a node makes of ``values``, by its rule; where nothing random arrives it is evaluated."""
+    return (rules[node.index] if any(isinstance(v, Moments) for v in values) else evaluated)(node, values)
+
+
 def propagate(graph: Graph, rules: Sequence[Any], inputs: Sequence[Any]) -> Any:
     """The moments of the graph's first output."""
-    return walk.forward(graph, inputs, rules).slots[graph.outputs[0]]
+    found = walk.forward(graph, inputs, [functools.partial(outputs, rules)] * len(graph.nodes))
+    return found.slots[graph.outputs[0]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
 from innv_ext.analyzers.core.program import select
 from innv_ext.analyzers.moments import values as moments
@@ -30,8 +31,7 @@ class Problem:
     rules: tuple[Any, ...]
     features: Partition
     mode: Any
-    covariance: str
-    shapes: tuple[tuple[int | None, ...], ...]
+    full: bool
 
 
 @dataclass(eq=False)
@@ -67,33 +67,31 @@ class Distortion:
         ``streams`` (q,) number the Monte Carlo draws: equal numbers share them, so that one problem is always
         compared on the same draws.
         """
-        values, gradients = np.empty(len(s)), np.empty_like(s)
-        step = self.size if not self.samples else max(1, self.size // self.samples)
-        for start in range(0, len(s), step):
-            part = slice(start, start + step)
-            evaluate = self._sampled if self.samples else self._filtered
-            values[part], gradients[part] = evaluate(s[part], rows[part], streams[part])
+        values, gradients = np.zeros(len(s)), np.zeros_like(s)
+        draws = max(self.samples, 1)
+        step = max(1, self.size // draws)
+        for part in (slice(first, first + step) for first in range(0, len(s), step)):
+            xs = [x[rows[part]] for x in self.xs]
+            for replaced in self._replacements(xs, rows[part], streams[part]):
+                value, gradient = self._run(rows[part], s[part], xs, replaced)
+                values[part] += np.asarray(value)
+                gradients[part] += np.asarray(gradient)
+        values, gradients = values / draws, gradients / draws
         finite = np.isfinite(values) & np.isfinite(gradients).all(axis=1)
         if self._failed is None and not finite.all():
             i = int(np.argmin(finite))
             self._failed = s[i].copy(), int(rows[i]), int(streams[i])
         return values, gradients
 
-    def _filtered(self, s: np.ndarray, rows: np.ndarray, streams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        xs = [x[rows] for x in self.xs]
-        means, variances, factors = self.reference.moments(xs)
-        d, g = self._run(filtered, rows, s, xs, [*means, *variances, *factors])
-        return np.asarray(d), np.asarray(g)
-
-    def _sampled(self, s: np.ndarray, rows: np.ndarray, streams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        xs = [x[rows] for x in self.xs]
-        total, gradient = 0.0, 0.0
-        block = max(1, min(self.samples, self.size // len(s)))
+    def _replacements(self, xs: list[np.ndarray], rows: np.ndarray, streams: np.ndarray) -> Iterator[list[np.ndarray]]:
+        """What one call of the compiled function takes of V: all its moments, or a block of the draws."""
+        if not self.samples:
+            means, variances, factors = self.reference.moments(xs)
+            yield [*means, *variances, *factors]
+            return
+        block = max(1, min(self.samples, self.size // len(rows)))
         for first in range(0, self.samples, block):
-            draws = self._draws(xs, rows, streams, range(first, min(first + block, self.samples)))
-            d, g = self._run(sampled, rows, s, xs, draws)
-            total, gradient = total + np.asarray(d), gradient + np.asarray(g)
-        return total / self.samples, gradient / self.samples
+            yield self._draws(xs, rows, streams, range(first, min(first + block, self.samples)))
 
     def _draws(self, xs: list[np.ndarray], rows: np.ndarray, streams: np.ndarray, block: range) -> list[np.ndarray]:
         """(q, draws, ...) per input; kept where they are small, since a solver asks for them again and again."""
@@ -110,39 +108,33 @@ class Distortion:
             parts.append(drawn)
         return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
-    def _run(self, function: Any, rows: np.ndarray, s: np.ndarray, xs: list[np.ndarray], more: list[np.ndarray]) -> Any:
+    def _run(self, rows: np.ndarray, s: np.ndarray, xs: list[np.ndarray], replaced: list[np.ndarray]) -> Any:
         """Call the compiled function, for any number of points and draws."""
-        shapes, dtype = self.context.shapes, s.dtype.name
+        graph, dtype = self.context.graph, s.dtype.name
+        shapes = [graph.specs[slot].shape[1:] for slot in graph.inputs]
         extra = [((None, s.shape[1]), dtype), ((None,), dtype)]
-        for i, array in enumerate(more):
-            shape = shapes[i % len(shapes)]
+        for array, shape in zip(replaced, itertools.cycle(shapes), strict=False):
             extra.append(((None,) * (array.ndim - len(shape)) + shape, array.dtype.name))
-        run = self.compiled(function, {"context": self.context}, extra)
-        return run(*xs, self.index[rows], s, self.score[rows].astype(s.dtype), *more)
+        options = {"function": sampled if self.samples else filtered, "context": self.context}
+        run = self.compiled(with_gradient, options, extra)
+        return run(*xs, self.index[rows], s, self.score[rows].astype(dtype), *replaced)
 
     def culprit(self) -> str:
         """The first node with a value that is not finite, where D was not finite first; "" if there is none."""
         if self._failed is None:
             return ""
         s, row, stream = self._failed
-        xs = [x[row : row + 1] for x in self.xs]
-        if not self.samples:
-            means, variances, factors = self.reference.moments(xs)
-            return self._broken(random_inputs(xs, s[None], [*means, *variances, *factors], self.context))
-        names = []
-        for first in range(0, self.samples, self.size):
-            block = range(first, min(first + self.size, self.samples))
-            draws = self._draws(xs, np.array([row]), np.array([stream]), block)
-            names.append(self._broken(mixed_inputs(xs, s[None], draws, self.context)))
+        xs, inputs = [x[row : row + 1] for x in self.xs], mixed_inputs if self.samples else random_inputs
+        replacements = self._replacements(xs, np.array([row]), np.array([stream]))
+        names = (self._broken(inputs(xs, s[None], replaced, self.context)) for replaced in replacements)
         return next(filter(None, names), "")
 
     def _broken(self, inputs: Sequence[Any]) -> str:
         slots = dict(zip(self.context.graph.inputs, inputs, strict=True))
         for node in self.context.graph.nodes:
-            values = tuple(slots[slot] for slot in node.inputs)
-            ys = self.context.rules[node.index](node, values) if not self.samples else tree.flatten(node.call(*values))
+            ys = moments.outputs(self.context.rules, node, tuple(slots[slot] for slot in node.inputs))
             slots.update(zip(node.outputs, ys, strict=True))
-            parts = [t for y in ys for t in ((y.mean, y.variance()) if moments.is_random(y) else (y,))]
+            parts = [t for y in ys for t in ((y.mean, y.variance()) if isinstance(y, Moments) else (y,))]
             if not all(np.isfinite(ops.convert_to_numpy(ops.cast(t, "float64"))).all() for t in parts):
                 return node.name
         return ""
@@ -157,7 +149,7 @@ def random_inputs(xs: Sequence[Tensor], s: Tensor, reference: Sequence[Tensor], 
         free = 1 - kept
         directions = ops.expand_dims(free, 1) * factors[i] if factors else None
         mean, var = kept * x + free * means[i], ops.square(free) * variances[i]
-        inputs.append(Moments.of_input(mean, var, directions, context.covariance == "full"))
+        inputs.append(Moments.of_input(mean, var, directions, context.full))
     return inputs
 
 
@@ -171,36 +163,32 @@ def mixed_inputs(xs: Sequence[Tensor], s: Tensor, draws: Sequence[Tensor], conte
 
 
 def filtered(
-    xs: list[Tensor], index: Tensor, s: Tensor, score: Tensor, *reference: Tensor, context: Problem
-) -> tuple[Tensor, Tensor]:
-    """D = (score - mean)^2 + variance by density filtering, and dD/ds."""
-
-    def distortion(s: Tensor) -> Tensor:
-        inputs = random_inputs(xs, s, reference, context)
-        y = moments.propagate(context.graph, context.rules, inputs)
-        weights, mean, _ = select(widen(y.mean), index, context.mode)
-        axes = tuple(range(1, len(y.mean.shape)))
-        variance = ops.sum(ops.square(weights) * y.var, axis=axes)
-        for factor in y.factors.values():
-            along = ops.sum(ops.expand_dims(weights, 1) * factor, axis=tuple(a + 1 for a in axes))
-            variance = variance + ops.sum(ops.square(along), axis=1)
-        return ops.square(score - mean) + variance
-
-    (d,), pullback = numerics.vjp(distortion, s)
-    return d, pullback(ops.ones_like(d))[0]
+    xs: list[Tensor], index: Tensor, s: Tensor, score: Tensor, reference: Sequence[Tensor], context: Problem
+) -> Tensor:
+    """D = (score - mean)^2 + variance by density filtering."""
+    y = moments.propagate(context.graph, context.rules, random_inputs(xs, s, reference, context))
+    weights, mean, _ = select(widen(y.mean), index, context.mode)
+    axes = tuple(range(1, len(y.mean.shape)))
+    variance = ops.sum(ops.square(weights) * y.var, axis=axes)
+    for factor in y.factors.values():
+        along = ops.sum(ops.expand_dims(weights, 1) * factor, axis=tuple(a + 1 for a in axes))
+        variance = variance + ops.sum(ops.square(along), axis=1)
+    return ops.square(score - mean) + variance
 
 
 def sampled(
-    xs: list[Tensor], index: Tensor, s: Tensor, score: Tensor, *draws: Tensor, context: Problem
-) -> tuple[Tensor, Tensor]:
-    """The sum of (score - score(s x + (1 - s) v))^2 over draws v (batch, draws, ...), and its gradient."""
+    xs: list[Tensor], index: Tensor, s: Tensor, score: Tensor, draws: Sequence[Tensor], context: Problem
+) -> Tensor:
+    """The sum of (score - score(s x + (1 - s) v))^2 over draws v (batch, draws, ...)."""
     count = ops.shape(draws[0])[1]
+    y = widen(walk.evaluate(context.graph, mixed_inputs(xs, s, draws, context))[0])
+    found = select(y, ops.repeat(index, count, axis=0), context.mode)[1]
+    return ops.sum(ops.square(ops.expand_dims(score, 1) - ops.reshape(found, (-1, count))), axis=1)
 
-    def distortion(s: Tensor) -> Tensor:
-        inputs = mixed_inputs(xs, s, draws, context)
-        y = widen(walk.evaluate(context.graph, inputs)[0])
-        found = select(y, ops.repeat(index, count, axis=0), context.mode)[1]
-        return ops.sum(ops.square(ops.expand_dims(score, 1) - ops.reshape(found, (-1, count))), axis=1)
 
-    (d,), pullback = numerics.vjp(distortion, s)
+def with_gradient(
+    xs: list[Tensor], index: Tensor, s: Tensor, score: Tensor, *replaced: Tensor, function: Any, context: Problem
+) -> tuple[Tensor, Tensor]:
+    """D by one of the two, and dD/ds."""
+    (d,), pullback = numerics.vjp(lambda s: function(xs, index, s, score, replaced, context), s)
     return d, pullback(ops.ones_like(d))[0]

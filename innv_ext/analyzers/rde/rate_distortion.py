@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from innv_ext import arguments, optim
 from innv_ext.analyzers.core.program import GraphAnalyzer, check_float_inputs
 from innv_ext.analyzers.moments import values as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
-from innv_ext.analyzers.parts.partition import Partition, partition
+from innv_ext.analyzers.parts.partition import partition
 from innv_ext.analyzers.parts.replacement import Custom
 from innv_ext.analyzers.rde.distortion import Distortion, Problem
 from innv_ext.analyzers.rde.reference import KINDS, LEARNT, Reference, learn
@@ -82,46 +83,28 @@ class RateDistortion(GraphAnalyzer):
             raise InvalidInputError("Give mean= and variance= together, or neither and call fit(X).")
 
     def check_model(self, graph: Graph) -> None:
-        """Inputs must be numbers that can be mixed with noise."""
         if callable(self.reference) and len(graph.inputs) > 1:
             raise InvalidInputError("A reference sampler needs a model with one input.")
         check_float_inputs(graph, f"{type(self).__name__} mixes inputs with noise")
 
     def bind(self) -> None:
-        """Bind the moment rules, where they are needed."""
+        """Bind the moment rules, where they are needed; check what depends on the shapes of the inputs."""
         self.moment_table_ = (self.moment_rules or Rules()).before(MOMENT_RULES)
         self.bound_ = moments.bind(self.graph_, self.moment_table_) if self.distortion == "adf" else ()
-        self._features: dict[Any, Partition] = {}
-        self._contexts: dict[Any, Problem] = {}
-        shapes = [spec.shape[1:] for spec in self.input_specs()]
+        self._problem = functools.cache(self._problem_of)
+        shapes = tuple(spec.shape[1:] for spec in self.input_specs())
         if all(None not in s for s in shapes):
-            self.check_count(self.features_of(shapes).count)
+            self.whole_rates(self._problem(shapes, "index").features.count)
             self.given_reference()
 
-    def check_count(self, n: int) -> None:
-        """Refuse parameters that don't fit the number of features."""
-
-    def features_of(self, shapes: Sequence[tuple[int, ...]]) -> Partition:
-        """The features of inputs of these shapes."""
-        key = tuple(tuple(s) for s in shapes)
-        if key not in self._features:
-            self._features[key] = partition(self.features, arrangements(self.graph_, key))
-        return self._features[key]
+    def _problem_of(self, shapes: tuple[tuple[int, ...], ...], mode: Any) -> Problem:
+        features = partition(self.features, arrangements(self.graph_, shapes))
+        return Problem(self.graph_, self.bound_, features, mode, self.reference == "full")
 
     # --- the reference distribution ------------------------------------------------------------------------------
 
     def fit(self, X: Any, *, batch_size: int | None = None) -> RateDistortion:
-        """Learn V from data, in one pass: mean and variance, or principal directions too.
-
-        Parameters
-        ----------
-        X : arrays like the model's inputs, a keras PyDataset, a tf.data.Dataset, or any iterable of batches
-
-        Raises
-        ------
-        InvalidInputError
-            for data that don't fit the model, hold NaN, or are empty; nothing is changed then
-        """
+        """Learn V from data, in one pass: mean and variance, or principal directions too."""
         if self.reference in LEARNT:
             self.set_state(learn(self.training_batches(X, batch_size), self.reference, self.rank))
         return self
@@ -137,55 +120,34 @@ class RateDistortion(GraphAnalyzer):
         if self.learnt_:
             learnt = self.learnt_list("mean"), self.learnt_list("variance"), self.learnt_.get("factor")
             return Reference.of(self.reference, *learnt)
-        means = self._broadcast("mean", 0.0 if self.mean is None else self.mean, shapes)
-        variances = self._broadcast("variance", 0.0 if self.variance is None else self.variance, shapes)
-        if any((v < 0).any() for v in variances):
+        found = []
+        for name, value in (("mean", self.mean), ("variance", self.variance)):
+            given = zip(self.per_input(0.0 if value is None else value), shapes, strict=True)
+            found.append([arguments.one_sample(name, one, shape) for one, shape in given])
+        if any((v < 0).any() for v in found[1]):
             raise InvalidInputError("variance must not be negative anywhere; it holds squared standard deviations.")
-        return Reference.of(self.reference, means, variances)
-
-    def _broadcast(self, name: str, value: Any, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-        return [arguments.one_sample(name, v, shape) for v, shape in zip(self.per_input(value), shapes, strict=True)]
+        return Reference.of(self.reference, *found)
 
     # --- running -------------------------------------------------------------------------------------------------
 
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
-        """Solve for some samples at once."""
-        features = self.features_of([x.shape[1:] for x in xs])
-        self.check_count(features.count)
-        step = self.samples_at_once(features.count, size)
+        shapes = tuple(x.shape[1:] for x in xs)
+        context, reference = self._problem(shapes, mode), self.given_reference(shapes)
+        step = self.samples_at_once(context.features.count, size)
+        draws = self.samples if self.distortion == "monte_carlo" else 0
         parts = []
         for rows in (slice(i, i + step) for i in range(0, len(xs[0]), step)):
-            some = {name: array[rows] for name, array in start.items()}
-            parts.append(self.solve(self._distortion([x[rows] for x in xs], some, size, features, mode)))
+            some = [x[rows] for x in xs], start["target"][rows], start["score"][rows]
+            parts.append(self.solve(Distortion(self.compiled, context, reference, *some, size, draws, self.seed)))
         return tree.map_structure(lambda *a: np.concatenate(a), *parts)
 
-    def _distortion(
-        self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, features: Partition, mode: Any
-    ) -> Distortion:
-        key = (mode, features)
-        reference = self.given_reference([x.shape[1:] for x in xs])
-        if key not in self._contexts:
-            shapes = tuple(tuple(spec.shape[1:]) for spec in self.input_specs())
-            self._contexts[key] = Problem(self.graph_, self.bound_, features, mode, reference.covariance, shapes)
-        return Distortion(
-            self.compiled,
-            self._contexts[key],
-            reference,
-            xs,
-            start["target"],
-            start["score"],
-            size,
-            self.samples if self.distortion == "monte_carlo" else 0,
-            self.seed,
-        )
+    def whole_rates(self, n: int) -> list[int]:
+        """The rates at which a sample with n features is solved as numbers of features; refuses what doesn't fit n."""
+        return []
 
     def samples_at_once(self, n: int, size: int) -> int:
         """Samples with n features that are solved together; their forward passes are split by ``size`` anyway."""
-        return max(1, size // self.problems_per_sample(n))
-
-    def problems_per_sample(self, n: int) -> int:
-        """Points that are evaluated at once for one sample with n features."""
-        return 1
+        return max(1, size // max(1, len(self.whole_rates(n))))
 
     def solve(self, distortion: Distortion) -> dict[str, Any]:
         """The attributions (list) and extras per sample."""
@@ -225,7 +187,6 @@ class RateDistortion(GraphAnalyzer):
         return {**extras, "single_rate": maps[0]} if maps is not None and len(maps) == 1 else extras
 
     def summary(self) -> str:
-        """The plan: one line a node with its moment rule."""
         if self.distortion == "monte_carlo":
             return f"{self.head()}; {self.samples} Monte Carlo samples per evaluation"
         return "\n".join([self.head(), *self.moment_table_.describe(self.graph_, self.bound_)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,23 @@ class LagrangianRDE(RateDistortion):
         return {"attributions": features.maps(result.x), **extras}
 
 
+def single_rates(
+    analyzer: MultiRateRDE | RateConstrainedRDE, distortion: Distortion
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Minimisers (batch, rates, n) and extras (batch, rates), from all rates of all samples as one batch."""
+    count, rates = len(distortion.index), analyzer.whole_rates(distortion.context.features.count)
+    ks = np.tile(rates, count)
+
+    def objective(s: np.ndarray, problems: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return distortion(s, problems // len(rates), problems % len(rates))
+
+    x0 = optim.entropic_capped_simplex(np.repeat(analyzer.starting_weights(distortion), len(rates), axis=0), ks)
+    solver = make_solver(analyzer.solver, optim.CappedSimplex(tuple(ks.tolist())), analyzer.step)
+    result = analyzer.minimize(solver, distortion, objective, x0)
+    extras = {**result_extras(result, (count, len(rates))), "rates": np.tile(rates, (count, 1))}
+    return result.x.reshape(count, len(rates), -1), extras
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class MultiRateRDE(RateDistortion):
     """MR-RDE: the mean of the RC-RDE maps for several rates, each min D(s) over s in [0, 1]^n with |s|_1 <= k.
@@ -90,73 +107,44 @@ class MultiRateRDE(RateDistortion):
     def check_parameters(self) -> None:
         super().check_parameters()
         if self.weights is not None:
-            given = np.asarray(self.weights)
+            given, count = np.asarray(self.weights), len(listed(self.rates))
             numbers = given.dtype.kind in "fiu" and np.isfinite(given).all() and (given >= 0).all()
-            if given.shape != (len(listed(self.rates)),) or not numbers or not given.sum() > 0:
+            if given.shape != (count,) or not numbers or not given.sum() > 0:
                 raise InvalidInputError(
-                    f"weights must be {len(listed(self.rates))} non-negative numbers, one per rate, "
-                    f"got {self.weights!r}."
+                    f"weights must be {count} non-negative numbers, one per rate, got {self.weights!r}."
                 )
 
-    def check_count(self, n: int) -> None:
-        """Rates between 1 and n - 1."""
-        self.whole_rates(n)
-
     def whole_rates(self, n: int) -> list[int]:
-        """The rates as numbers of features."""
         return increasing(self.rates, n)
 
-    def problems_per_sample(self, n: int) -> int:
-        return len(listed(self.rates))
-
     def solve(self, distortion: Distortion) -> dict[str, Any]:
-        """All rates of all samples as one batch of problems."""
-        features, count = distortion.context.features, len(distortion.index)
-        rates = self.whole_rates(features.count)
-        ks = np.tile(rates, count)
-
-        def objective(s: np.ndarray, problems: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return distortion(s, problems // len(rates), problems % len(rates))
-
-        weights = np.repeat(self.starting_weights(distortion), len(rates), axis=0)
-        x0 = optim.entropic_capped_simplex(weights, ks)
-        solver = make_solver(self.solver, optim.CappedSimplex(tuple(ks.tolist())), self.step)
-        result = self.minimize(solver, distortion, objective, x0)
-        single = result.x.reshape(count, len(rates), -1)
-        shares = np.ones(len(rates)) if self.weights is None else np.asarray(self.weights, "float64")
+        features, (single, extras) = distortion.context.features, single_rates(self, distortion)
+        shares = np.ones(single.shape[1]) if self.weights is None else np.asarray(self.weights, "float64")
         mean = np.einsum("brn,r->bn", single, shares / shares.sum()).astype(single.dtype)
-        return {
-            "attributions": features.maps(mean),
-            **result_extras(result, (count, len(rates))),
-            "rates": np.tile(rates, (count, 1)),
-            "single_rate": features.maps(single),
-        }
+        return {"attributions": features.maps(mean), **extras, "single_rate": features.maps(single)}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class RateConstrainedRDE(MultiRateRDE):
+class RateConstrainedRDE(RateDistortion):
     """RC-RDE: min D(s) over s in [0, 1]^n with |s|_1 <= k.
 
     Parameters
     ----------
     rate : k, an integer in 1..n-1, or a share of n below 1
+    solver, step : see ``MultiRateRDE``
     """
 
     rate: float = 100 / 784
-    rates: Sequence[float] = field(init=False)
-    weights: Sequence[float] | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.rates, self.weights = (self.rate,), None
-        super().__post_init__()
+    solver: str = arguments.one_of(*PROJECTED, *FRANK_WOLFE)
+    step: str = arguments.one_of(*STEPS)
 
     def whole_rates(self, n: int) -> list[int]:
         return [whole_rate(self.rate, n)]
 
     def solve(self, distortion: Distortion) -> dict[str, Any]:
-        found = super().solve(distortion)
-        del found["single_rate"]
-        return {k: v if k == "attributions" else v[:, 0] for k, v in found.items()}
+        single, extras = single_rates(self, distortion)
+        maps = distortion.context.features.maps(single[:, 0])
+        return {"attributions": maps, **{name: values[:, 0] for name, values in extras.items()}}
 
 
 def whole_rate(rate: Any, n: int, name: str = "rate") -> int:

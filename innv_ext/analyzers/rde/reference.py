@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,12 +27,10 @@ class Reference:
     ----------
     parts : what replaces each of the inputs
     factor : (rank, n) directions in which all components of all inputs vary besides; their variance is in it
-    covariance : the mode of density filtering that keeps what V has
     """
 
     parts: Sequence[Replacement]
     factor: np.ndarray | None = None
-    covariance: str = "diagonal"
 
     @classmethod
     def of(cls, kind: str, means: Arrays, variances: Arrays, factor: np.ndarray | None = None) -> Reference:
@@ -41,7 +40,7 @@ class Reference:
         if kind == "constant":
             return cls([Constant(mean) for mean in means])
         parts = [Gaussian(mean, np.sqrt(variance)) for mean, variance in zip(means, variances, strict=True)]
-        return cls(parts, factor, "diagonal" if kind == "gaussian" else kind)
+        return cls(parts, factor)
 
     def moments(self, xs: Sequence[np.ndarray]) -> tuple[Arrays, Arrays, Arrays]:
         """Means, variances (1 or batch, ...) and directions (1, rank, ...) of the inputs; no directions: empty."""
@@ -93,35 +92,28 @@ def learn(batches: Iterator[Arrays], kind: str, rank: int) -> dict[str, np.ndarr
     InvalidInputError
         if the covariance matrix of kind "full" would be too large
     """
-    shapes: list[tuple[int, ...]] = []
-    moments, incremental = None, None
-    for arrays in batches:
+    first = next(batches)
+    n = sum(a[0].size for a in first)
+    matrix = kind != "gaussian" and n <= FULL_LIMIT
+    if kind == "full" and not matrix:
+        raise InvalidInputError(
+            f"reference='full' needs a covariance of {n} x {n} components; up to {FULL_LIMIT} are supported. "
+            f"Use reference='low_rank' with rank=."
+        )
+    incremental = _Incremental(rank) if kind == "low_rank" and not matrix else None
+    moments = RunningMoments(n, matrix)
+    for arrays in itertools.chain([first], batches):
         rows = np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1).astype("float64")
-        if moments is None:
-            n = rows.shape[1]
-            shapes = [a.shape[1:] for a in arrays]
-            matrix = kind != "gaussian" and n <= FULL_LIMIT
-            if kind == "full" and not matrix:
-                raise InvalidInputError(
-                    f"reference='full' needs a covariance of {n} x {n} components; up to {FULL_LIMIT} are supported. "
-                    f"Use reference='low_rank' with rank=."
-                )
-            incremental = _Incremental(rank) if kind == "low_rank" and not matrix else None
-            moments = RunningMoments(n, matrix)
         moments.add(rows)
         if incremental is not None:
             incremental.add(rows)
-    assert moments is not None
     spread = moments.scatter / moments.count
-    factor, variance = None, np.diag(spread) if spread.ndim == 2 else spread
+    found = {}
     if kind != "gaussian":
-        factor = incremental.directions() if incremental is not None else _directions(spread, kind, rank)
-        variance = np.zeros_like(variance)
-    ends = np.cumsum([int(np.prod(s)) for s in shapes])[:-1]
-    found = {} if factor is None else {"factor": factor}
-    for name, whole in (("mean", moments.mean), ("variance", variance)):
-        parts = zip(np.split(whole, ends), shapes, strict=True)
-        found |= {f"{name}{i}": part.reshape(shape) for i, (part, shape) in enumerate(parts)}
+        found["factor"] = incremental.directions() if incremental is not None else _directions(spread, kind, rank)
+        spread = np.zeros(n)
+    for name, whole in (("mean", moments.mean), ("variance", spread)):
+        found |= {f"{name}{i}": part[0, 0] for i, part in enumerate(_split(whole[None], first))}
     return found
 
 
