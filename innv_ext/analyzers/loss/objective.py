@@ -108,11 +108,13 @@ class Factored:
 
     def product(self, v: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """H v for vectors v (q, d) and the samples ``rows`` (q,)."""
-        found = np.empty(v.shape)
-        for row in np.unique(rows):
-            own, factor = rows == row, self.b[row]
-            found[own] = v[own] @ factor.T @ factor
-        return found
+        samples, where, counts = np.unique(rows, return_inverse=True, return_counts=True)
+        place = np.empty(len(rows), np.int64)  # of a vector among those of its sample
+        place[np.argsort(where, kind="stable")] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        stacked = np.zeros((len(samples), counts.max(initial=0), v.shape[1]))
+        stacked[where, place] = v
+        factor = self.b if len(samples) == len(self.b) else self.b[samples]
+        return np.matmul(np.matmul(stacked, np.swapaxes(factor, 1, 2)), factor)[where, place]
 
     def bounds(self, g: np.ndarray, iterations: int) -> tuple[np.ndarray, np.ndarray]:
         """How far the spectrum reaches above 0 and below, per sample."""
