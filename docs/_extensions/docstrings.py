@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 KEPT = re.compile(r"(^[ ]*>>>[^\n]*(?:\n[ ]*\S[^\n]*)*|``.+?``|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 ENTRY = re.compile(r"^([\\*\w]+(?:, [\\*\w]+)*) : (.*)$")
 SECTION = re.compile(r"^(\w+)\n-{3,}$", re.MULTILINE)
-TYPED = ("innv_ext.visualization",)  # their docstrings name a type, then describe on lines of their own
 
 
 def escaped(text: str) -> str:
@@ -50,13 +49,13 @@ def described(lines: list[str]) -> list[str]:
     return found
 
 
-def readable(text: str, typed: bool = False) -> str:
-    """A docstring as Sphinx with napoleon understands it; ``typed``: entries start with a type."""
+def readable(text: str) -> str:
+    """A docstring as Sphinx with napoleon understands it."""
     pieces = SECTION.split(escaped(text))
     done = [pieces[0]]
     for title, body in zip(pieces[1::2], pieces[2::2], strict=True):
         lines = body.strip("\n").split("\n")
-        if title in ("Parameters", "Attributes") and not typed:
+        if title in ("Parameters", "Attributes"):
             lines = described(lines)
         if title == "Returns" and not any(line.startswith(" ") for line in lines):
             title = "Result"
@@ -66,10 +65,9 @@ def readable(text: str, typed: bool = False) -> str:
 
 def process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Rewrite the docstring that autodoc has read, before napoleon sees it."""
-    module = getattr(thing, "__module__", None) or ""
     if what == "property" and lines:  # napoleon takes what is before a colon for the type
         lines[0] = lines[0].replace(": ", ":\n", 1)
-    lines[:] = readable("\n".join(lines), module.startswith(TYPED)).split("\n")
+    lines[:] = readable("\n".join(lines)).split("\n")
 
 
 def shortened(app: Sphinx, what: str, name: str, thing: Any, *rest: Any) -> tuple[str, str] | None:

@@ -16,7 +16,7 @@ from innv_ext import files
 from innv_ext.comparison.context import Context, Setting
 from innv_ext.comparison.explaining import Outcome, Plan, attempt, explain
 from innv_ext.comparison.metrics import Together
-from innv_ext.comparison.reading import Chosen, possible, read_analyzers, read_metrics, read_samples, usual_metrics
+from innv_ext.comparison.reading import Chosen, possible, read_analyzers, read_metrics, read_samples
 from innv_ext.comparison.result import Comparison
 from innv_ext.comparison.rows import Cell, Criterion, Curves, Failure, Row, describe
 from innv_ext.errors import InvalidInputError
@@ -96,7 +96,7 @@ def compare(
     (['input_t_gradient', 'random'], (3,))
     """
     check_model(model)
-    plans, chosen = read_analyzers(analyzers, model, output), read_metrics(metrics)
+    plans, named = read_analyzers(analyzers, model, output), read_metrics(metrics)
     setting, samples = read_samples(
         model,
         x,
@@ -110,7 +110,7 @@ def compare(
         seed=seed,
         class_names=class_names,
     )
-    chosen = usual_metrics(setting) if chosen is None else possible(chosen, setting)
+    chosen = possible(named, setting)
     file = None if report is None else files.writable_file("report", report)
     folder = None if out is None else files.writable_folder("out", out)
     rows, curves = _Explaining(setting, plans, chosen).run(progress)
@@ -147,8 +147,7 @@ class _Explaining:
         """One analyzer, with the metrics that look at it alone; it is let go of afterwards."""
         row, context = self._explain(plan)
         bar.update(note=plan.title)
-        alone = [m for m in self.metrics if not m.metric.together]
-        for metric in alone:
+        for metric in (m for m in self.metrics if not m.metric.together):
             row.cells[metric.title] = self._alone(metric, row, context)
             bar.update(note=f"{plan.title}, {metric.title}")
         return row
@@ -156,11 +155,10 @@ class _Explaining:
     def _explain(self, plan: Plan) -> tuple[Row, Context | None]:
         setting, count = self.setting, len(self.setting.x)
         built = attempt(lambda: self._built(plan))
-        ran = Outcome(None, built.failure, "", (), 0.0)
-        if built.failure is None:
-            ran = attempt(lambda: explain(built.value, setting))
+        failed = built.failure is not None
+        ran = Outcome(None, built.failure) if failed else attempt(lambda: explain(built.value, setting))
         maps = None if ran.failure is not None else np.asarray(ran.value.attribution)
-        params = plan.params if built.failure is not None else built.value.get_params()
+        params = plan.params if failed else built.value.get_params()
         row = Row(
             plan.title,
             plan.name,
@@ -193,13 +191,10 @@ class _Explaining:
         return analyzer
 
     def _alone(self, metric: Chosen, row: Row, context: Context | None) -> Cell:
-        if context is None:
-            return Cell()
         failure = _not_finite(row)
-        if failure is not None:
+        if context is None or failure is not None:
             return Cell(failure=failure)
-        found = attempt(lambda: self._values(metric.title, metric.metric.function(context, **metric.params)))
-        return Cell(found.value, found.failure, found.note, found.warnings, found.seconds)
+        return Cell(*attempt(lambda: self._values(metric.title, metric.metric.function(context, **metric.params))))
 
     def _together(self, metric: Chosen, rows: Sequence[Row]) -> dict[str, Curves]:
         """All maps that can be measured at once; the cells are put into the rows."""
@@ -212,8 +207,7 @@ class _Explaining:
         found = attempt(lambda: self._all(metric, maps))
         for row in usable:
             values = None if found.value is None else found.value.values[row.title]
-            seconds = found.seconds / len(usable)
-            row.cells[metric.title] = Cell(values, found.failure, found.note, found.warnings, seconds)
+            row.cells[metric.title] = Cell(*found._replace(value=values, seconds=found.seconds / len(usable)))
         return {} if found.value is None else {metric.title: found.value.curves}
 
     def _all(self, metric: Chosen, maps: dict[str, np.ndarray]) -> Together:
@@ -232,12 +226,11 @@ class _Explaining:
 
 def _not_finite(row: Row) -> Failure | None:
     """Why maps cannot be measured, if they cannot."""
-    if row.maps is None:
+    finite = [bool(np.isfinite(own).all()) for own in row.maps] if row.maps is not None else []
+    if all(finite):
         return None
-    wrong = np.flatnonzero(~np.isfinite(row.maps.reshape(len(row.maps), -1)).all(axis=1))
-    if not wrong.size:
-        return None
-    return Failure("InvalidInputError", f"The maps of {wrong.size} samples (first: {wrong[0]}) are not finite.")
+    text = f"The maps of {finite.count(False)} samples (first: {finite.index(False)}) are not finite."
+    return Failure("InvalidInputError", text)
 
 
 def _criterion(chosen: Chosen) -> Criterion:
@@ -254,7 +247,7 @@ def _settings(setting: Setting, neuron_selection: Any) -> dict[str, Any]:
         "model": setting.model.name,
         "model class": type(setting.model).__name__,
         "parameters of the model": int(setting.model.count_params()),
-        "x": f"{setting.x.dtype}, shape {setting.x.shape}",
+        "x": _described(setting.x),
         "range of x": [float(setting.x.min()), float(setting.x.max())],
         "neuron_selection": explained,
         "on": setting.on,

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -18,27 +18,18 @@ from innv_ext.comparison.context import NotApplicable, Setting
 from innv_ext.comparison.rows import Failure
 from innv_ext.errors import InvalidInputError, NotFittedError
 
+SHARED = ("batch_size", "seed", "on", "output", "progress")  # parameters of analyzers that a comparison sets itself
 TOLD = (UserWarning, RuntimeWarning)  # the warnings that say something about maps, not about code
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What came of an attempt.
-
-    Attributes
-    ----------
-    value : what was returned, None if nothing was
-    failure : what was raised
-    note : why there is no value, although nothing failed
-    warnings : each once
-    seconds : it took
-    """
+class Outcome(NamedTuple):
+    """What came of an attempt; the fields are those of a ``Cell``."""
 
     value: Any
-    failure: Failure | None
-    note: str
-    warnings: tuple[str, ...]
-    seconds: float
+    failure: Failure | None = None
+    note: str = ""
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 def attempt(function: Callable[[], Any]) -> Outcome:
@@ -62,22 +53,13 @@ def attempt(function: Callable[[], Any]) -> Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One analyzer of a comparison, not built yet unless it was given so.
+    """One analyzer of a comparison, not built yet unless it was given so."""
 
-    Attributes
-    ----------
-    title : of the row
-    name : as registered, or that of the class
-    params : as given
-    given : the user's own analyzer; it is never fitted or changed
-    info : the registry's row of the name, None where there is none
-    """
-
-    title: str
-    name: str
-    params: dict[str, Any]
-    given: Analyzer | None
-    info: AnalyzerInfo | None
+    title: str  # of the row
+    name: str  # as registered, or that of the class
+    params: dict[str, Any]  # as given
+    given: Analyzer | None  # the user's own, which is never fitted or changed
+    info: AnalyzerInfo | None  # the registry's row of the name, where there is one
 
     def build(self, model: keras.Model, setting: Setting) -> Analyzer:
         """The analyzer of a model, ready to explain."""
@@ -86,16 +68,9 @@ class Plan:
         if self.given is not None:  # the same method for another model
             made = type(self.given)(model, **self.given.get_params())
         else:
-            own = self.info.parameters()
-            shared = {
-                "batch_size": setting.batch_size,
-                "seed": setting.seed,
-                "on": setting.on,
-                "output": setting.output,
-                "progress": False,
-            }
-            shared = {name: value for name, value in shared.items() if name in own}
-            made = create_analyzer(self.name, model, **{**shared, **self.params})
+            shared = {**vars(setting), "progress": False}
+            own = {name: shared[name] for name in SHARED if name in self.info.parameters()}
+            made = create_analyzer(self.name, model, **{**own, **self.params})
         if made.needs_fit and setting.fit is not None:
             made.fit(setting.fit)
         return self._ready(made)

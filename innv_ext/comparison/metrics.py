@@ -62,16 +62,10 @@ class Metric:
 
 
 class Together(NamedTuple):
-    """What a metric of all maps found.
+    """What a metric of all maps found."""
 
-    Attributes
-    ----------
-    values : {title: array (batch,)}
-    curves : the result behind them, which can be drawn
-    """
-
-    values: Maps
-    curves: Curves
+    values: Maps  # {title: array (batch,)}
+    curves: Curves  # the result behind them, which can be drawn
 
 
 # --- all maps at once ----------------------------------------------------------------------------------------------
@@ -107,7 +101,7 @@ def _common(setting: Setting) -> dict[str, Any]:
 
 
 def _max_sensitivity(context: Context, radius: float | None = None, **options: Any) -> np.ndarray:
-    radius = SHARE * _span(context, "radius") if radius is None else radius
+    radius = _little(context, "radius") if radius is None else radius
     return sensitivity(context.analyzer, context.x, radius=radius, **_common(context), **options)
 
 
@@ -142,16 +136,16 @@ def _reference_score(context: Context) -> Any:
     return 0.0
 
 
-def _span(context: Context, parameter: str) -> float:
-    """The range of x, which says what a little is."""
+def _little(context: Context, parameter: str) -> float:
+    """How far "a little" is, which the range of x says."""
     if not context.span:
         raise NotApplicable(f"x is constant, so that its range says nothing about {parameter}; pass {parameter}=")
-    return context.span
+    return SHARE * context.span
 
 
 def _attack_top_k(context: Context, epsilon: float | None = None, **options: Any) -> np.ndarray:
     if epsilon is None:
-        epsilon = SHARE * _span(context, "epsilon") * float(np.sqrt(np.prod(context.x.shape[1:])))
+        epsilon = _little(context, "epsilon") * float(np.sqrt(np.prod(context.x.shape[1:])))
     found = attack_interpretation(context.analyzer, context.x, epsilon=epsilon, **_common(context), **options)
     return found.metrics.top_k
 
@@ -170,49 +164,38 @@ def _takes(test: Callable[..., Any], *fixed: str) -> tuple[str, ...]:
     return tuple(name for name in own if name not in SET and name not in fixed)
 
 
+def _falling(order: str, first: str, better: str) -> Metric:
+    return Metric(
+        f"aopc_{order}",
+        partial(_aopc, order=order),
+        f"how fast the score falls while regions are perturbed, the {first} relevant first: mean of f(x) - f(x_k)",
+        better,
+        takes=_takes(perturbation_analysis, "order"),
+        cost="regions",
+        source="Samek et al. 2017",
+        together=True,
+    )
+
+
+def _keeping(what: str, measures: str, better: str) -> Metric:
+    return Metric(
+        f"ordering_{what}",
+        partial(_ordering, area=f"{what}_area"),
+        f"{measures} while only the most relevant values are kept and the others are noise: area under the curve over "
+        "the share that is kept",
+        better,
+        takes=_takes(relevance_ordering),
+        cost="rates * samples",
+        source="Macdonald et al. 2022",
+        together=True,
+    )
+
+
 METRICS = (
-    Metric(
-        "aopc_morf",
-        partial(_aopc, order="morf"),
-        "how fast the score falls while regions are perturbed, the most relevant first: mean of f(x) - f(x_k)",
-        "higher",
-        takes=_takes(perturbation_analysis, "order"),
-        cost="regions",
-        source="Samek et al. 2017",
-        together=True,
-    ),
-    Metric(
-        "aopc_lerf",
-        partial(_aopc, order="lerf"),
-        "how fast the score falls while regions are perturbed, the least relevant first: mean of f(x) - f(x_k)",
-        "lower",
-        takes=_takes(perturbation_analysis, "order"),
-        cost="regions",
-        source="Samek et al. 2017",
-        together=True,
-    ),
-    Metric(
-        "ordering_distortion",
-        partial(_ordering, area="distortion_area"),
-        "squared change of the score while only the most relevant values are kept and the others are noise: area "
-        "under the curve over the share that is kept",
-        "lower",
-        takes=_takes(relevance_ordering),
-        cost="rates * samples",
-        source="Macdonald et al. 2022",
-        together=True,
-    ),
-    Metric(
-        "ordering_accuracy",
-        partial(_ordering, area="accuracy_area"),
-        "share of right classes while only the most relevant values are kept and the others are noise: area under "
-        "the curve over the share that is kept",
-        "higher",
-        takes=_takes(relevance_ordering),
-        cost="rates * samples",
-        source="Macdonald et al. 2022",
-        together=True,
-    ),
+    _falling("morf", "most", "higher"),
+    _falling("lerf", "least", "lower"),
+    _keeping("distortion", "squared change of the score", "lower"),
+    _keeping("accuracy", "share of right classes", "higher"),
     Metric(
         "max_sensitivity",
         _max_sensitivity,

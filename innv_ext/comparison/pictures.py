@@ -40,13 +40,7 @@ def kind_of(samples: Samples) -> str | None:
 def draw_maps(
     samples: Samples, maps: Mapping[str, np.ndarray], rows: Sequence[int], ax: Any = None, cell: float = 0.8
 ) -> Figure:
-    """Some samples with their maps; ``cell`` is the longer side of an image in inches.
-
-    Raises
-    ------
-    InvalidInputError
-        where there are no maps, or data of which there is no picture
-    """
+    """Some samples with their maps; ``cell`` is the longer side of an image in inches."""
     kind = kind_of(samples)
     if samples.x is None or not maps:
         why = "was read without x and maps" if samples.x is None else "has no analyzer that did not fail"
@@ -86,13 +80,7 @@ def caption(samples: Samples, i: int) -> str:
 
 
 def draw_metrics(rows: Sequence[Row], criteria: Sequence[Criterion], ax: Any = None) -> Figure:
-    """A panel per metric: points with standard errors, the best on top; baselines are grey.
-
-    Raises
-    ------
-    InvalidInputError
-        for the wrong number of axes, or without metrics
-    """
+    """A panel per metric: points with standard errors, the best on top; baselines are grey."""
     if not criteria:
         raise InvalidInputError("There is nothing to draw: the comparison has no metrics.")
     across, down = min(ACROSS, len(criteria)), math.ceil(len(criteria) / ACROSS)
@@ -101,15 +89,14 @@ def draw_metrics(rows: Sequence[Row], criteria: Sequence[Criterion], ax: Any = N
     axes = axes_for(ax, shape, "one per metric", size, DPI).ravel()
     for unused in axes[len(criteria) :]:
         unused.remove()
-    axes = axes[: len(criteria)]
-    for panel, criterion in zip(axes, criteria, strict=True):
+    for panel, criterion in zip(axes, criteria, strict=False):
         _draw_metric(panel, rows, criterion)
     return axes[0].figure.figure
 
 
 def _draw_metric(panel: Axes, rows: Sequence[Row], criterion: Criterion) -> None:
-    found = [(row, row.cells[criterion.title].statistics) for row in rows if criterion.title in row.cells]
-    found = [(row, s) for row, s in found if s is not None]
+    known = [(row, row.cell(criterion.title).statistics) for row in rows]
+    found = [(row, statistics) for row, statistics in known if statistics is not None]
     found.sort(key=lambda entry: place(entry[1].mean, criterion.better))
     panel.set_title(shorten(criterion.header, 48), fontsize=9, parse_math=False)
     panel.set_yticks(range(len(found)), [shorten(row.title, 40) for row, _ in found], fontsize=7, parse_math=False)

@@ -11,7 +11,6 @@ import numpy as np
 from innv_ext import arguments
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer, find
-from innv_ext.arguments import choice
 from innv_ext.backend.tracing import untouched
 from innv_ext.comparison.context import Setting
 from innv_ext.comparison.explaining import Plan
@@ -28,13 +27,7 @@ BETTER = ("higher", "lower", "none")
 
 
 def read_analyzers(given: Any, model: keras.Model, output: str | int | None) -> list[Plan]:
-    """What to run; ``given`` as in ``compare``.
-
-    Raises
-    ------
-    InvalidInputError
-        for unknown names and parameters, analyzers of other models or outputs, and titles that stand twice
-    """
+    """What to run; ``given`` as in ``compare``."""
     plans = [_plan(entry, model, output) for entry in read_entries("analyzers", given)]
     unique("analyzers", [plan.title for plan in plans])
     if any(plan.title == "random" != plan.name for plan in plans):
@@ -79,13 +72,7 @@ class Chosen(NamedTuple):
 
 
 def read_metrics(given: Any) -> list[Chosen] | None:
-    """The metrics that are named; ``given`` as in ``compare``, None stays so.
-
-    Raises
-    ------
-    InvalidInputError
-        for unknown names or parameters, and titles that stand twice
-    """
+    """The metrics that are named; ``given`` as in ``compare``, None stays so."""
     if given is None:
         return None
     found = [_chosen(entry) for entry in read_entries("metrics", given)]
@@ -93,26 +80,17 @@ def read_metrics(given: Any) -> list[Chosen] | None:
     return found
 
 
-def usual_metrics(setting: Setting) -> list[Chosen]:
-    """The metrics of whoever names none."""
-    names = [*USUAL, "inside_ratio"] if setting.masks is not None else USUAL
+def possible(metrics: list[Chosen] | None, setting: Setting) -> list[Chosen]:
+    """The same metrics, if all that they need is there; for None, those of the usual ones that are possible."""
     floats = setting.x.dtype.kind == "f"
-    return [Chosen(n, TABLE[n], {}) for n in names if floats or "float input" not in TABLE[n].needs]
-
-
-def possible(metrics: list[Chosen], setting: Setting) -> list[Chosen]:
-    """The same metrics.
-
-    Raises
-    ------
-    InvalidInputError
-        where one of them needs what is not there
-    """
+    if metrics is None:
+        names = [*USUAL, "inside_ratio"] if setting.masks is not None else USUAL
+        return [Chosen(n, TABLE[n], {}) for n in names if floats or "float input" not in TABLE[n].needs]
     for chosen in metrics:
         needs = chosen.metric.needs
         if "masks" in needs and setting.masks is None:
             raise InvalidInputError(f"The metric {chosen.title!r} needs masks=, which say where the object is.")
-        if "float input" in needs and setting.x.dtype.kind != "f":
+        if "float input" in needs and not floats:
             raise InvalidInputError(
                 f"The metric {chosen.title!r} moves x by a little, but the model takes {setting.x.dtype} numbers."
             )
@@ -122,7 +100,7 @@ def possible(metrics: list[Chosen], setting: Setting) -> list[Chosen]:
 def _chosen(entry: Entry) -> Chosen:
     thing, params = entry.thing, entry.params
     if isinstance(thing, str):
-        metric = TABLE[choice("metrics", thing, tuple(TABLE))]
+        metric = TABLE[arguments.choice("metrics", thing, tuple(TABLE))]
     elif isinstance(thing, Metric):
         metric = thing
         arguments.choice(f"better of the metric {metric.name!r}", metric.better, BETTER)
@@ -135,7 +113,7 @@ def _chosen(entry: Entry) -> Chosen:
         )
     if metric.takes is not None:
         for name in params:
-            choice(f"metrics: parameter of {metric.name!r}", name, metric.takes)
+            arguments.choice(f"metrics: parameter of {metric.name!r}", name, metric.takes)
     return Chosen(entry.title or metric.name, metric, params)
 
 
@@ -195,33 +173,17 @@ def _read_names(class_names: Any) -> dict[int, str] | None:
 
 
 class Entry(NamedTuple):
-    """One thing of such a list.
+    """One thing of such a list."""
 
-    Attributes
-    ----------
-    title : what it is called; None where it has to say so itself
-    thing : a name or an object
-    params : its parameters
-    """
-
-    title: str | None
-    thing: Any
+    title: str | None  # what it is called; None where it has to say so itself
+    thing: Any  # a name or an object
     params: dict[str, Any]
 
 
 def read_entries(argument: str, given: Any) -> list[Entry]:
-    """The entries of a list or a dict.
+    """The entries of a list of names, pairs (name, parameters) and objects, or of a dict.
 
-    Parameters
-    ----------
-    argument : its name, for errors
-    given : a list of names, pairs (name, parameters) and objects; or a dict {name: parameters}, {title: name},
-        {title: (name, parameters)}, {title: object}
-
-    Raises
-    ------
-    InvalidInputError
-        for anything else, or where nothing is listed
+    A dict holds {name: parameters}, {title: name}, {title: (name, parameters)}, {title: object}.
 
     Examples
     --------
@@ -233,8 +195,8 @@ def read_entries(argument: str, given: Any) -> list[Entry]:
             f"{argument} must be a list of names or a dict {{name: parameters}} with at least one entry, got {given!r}."
         )
     if isinstance(given, Mapping):
-        return [_of_dict(argument, title, value) for title, value in given.items()]
-    return [_of_list(argument, value) for value in given]
+        return [_titled(argument, title, value) for title, value in given.items()]
+    return [_untitled(argument, value) for value in given]
 
 
 def unique(argument: str, titles: list[str]) -> None:
@@ -247,46 +209,34 @@ def unique(argument: str, titles: list[str]) -> None:
         )
 
 
-def _of_dict(argument: str, title: Any, value: Any) -> Entry:
+def _titled(argument: str, title: Any, value: Any) -> Entry:
     if not isinstance(title, str) or not title:
         raise InvalidInputError(f"{argument} must have texts as keys, got {title!r}.")
     writable_text(argument, title)
-    if isinstance(value, Mapping):
-        return Entry(title, title, _params(argument, value))
-    pair = _pair(argument, value)
-    return Entry(title, *(pair or (value, {})))
+    return Entry(title, *_pair(argument, (title, value) if isinstance(value, Mapping) else value))
 
 
-def _of_list(argument: str, value: Any) -> Entry:
-    thing, params = _pair(argument, value) or (value, {})
+def _untitled(argument: str, value: Any) -> Entry:
+    thing, params = _pair(argument, value)
     if isinstance(thing, Mapping):
         raise InvalidInputError(f"{argument} has the entry {value!r} in a list; pass names, or one dict for all.")
     return Entry(thing if isinstance(thing, str) else None, thing, params)
 
 
-def _pair(argument: str, value: Any) -> tuple[Any, dict[str, Any]] | None:
-    """(name, parameters) if ``value`` is such a pair."""
+def _pair(argument: str, value: Any) -> tuple[Any, dict[str, Any]]:
+    """A name or an object, and its parameters, where it is given as such a pair."""
     if not isinstance(value, tuple):
-        return None
+        return value, {}
     if len(value) != 2 or not isinstance(value[1], Mapping):
         raise InvalidInputError(f"{argument} has the entry {value!r}; a tuple must be (name, parameters).")
-    return value[0], _params(argument, value[1])
-
-
-def _params(argument: str, given: Mapping[Any, Any]) -> dict[str, Any]:
-    if not all(isinstance(key, str) for key in given):
-        raise InvalidInputError(f"{argument} has parameters whose names are no texts: {dict(given)!r}.")
-    return dict(given)
+    thing, params = value[0], dict(value[1])
+    if not all(isinstance(key, str) for key in params):
+        raise InvalidInputError(f"{argument} has parameters whose names are no texts: {params!r}.")
+    return thing, params
 
 
 def writable_text(argument: str, text: str) -> str:
-    """``text`` if it can be written; half of a pair of surrogates cannot.
-
-    Raises
-    ------
-    InvalidInputError
-        otherwise
-    """
+    """``text`` if it can be written; half of a pair of surrogates cannot."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

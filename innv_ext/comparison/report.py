@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from innv_ext.comparison import pictures
-from innv_ext.comparison.markup import Content, Markup, document, join, picture, rows, tag
-from innv_ext.comparison.rows import ARROWS, Cell, Criterion, Findings, Row
+from innv_ext.comparison.markup import Markup, document, join, picture, rows, tag
+from innv_ext.comparison.rows import Cell, Criterion, Findings, Row
 from innv_ext.comparison.style import SCRIPT, STYLE
 
 WIDTH = {"image": 6, "signal": 4, "table": 3, "tokens": 3, "volume": 4}  # analyzers side by side in one picture
 CELL = 1.2  # inches of an image
 DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "none": "neither is better"}
-Sections = Sequence[tuple[str, Content]]
 
 
 def page(found: Findings, samples: int) -> str:
@@ -48,9 +47,8 @@ def page(found: Findings, samples: int) -> str:
 def _results(found: Findings) -> Markup:
     best = {c.title: _best(found, c) for c in found.criteria}
     heads = [_head("Analyzer", "ascending", "the title", number=False)]
-    heads += [
-        _head(c.header, "descending" if c.better == "higher" else "ascending", c.measures) for c in found.criteria
-    ]
+    for c in found.criteria:
+        heads.append(_head(c.header, "descending" if c.better == "higher" else "ascending", c.measures))
     heads += [
         _head("s per sample ↓", "ascending", "seconds to explain a sample, tracing left out where there are several"),
         _head("s to build ↓", "ascending", "seconds to build, fit and, with several samples, explain the first"),
@@ -61,11 +59,8 @@ def _results(found: Findings) -> Markup:
         "Mean over the samples ± standard error. ↑: higher is better, ↓: lower is better; the best mean is bold. A "
         "click on a header sorts, the best first; another one turns the order."
     )
-    return join(
-        tag("p", note, class_="soft"),
-        tag("div", table, class_="scroll"),
-        tag("p", id="sorted", role="status", class_="soft"),
-    )
+    status = tag("p", id="sorted", role="status", class_="soft")
+    return join(tag("p", note, class_="soft"), tag("div", table, class_="scroll"), status)
 
 
 def _head(text: str, first: str, title: str, number: bool = True) -> Markup:
@@ -76,7 +71,7 @@ def _head(text: str, first: str, title: str, number: bool = True) -> Markup:
 def _line(row: Row, criteria: Sequence[Criterion], best: Mapping[str, Sequence[str]]) -> Markup:
     cells = [tag("th", row.title, scope="row", data_value=row.title)]
     for criterion in criteria:
-        cells.append(_cell(row, row.cells.get(criterion.title, Cell()), row.title in best[criterion.title]))
+        cells.append(_cell(row, row.cell(criterion.title), row.title in best[criterion.title]))
     if row.failure is None:
         cells.append(_number(f"{row.sample_seconds:.3g}", row.sample_seconds))
         cells.append(_number(f"{row.build_seconds:.3g}", row.build_seconds))
@@ -108,15 +103,12 @@ def _best(found: Findings, criterion: Criterion) -> list[str]:
 
 
 def _problems(found: Findings) -> Markup | None:
-    texts = [(row.title, text) for row in found.rows for text in row.problems]
-    if not texts:
-        return None
-    lines = [tag("li", tag("strong", title), ": ", tag("span", text, class_=_weight(text))) for title, text in texts]
-    return tag("ul", lines)
-
-
-def _weight(text: str) -> str:
-    return "soft" if "warned: " in text else "failed"
+    lines = []
+    for row in found.rows:
+        for text in row.problems:
+            shown = tag("span", text, class_="soft" if "warned: " in text else "failed")
+            lines.append(tag("li", tag("strong", row.title), ": ", shown))
+    return tag("ul", lines) if lines else None
 
 
 # --- pictures ------------------------------------------------------------------------------------------------------
@@ -128,11 +120,8 @@ def _metric_pictures(found: Findings) -> Markup | None:
     drawn = pictures.draw_metrics(found.rows, found.criteria)
     names = ", ".join(c.title for c in found.criteria)
     caption = "Means with standard errors, the best on top (the largest where neither is better); baselines are grey."
-    return tag(
-        "figure",
-        picture(drawn, f"Means of {names} per analyzer; the numbers are in the table."),
-        tag("figcaption", caption),
-    )
+    shown = picture(drawn, f"Means of {names} per analyzer; the numbers are in the table.")
+    return tag("figure", shown, tag("figcaption", caption))
 
 
 def _curves(found: Findings) -> list[Markup] | None:
@@ -166,16 +155,10 @@ def _sample(found: Findings, i: int, groups: Sequence[Sequence[str]]) -> Markup:
     about = f"explained neuron {samples.name(neuron) if samples.classes > 1 and isinstance(neuron, int) else neuron}"
     about += f", score {samples.score[i]:.4g}"
     about += "" if samples.probability is None else f", probability {samples.probability[i]:.4g}"
-    numbers = [
-        (row.title, *(_of_sample(row.cells.get(c.title, Cell()), i) for c in found.criteria))
-        for row in found.rows
-        if row.maps is not None
-    ]
-    details = tag(
-        "details",
-        tag("summary", "Numbers of this sample"),
-        rows(numbers, header=["Analyzer", *(c.header for c in found.criteria)]),
-    )
+    shown = [row for row in found.rows if row.maps is not None]
+    numbers = [(row.title, *(_of_sample(row.cell(c.title), i) for c in found.criteria)) for row in shown]
+    table = rows(numbers, header=["Analyzer", *(c.header for c in found.criteria)])
+    details = tag("details", tag("summary", "Numbers of this sample"), table)
     heading = tag("h3", f"Sample {pictures.caption(samples, i)}")
     return tag("figure", heading, drawn, tag("figcaption", about), details if found.criteria else None)
 
@@ -188,33 +171,19 @@ def _of_sample(cell: Cell, i: int) -> str:
 
 
 def _meanings(found: Findings) -> Markup | None:
+    if not found.criteria:
+        return None
     entries = [
-        (
-            f"{c.title} {ARROWS[c.better]}".strip(),
-            "" if c.name == c.title else c.name,
-            c.measures,
-            DIRECTIONS[c.better],
-            _listed(c.params),
-            c.source,
-        )
+        (c.header, "" if c.name == c.title else c.name, c.measures, DIRECTIONS[c.better], _listed(c.params), c.source)
         for c in found.criteria
     ]
-    return (
-        rows(entries, header=["Metric", "Name", "Measures", "Direction", "Parameters", "Source"]) if entries else None
-    )
+    return rows(entries, header=["Metric", "Name", "Measures", "Direction", "Parameters", "Source"])
 
 
 def _analyzers(found: Findings) -> Markup:
+    about = ("family", "description", "sums_to", "reference")
     entries = [
-        (
-            row.title,
-            row.analyzer,
-            row.about["family"],
-            row.about["description"],
-            row.about["sums_to"],
-            row.about["reference"],
-            tag("code", _listed(row.params)),
-        )
+        (row.title, row.analyzer, *(row.about[key] for key in about), tag("code", _listed(row.params)))
         for row in found.rows
     ]
     return rows(entries, header=["Title", "Name", "Family", "What it is", "Maps sum to", "Source", "All parameters"])
@@ -222,8 +191,7 @@ def _analyzers(found: Findings) -> Markup:
 
 def _settings(found: Findings) -> Markup:
     settings = [(name, _text(value)) for name, value in found.settings.items()]
-    versions = [(name, value) for name, value in found.versions.items()]
-    return join(rows(settings), tag("h3", "Versions"), rows(versions))
+    return join(rows(settings), tag("h3", "Versions"), rows(found.versions.items()))
 
 
 def _listed(params: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from innv_ext import arguments, files
 from innv_ext.comparison import pictures
 from innv_ext.comparison.report import page
-from innv_ext.comparison.rows import Cell, Curves, Findings
+from innv_ext.comparison.rows import Curves, Findings
 from innv_ext.evaluation.ordering import OrderingResult
 from innv_ext.evaluation.perturbation import PerturbationResult
 from innv_ext.evaluation.plotting import save
@@ -51,7 +51,7 @@ class Comparison(Findings):
         """A markdown table, mean ± standard error over the samples, with errors and warnings below."""
         lines = []
         for row in self.rows:
-            cells = [row.cells.get(c.title, Cell()).text for c in self.criteria]
+            cells = [row.cell(c.title).text for c in self.criteria]
             cells = [*cells, f"{row.sample_seconds:.3g}"] if row.failure is None else ["failed"] * (len(cells) + 1)
             lines.append([row.title, *cells])
         found = markdown(["analyzer", *(c.header for c in self.criteria), "s per sample"], lines)
@@ -106,14 +106,10 @@ class Comparison(Findings):
         ax : one matplotlib axes per metric; None makes a figure
         path : also save the figure there; the suffix says the format
 
-        Returns
-        -------
-        matplotlib.figure.Figure
-
         Raises
         ------
         InvalidInputError
-            for the wrong number of axes
+            for the wrong number of axes, or without metrics
         """
         return save(pictures.draw_metrics(self.rows, self.criteria, ax), path)
 

@@ -20,13 +20,7 @@ ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 
 @dataclass(frozen=True)
 class Failure:
-    """An error that was raised.
-
-    Attributes
-    ----------
-    type : the name of its class
-    message : its text
-    """
+    """An error that was raised: the name of its class, and its text."""
 
     type: str
     message: str
@@ -96,17 +90,23 @@ class Row:
     cells: dict[str, Cell] = field(default_factory=dict)
     maps: np.ndarray | None = None
 
+    def cell(self, metric: str) -> Cell:
+        """That of a metric, empty where the analyzer has none."""
+        return self.cells.get(metric, Cell())
+
     @property
     def problems(self) -> list[str]:
         """Errors and warnings, one text each."""
-        found = [] if self.failure is None else [f"failed: {self.failure}"]
-        found += [f"warned: {text}" for text in self.warnings]
         of_metrics: dict[str, list[str]] = {}  # the same text once, with all metrics that it is of
         for metric, cell in self.cells.items():
-            texts = [] if cell.failure is None else [f"failed: {cell.failure}"]
-            for text in (*texts, *(f"warned: {text}" for text in cell.warnings)):
+            for text in _problems(cell):
                 of_metrics.setdefault(text, []).append(metric)
-        return found + [f"{', '.join(metrics)} {text}" for text, metrics in of_metrics.items()]
+        return _problems(self) + [f"{', '.join(metrics)} {text}" for text, metrics in of_metrics.items()]
+
+
+def _problems(of: Cell | Row) -> list[str]:
+    failed = [] if of.failure is None else [f"failed: {of.failure}"]
+    return failed + [f"warned: {text}" for text in of.warnings]
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,10 @@ class Findings(EvaluationResult):
 
     def measures(self) -> dict[str, dict[str, np.ndarray]]:
         """{metric: {title: array (samples,)}}, of the analyzers that have the metric."""
-        found = {}
-        for metric in (criterion.title for criterion in self.criteria):
-            cells = {row.title: row.cells.get(metric, Cell()) for row in self.rows}
-            found[metric] = {title: cell.values for title, cell in cells.items() if cell.values is not None}
-        return found
+        return {
+            c.title: {row.title: row.cell(c.title).values for row in self.rows if row.cell(c.title).values is not None}
+            for c in self.criteria
+        }
 
     @property
     def maps(self) -> dict[str, np.ndarray]:
@@ -195,24 +194,12 @@ class Findings(EvaluationResult):
         return {row.title: row.maps for row in self.rows if row.maps is not None}
 
     def row(self, title: str) -> Row:
-        """The row of this title.
-
-        Raises
-        ------
-        InvalidInputError
-            for an unknown title
-        """
+        """The row of this title; InvalidInputError for an unknown one."""
         rows = {row.title: row for row in self.rows}
         return rows[choice("title", title, tuple(rows))]
 
     def criterion(self, metric: str) -> Criterion:
-        """The metric of this title.
-
-        Raises
-        ------
-        InvalidInputError
-            for a metric that was not computed
-        """
+        """The metric of this title; InvalidInputError for one that was not computed."""
         known = {criterion.title: criterion for criterion in self.criteria}
         return known[choice("metric", metric, tuple(known))]
 

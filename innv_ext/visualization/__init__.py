@@ -1,4 +1,4 @@
-"""Arrays to pictures: relevance maps as RGB arrays, and figures that compare analyzers on images and other data."""
+"""Arrays, none of them modified, to pictures: maps as RGB, and figures that compare analyzers on all kinds of data."""
 
 from innv_ext.visualization.grid import imshow_grid
 from innv_ext.visualization.images import to_rgb

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import Colormap
+from matplotlib.colors import Colormap, is_color_like
 from matplotlib.colors import to_rgb as parse_color
 from numpy.typing import ArrayLike
 
@@ -13,6 +13,7 @@ from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import Floats, Mask, as_batch, as_numbers, three_channels
 from innv_ext.visualization.scaling import GREEN, Color, report_bad
 
+Range = tuple[float, float] | None  # the values of black and white
 _LEVELS = 1025  # odd: 0.5 falls on an entry, so that zero relevance is exactly the colour map's centre
 
 
@@ -31,48 +32,33 @@ def apply_cmap(unit: Floats, cmap: str | Colormap) -> Floats:
 
 def paint(rgb: Floats, bad: Mask, color: Color) -> Floats:
     """Mark the pixels in ``bad``; never touches ``rgb``."""
-    try:
-        marked = parse_color(color)
-    except ValueError as error:
-        raise InvalidInputError(
-            f"bad_color must be a matplotlib colour or (r, g, b) in [0, 1]; got {color!r}."
-        ) from error
-    return np.where(bad[..., None], marked, rgb)
+    if not is_color_like(color):
+        raise InvalidInputError(f"bad_color must be a matplotlib colour or (r, g, b) in [0, 1]; got {color!r}.")
+    return np.where(bad[..., None], parse_color(color), rgb)
 
 
-def to_rgb(
-    image: ArrayLike,
-    channel_axis: int = -1,
-    value_range: tuple[float, float] | None = None,
-    *,
-    bad_color: Color = GREEN,
-) -> Floats:
+def to_rgb(image: ArrayLike, channel_axis: int = -1, value_range: Range = None, *, bad_color: Color = GREEN) -> Floats:
     """Turn grey or colour images of any numeric range into RGB in [0, 1].
 
-    ``value_range`` says what black and white are, and values outside are clipped. Without it, uint8 images
-    are divided by 255; of all others, each image on its own, one whose values lie in [0, 1] is unchanged and
-    any other is stretched from its minimum to its maximum (a constant one becomes mid-grey). Stretching hides
-    differences in brightness between images: give ``value_range`` for preprocessed data.
+    Without ``value_range``, uint8 images are divided by 255; of all others, each image on its own, one whose values
+    lie in [0, 1] is unchanged and any other is stretched from its minimum to its maximum (a constant one becomes
+    mid-grey). Stretching hides differences in brightness between images: give ``value_range`` for preprocessed data.
 
     Parameters
     ----------
-    image : array, shape (batch, H, W, 3), (batch, H, W, 1) or (batch, H, W)
-        Any real dtype; it is not modified. Three dimensions always mean (batch, H, W).
-    channel_axis : int, default -1
-        1 for (batch, C, H, W).
-    value_range : (low, high), optional
-        The values of black and of white, low < high.
-    bad_color : matplotlib colour, default (0, 1, 0)
-        Colour of pixels that are not finite; a warning counts them.
+    image : array (batch, H, W, 3), (batch, H, W, 1) or (batch, H, W) of any real dtype; it is not modified
+    channel_axis : 1 for (batch, C, H, W)
+    value_range : (low, high), the values of black and of white; those outside are clipped
+    bad_color : colour of pixels that are not finite, green by default; a warning counts them
 
     Returns
     -------
-    array, shape (batch, H, W, 3), float64 in [0, 1]
+    array (batch, H, W, 3), float64 in [0, 1]
 
     Raises
     ------
     InvalidInputError
-        Wrong rank, other than 1 or 3 channels, bad ``value_range``.
+        for the wrong rank, other than 1 or 3 channels, or a bad ``value_range``
 
     Examples
     --------
@@ -84,7 +70,7 @@ def to_rgb(
     return paint(rgb, bad, bad_color)
 
 
-def as_picture(image: ArrayLike, channel_axis: int, value_range: tuple[float, float] | None) -> tuple[Floats, Mask]:
+def as_picture(image: ArrayLike, channel_axis: int, value_range: Range) -> tuple[Floats, Mask]:
     """``to_rgb`` without warning and marking: the RGB images, and the mask of pixels that are not finite."""
     values = as_batch(image, "image", channel_axis)
     three_channels(values, "image")
@@ -101,7 +87,7 @@ def as_picture(image: ArrayLike, channel_axis: int, value_range: tuple[float, fl
     return np.broadcast_to(grey.reshape(values.shape), (*values.shape[:3], 3)).copy(), bad
 
 
-def _stretch(picture: Floats, good: Mask, value_range: tuple[float, float] | None) -> Floats:
+def _stretch(picture: Floats, good: Mask, value_range: Range) -> Floats:
     """Map one (H, W, C) image to [0, 1]; ``good`` marks the pixels whose values count."""
     if not good.any():
         return np.zeros_like(picture)

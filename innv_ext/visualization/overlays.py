@@ -17,7 +17,7 @@ from scipy import ndimage
 from innv_ext.arguments import choice, number
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import Floats, Mask, as_batch, check_same_size
-from innv_ext.visualization.images import apply_cmap, as_picture, paint
+from innv_ext.visualization.images import Range, apply_cmap, as_picture, paint
 from innv_ext.visualization.scaling import (
     GREEN,
     Color,
@@ -30,20 +30,27 @@ from innv_ext.visualization.scaling import (
     to_unit,
 )
 
-Range = tuple[float, float] | None
 SHARE = 0.1  # what mask_input keeps by default
-_SCORES: dict[str, Callable[..., Any]] = {
-    "max": ndimage.maximum,
-    "mean": ndimage.mean,
-    "sum": ndimage.sum_labels,
-}
+Reduced = Callable[[Floats, Reduction], tuple[Floats, Mask]]
+_SCORES: dict[str, Callable[..., Any]] = {"max": ndimage.maximum, "mean": ndimage.mean, "sum": ndimage.sum_labels}
 
 
-def _read(relevance: ArrayLike, image: ArrayLike, channel_axis: int, value_range: Range) -> tuple[Floats, Floats, Mask]:
-    """The checked relevance (channels last), the RGB image, and its pixels that are not finite."""
+def _read(
+    relevance: ArrayLike, image: ArrayLike, reduced: Reduced, reduce: Reduction, channel_axis: int, value_range: Range
+) -> tuple[Floats, Mask, Floats, Mask]:
+    """The relevance without channels and the RGB image, and which pixels of each are not finite."""
     values = as_batch(relevance, "relevance", channel_axis)
     check_same_size(values, as_batch(image, "image", channel_axis))
-    return values, *as_picture(image, channel_axis, value_range)
+    return *reduced(values, reduce), *as_picture(image, channel_axis, value_range)
+
+
+def _marked(
+    drawn: Floats, shown: Floats | Mask, bad: Mask, bad_image: Mask, color: Color, what: str = "zero everywhere"
+) -> Floats:
+    """The pictures of a public function with their pixels that are not finite marked, after warnings to its caller."""
+    report(shown, bad, color, what, stacklevel=4)
+    report_bad(bad_image, "image", color, stacklevel=4)
+    return paint(drawn, bad | bad_image, color)
 
 
 def scale_input(
@@ -57,45 +64,34 @@ def scale_input(
 ) -> Floats:
     """Darken the image where the magnitude of its relevance is small: black is none, unchanged the largest.
 
+    The sign is taken off before the channels are reduced (thesis, section V.3.4.3, figure V.6, column 3).
+
     Parameters
     ----------
-    relevance : array, shape (batch, H, W, C) or (batch, H, W)
-        Any real dtype; it is not modified. Its sign is taken off before the channels are reduced.
-    image : array, shape (batch, H, W, 3), (batch, H, W, 1) or (batch, H, W)
-        Shown as by `to_rgb`; it is not modified.
-    reduce : {"sum", "norm", "max_abs", "mean"} or callable, default "sum"
-        See `reduce_channels`.
-    value_range : (low, high), optional
-        The image's values of black and white, see `to_rgb`.
-    channel_axis : int, default -1
-        1 for (batch, C, H, W); of both arrays.
-    bad_color : matplotlib colour, default (0, 1, 0)
-        Colour of pixels that are not finite in either array.
+    relevance : array (batch, H, W, C) or (batch, H, W)
+    image : array (batch, H, W, 3), (batch, H, W, 1) or (batch, H, W), shown as by `to_rgb`
+    reduce : "sum", "norm", "max_abs", "mean" or a function, see `reduce_channels`
+    value_range : (low, high), the image's values of black and white, see `to_rgb`
+    channel_axis : 1 for (batch, C, H, W); of both arrays
+    bad_color : colour of pixels that are not finite in either array, green by default
 
     Returns
     -------
-    array, shape (batch, H, W, 3), float64 in [0, 1]
+    array (batch, H, W, 3), float64 in [0, 1]
 
     Raises
     ------
     InvalidInputError
-        Wrong rank or channels, different sizes, unknown ``reduce``, bad ``value_range``.
-
-    Notes
-    -----
-    Thesis, section V.3.4.3, figure V.6, column 3.
+        for the wrong rank or channels, different sizes, unknown names, or a bad ``value_range``
 
     Examples
     --------
     >>> scale_input([[[0.0, -1.0, 2.0]]], [[[0.8, 0.8, 0.8]]])[0, 0, :, 0]
     array([0. , 0.4, 0.8])
     """
-    values, rgb, bad_image = _read(relevance, image, channel_axis, value_range)
-    strength, bad = magnitude(values, reduce)
+    strength, bad, rgb, bad_image = _read(relevance, image, magnitude, reduce, channel_axis, value_range)
     largest = peaks(strength)
-    report(largest, bad, bad_color)
-    report_bad(bad_image, "image", bad_color)
-    return paint(rgb * to_unit(strength, largest)[..., None], bad | bad_image, bad_color)
+    return _marked(rgb * to_unit(strength, largest)[..., None], largest, bad, bad_image, bad_color)
 
 
 def mask_input(
@@ -114,33 +110,25 @@ def mask_input(
 
     Relevance counts with its sign: what speaks against the output is never kept, and neither is what has
     relevance zero, even if ``share`` leaves room. Reduce with "norm", or pass magnitudes, to ignore signs. Of
-    equally relevant pixels the one first in reading order is kept, of segments the one with the lower label.
+    equally relevant pixels the one first in reading order is kept, of segments the one with the lower label
+    (thesis, section V.3.4.3, figure V.6, column 4).
 
     Parameters
     ----------
-    relevance : array, shape (batch, H, W, C) or (batch, H, W)
-        Any real dtype; it is not modified.
-    image, reduce, value_range, channel_axis, bad_color
-        As in `scale_input`.
-    share : float in (0, 1], default 0.1
-        The part of all pixels, or of the number of segments, to keep; rounded, at least one.
-    segments : integer array, shape (H, W) or (batch, H, W), optional
-        The label of each pixel's segment, as from ``skimage.segmentation``.
-    segment_score : {"max", "mean", "sum"}, default "max"
-        What ranks a segment, of the relevance of its finite pixels; only with ``segments``.
+    relevance : array (batch, H, W, C) or (batch, H, W)
+    share : the part of all pixels, or of the number of segments, to keep, in (0, 1]; rounded, at least one
+    segments : int array (H, W) or (batch, H, W), the label of each pixel's segment, as from ``skimage.segmentation``
+    segment_score : "max", "mean" or "sum" of the relevance of its finite pixels ranks a segment
+    image, reduce, value_range, channel_axis, bad_color : as in `scale_input`
 
     Returns
     -------
-    array, shape (batch, H, W, 3), float64 in [0, 1]
+    array (batch, H, W, 3), float64 in [0, 1]
 
     Raises
     ------
     InvalidInputError
-        Wrong rank or channels, different sizes, ``share`` outside (0, 1], bad ``segments``, unknown names.
-
-    Notes
-    -----
-    Thesis, section V.3.4.3, figure V.6, column 4.
+        as `scale_input`, and for ``share`` outside (0, 1] or bad ``segments``
 
     Examples
     --------
@@ -149,22 +137,18 @@ def mask_input(
     """
     number("share", share, positive=True, most=1)
     choice("segment_score", segment_score, _SCORES)
-    values, rgb, bad_image = _read(relevance, image, channel_axis, value_range)
-    score, bad = signed(values, reduce)
-    labels = None if segments is None else _labels(segments, bad.shape)
+    score, bad, rgb, bad_image = _read(relevance, image, signed, reduce, channel_axis, value_range)
+    labels, rank = _labels(segments, bad.shape), _SCORES[segment_score]
     keep = np.zeros_like(bad)
     for i in range(len(score)):
-        if labels is None:
-            keep[i] = _top(score[i].ravel(), share).reshape(score[i].shape)
-        else:
-            keep[i] = _top_segments(score[i], ~bad[i], labels[i], share, _SCORES[segment_score])
-    report(keep.any(axis=(1, 2)), bad, bad_color, "nowhere positive")
-    report_bad(bad_image, "image", bad_color)
-    return paint(np.where(keep[..., None], rgb, 0.0), bad | bad_image, bad_color)
+        keep[i] = _top(score[i], ~bad[i], labels[i], share, rank)
+    drawn = np.where(keep[..., None], rgb, 0.0)
+    return _marked(drawn, keep.any(axis=(1, 2)), bad, bad_image, bad_color, "nowhere positive")
 
 
-def _labels(segments: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    labels = np.asarray(segments)
+def _labels(segments: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray:
+    """(batch, H, W); without segments, every pixel is one."""
+    labels = np.arange(shape[1] * shape[2]).reshape(shape[1:]) if segments is None else np.asarray(segments)
     if labels.dtype.kind not in "biu" or labels.shape not in (shape, shape[1:]):
         raise InvalidInputError(
             f"segments must hold one integer label per pixel, shape {shape[1:]} or {shape}; got "
@@ -173,21 +157,17 @@ def _labels(segments: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(labels, shape)
 
 
-def _top(score: Floats, share: float) -> Mask:
-    """Mark the ``share`` of entries with the highest score, of those the positive ones."""
-    best = np.argsort(-score, kind="stable")[: max(1, round(share * score.size))]  # stable: ties go to the first
-    keep = np.zeros(score.shape, dtype=bool)
-    keep[best] = score[best] > 0
-    return keep
-
-
-def _top_segments(score: Floats, good: Mask, labels: np.ndarray, share: float, rank: Callable[..., Any]) -> Mask:
+def _top(score: Floats, good: Mask, labels: np.ndarray, share: float, rank: Callable[..., Any]) -> Mask:
+    """Mark the pixels of the ``share`` of segments with the highest score, of those the positive ones."""
     names, index = np.unique(labels, return_inverse=True)
     index = index.reshape(labels.shape)
     counted = np.unique(index[good])  # a segment without any finite pixel keeps the score 0
     scores = np.zeros(len(names))
     scores[counted] = rank(score, labels=np.where(good, index, -1), index=counted)
-    return _top(scores, share)[index]
+    best = np.argsort(-scores, kind="stable")[: max(1, round(share * len(names)))]  # stable: ties go to the first
+    keep = np.zeros(len(names), dtype=bool)
+    keep[best] = scores[best] > 0
+    return keep[index]
 
 
 def blend(
@@ -204,37 +184,27 @@ def blend(
 ) -> Floats:
     """Lay the blurred magnitude over the image as a coloured veil, the denser the more relevant.
 
-    The colour has the weight ``alpha * m`` and the image the rest, where ``m`` is the blurred magnitude
-    divided by its maximum: the image shows through unchanged where there is no relevance.
+    The colour has the weight ``alpha * m`` and the image the rest, where ``m`` is the blurred magnitude divided by its
+    maximum: the image shows through unchanged where there is no relevance. Pixels that are not finite don't enter the
+    blur (thesis, section V.3.4.3, figure V.6, column 5).
 
     Parameters
     ----------
-    relevance, image, reduce, value_range, channel_axis
-        As in `scale_input`.
-    alpha : float in (0, 1], default 1
-        Weight of the colour at the most relevant place.
-    sigma : float, optional
-        Width of the Gaussian blur in pixels, 0 for none; default is 1/75 of the longer side (3 at 224
-        pixels).
-    cmap : str or matplotlib Colormap, default "magma"
-        A colour map whose brightness rises steadily, unlike "jet", so that no edges appear that are not
-        there. "plasma" and "viridis" end in the yellow that red-green-blind readers see in place of the
-        default ``bad_color``: choose another with them.
-    bad_color : matplotlib colour, default (0, 1, 0)
-        Colour of pixels that are not finite in either array; they don't enter the blur.
+    alpha : weight of the colour at the most relevant place, in (0, 1]
+    sigma : width of the Gaussian blur in pixels, 0 for none; None: 1/75 of the longer side (3 at 224 pixels)
+    cmap : a matplotlib Colormap, or its name, whose brightness rises steadily, unlike "jet", so that no edges appear
+        that are not there. "plasma" and "viridis" end in the yellow that red-green-blind readers see in place of the
+        default ``bad_color``: choose another with them
+    relevance, image, reduce, value_range, channel_axis, bad_color : as in `scale_input`
 
     Returns
     -------
-    array, shape (batch, H, W, 3), float64 in [0, 1]
+    array (batch, H, W, 3), float64 in [0, 1]
 
     Raises
     ------
     InvalidInputError
-        Wrong rank or channels, different sizes, ``alpha`` or ``sigma`` out of range, unknown names.
-
-    Notes
-    -----
-    Thesis, section V.3.4.3, figure V.6, column 5.
+        as `scale_input`, and for ``alpha`` or ``sigma`` out of range
 
     Examples
     --------
@@ -242,14 +212,12 @@ def blend(
     array([0.8, 0.9])
     """
     number("alpha", alpha, positive=True, most=1)
-    values, rgb, bad_image = _read(relevance, image, channel_axis, value_range)
-    strength, bad = magnitude(values, reduce)
+    strength, bad, rgb, bad_image = _read(relevance, image, magnitude, reduce, channel_axis, value_range)
     width = max(strength.shape[1:]) / 75 if sigma is None else number("sigma", sigma)
-    report(peaks(strength), bad, bad_color)
-    report_bad(bad_image, "image", bad_color)
-    strength = to_unit(strength, peaks(strength))  # before the blur, which underflows on tiny values
-    blurred = ndimage.gaussian_filter(strength, sigma=(0, width, width), mode="nearest")
+    largest = peaks(strength)
+    sharp = to_unit(strength, largest)  # before the blur, which underflows on tiny values
+    blurred = ndimage.gaussian_filter(sharp, sigma=(0, width, width), mode="nearest")
     unit = to_unit(blurred, peaks(blurred))
     weight = alpha * unit[..., None]
     mixed = np.clip((1 - weight) * rgb + weight * apply_cmap(unit, cmap), 0.0, 1.0)  # rounding may pass 1
-    return paint(mixed, bad | bad_image, bad_color)
+    return _marked(mixed, largest, bad, bad_image, bad_color)

@@ -32,6 +32,8 @@ Target = str | os.PathLike[str] | IO[bytes]
 DPI = 200
 TITLE, LABEL, SMALL = 8.0, 7.0, 6.5  # text sizes in points
 TEXT, SOFT, EDGE = "#222222", "#555555", "#bbbbbb"
+LABELLED = {"fontsize": LABEL, "color": TEXT, "parse_math": False}
+NOTED = {"fontsize": SMALL, "color": SOFT, "parse_math": False}
 GAP = 0.04  # inches between pictures
 _MARGIN = 0.08  # inches around the figure
 _LEAST = 3.0  # inches: in narrower figures captions would be very long
@@ -77,7 +79,7 @@ def title_panel(axes: Axes, title: str, note: str = "", size: float = TITLE, wid
 
 def write_beside(axes: Axes, text: str, xy: tuple[float, float], shift: tuple[float, float], **style: Any) -> None:
     """Write at a place in fractions of the axes, shifted by points."""
-    axes.annotate(text, xy, shift, xycoords="axes fraction", textcoords="offset points", parse_math=False, **style)
+    axes.annotate(text, xy, shift, xycoords="axes fraction", textcoords="offset points", **style)
 
 
 # --- panels ----------------------------------------------------------------------------------------------------------
@@ -149,8 +151,7 @@ def fit(panels: np.ndarray, caption: str = "", gap: float = GAP) -> Figure:
         _place(bar, bar_left, bar_bottom, *_BAR)
     if lines:
         spot = _MARGIN / figure.get_size_inches()
-        style = {"va": "bottom", "linespacing": 1.25, "fontsize": SMALL, "color": SOFT, "parse_math": False}
-        figure.text(*spot, lines, **style)
+        figure.text(*spot, lines, va="bottom", linespacing=1.25, **NOTED)
     return figure
 
 
@@ -203,8 +204,8 @@ def draw_picture(axes: Axes, picture: Floats, aspect: str) -> None:
     axes.spines[:].set(edgecolor=EDGE, linewidth=0.4)
 
 
-def bar_below(panels: np.ndarray, cmap: str | Colormap, given: bool) -> Colorbar:
-    """A colour bar from -1 to 1: of a new figure, or below axes that are ``given``, in room that is taken from them."""
+def bar_below(panels: np.ndarray, cmap: str | Colormap, given: bool, end: str) -> Colorbar:
+    """A colour bar from -``end`` to ``end``: of a new figure, or in room that is taken from axes that are ``given``."""
     figure = panels.flat[0].figure
     width, height = figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
     place: dict[str, Any] = {"orientation": "horizontal"}
@@ -218,6 +219,7 @@ def bar_below(panels: np.ndarray, cmap: str | Colormap, given: bool) -> Colorbar
     bar.ax.tick_params(labelsize=SMALL, labelcolor=TEXT, length=0, pad=2)
     bar.outline.set(edgecolor=EDGE, linewidth=0.4)
     bar.ax.set_label("colorbar")
+    bar.set_ticks([-1, 0, 1], labels=[f"\N{MINUS SIGN}{end}", "0", f"+{end}"] if end else ["", "0", ""])
     return bar
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import Colormap
 
-from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import DataKind, Floats, Mask, as_batch, check_same_size
 from innv_ext.visualization.images import apply_cmap, paint
-from innv_ext.visualization.panels import LABEL, TEXT, bar_below
-from innv_ext.visualization.scaling import GREEN, SCALES, Color, Reduction, peaks, relay, report, share, signed, to_unit
+from innv_ext.visualization.panels import LABELLED, bar_below
+from innv_ext.visualization.scaling import GREEN, Color, Reduction, peaks, report, report_bad, share, signed, to_unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +31,12 @@ class Maps:
         return paint(apply_cmap((unit + 1) / 2, cmap), self.bad[row], bad_color)
 
 
-def read_data(values: Any, argument: str, kind: DataKind, channel_axis: int = -1) -> Floats:
-    """Check what the relevance belongs to; channels last."""
-    data = as_batch(values, argument, channel_axis, kind)
+def read_data(x: Any, kind: DataKind, bad_color: Color, channel_axis: int = -1) -> Floats:
+    """Check what the relevance belongs to, and warn the caller of a public function; channels last."""
+    data = as_batch(x, "x", channel_axis, kind)
     if not len(data):
-        raise InvalidInputError(f"{argument} has shape {np.shape(values)}: there is no {kind.sample} to draw.")
+        raise InvalidInputError(f"x has shape {np.shape(x)}: there is no {kind.sample} to draw.")
+    report_bad(~np.isfinite(data).all(axis=-1), "x", bad_color, 4, kind)
     return data
 
 
@@ -61,13 +60,13 @@ def read_maps(
     reduce: Reduction | None = None,
     arguments: tuple[str, str] = ("maps", "x"),
     stacklevel: int = 4,
+    ignored: Mask | bool = False,
 ) -> list[Maps]:
     """Check the maps; warnings point at the caller of the function that calls this (``stacklevel=4``).
 
     ``reduce=None`` keeps the channels; a map without them then holds for all channels of ``data``. ``arguments``
-    are the names of the maps and of the data.
+    are the names of the maps and of the data; values that are ``ignored`` have no say in the scales.
     """
-    choice("scale", scale, SCALES)
     given = named(maps, arguments[0])
     found = []
     for name, entry in given.items():
@@ -79,18 +78,17 @@ def read_maps(
                 f"{argument} has {raw.shape[-1]} channels but {arguments[1]} has "
                 f"{data.shape[-1]}; give one for each of them, or a single one for all."
             )
-        values, bad = _finite(raw, data.shape) if reduce is None else signed(raw, reduce)
-        marks = bad.any(axis=-1) if reduce is None else bad
-        relay(str(name), partial(report, peaks(values), marks, bad_color, kind=kind), stacklevel)
+        if reduce is None:
+            values = np.broadcast_to(raw, data.shape)
+            bad = ~np.isfinite(values)
+            values, marks = np.where(bad, 0.0, values), bad.any(axis=-1)
+        else:
+            values, bad = signed(raw, reduce)
+            marks = bad
+        report(peaks(values), marks, bad_color, kind=kind, stacklevel=stacklevel, name=str(name))
         found.append((str(name), values, bad))
-    scales = share(np.array([peaks(values) for _, values, _ in found]), scale)
+    scales = share(np.array([peaks(np.where(ignored, 0.0, values)) for _, values, _ in found]), scale)
     return [Maps(*parts, row) for parts, row in zip(found, scales, strict=True)]
-
-
-def _finite(values: Floats, shape: tuple[int, ...]) -> tuple[Floats, Mask]:
-    spread = np.broadcast_to(values, shape)
-    bad = ~np.isfinite(spread)
-    return np.where(bad, 0.0, spread), bad
 
 
 def read_names(names: Sequence[str] | None, argument: str, count: int, default: Iterable[str]) -> list[str]:
@@ -108,9 +106,14 @@ def row_titles(row_names: Sequence[str] | None, batch: int) -> list[str]:
     return read_names(row_names, "row_names", batch, map(str, range(batch)) if batch > 1 else [""])
 
 
-def number_text(value: float, plus: bool = False) -> str:
-    """Three digits, and a minus sign as long as the plus."""
-    return f"{value:{'+' if plus else ''}.3g}".replace("-", "\N{MINUS SIGN}")
+def number_text(value: float) -> str:
+    """Three digits, and a minus sign as long as a plus."""
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def signed_text(value: float) -> str:
+    """The same with a plus, too, if there is anything."""
+    return f"{'+' if value > 0 else ''}{number_text(value)}" if np.isfinite(value) else "not finite"
 
 
 def same_scale(maps: Sequence[Maps]) -> bool:
@@ -119,17 +122,16 @@ def same_scale(maps: Sequence[Maps]) -> bool:
     return all((found.scales == first).all() for found in maps)
 
 
-def peak_text(found: Maps, row: int) -> str:
-    """What the outermost colours of a map mean, where it is not the same for all."""
-    return f"max {number_text(found.scales[row])}"
+def peak_text(found: Maps, row: int, maps: Sequence[Maps]) -> str:
+    """What the outermost colours of one of the maps mean, where it is not the same for all."""
+    return "" if same_scale(maps) else f"max {number_text(found.scales[row])}"
 
 
 def colour_bar(panels: np.ndarray, maps: Sequence[Maps], cmap: str | Colormap, bad_color: Color, given: bool) -> None:
     """Draw the bar, with numbers if they hold for all maps, and say what the mark means."""
-    bar = bar_below(panels, cmap, given)
     largest = max(found.scales.max() for found in maps)
     end = number_text(largest) if same_scale(maps) else "max"
-    bar.set_ticks([-1, 0, 1], labels=[f"\N{MINUS SIGN}{end}", "0", f"+{end}"] if largest else ["", "0", ""])
+    bar = bar_below(panels, cmap, given, end if largest else "")
     mark = "green" if bad_color == GREEN else "marked"
     note = f" ({mark}: not finite)" if any(found.bad.any() for found in maps) else ""
-    bar.set_label(f"relevance{note}", fontsize=LABEL, color=TEXT, labelpad=1)
+    bar.set_label(f"relevance{note}", labelpad=1, **LABELLED)

@@ -26,25 +26,23 @@ def left_texts(
     """Label, prediction and explained neuron of each row; a wrong prediction is emphasised."""
     true = _classes(labels, "labels", batch)
     found = _classes(predictions, "predictions", batch)
-    rows: list[Lines] = [[] for _ in range(batch)]
-    for row, value in zip(rows, true, strict=False):
-        row.append((f"label: {_named(value, 'labels', class_names)}", False))
-    for i, value in enumerate(found):
-        wrong = bool(true) and _differ(true[i], value, class_names)
-        rows[i].append((f"pred: {_named(value, 'predictions', class_names)}", wrong))
-    for row, value in zip(rows, _classes(neurons, "neurons", batch), strict=False):
-        row.append((f"neuron: {_named(value, 'neurons', class_names)}", False))
-    return rows
+    explained = _classes(neurons, "neurons", batch)
+    wrong = [bool(true) and _differ(true[i], value, class_names) for i, value in enumerate(found)]
+    columns = [
+        [(f"label: {_named(value, 'labels', class_names)}", False) for value in true],
+        [(f"pred: {_named(value, 'predictions', class_names)}", w) for value, w in zip(found, wrong, strict=True)],
+        [(f"neuron: {_named(value, 'neurons', class_names)}", False) for value in explained],
+    ]
+    return [[column[i] for column in columns if column] for i in range(batch)]
 
 
 def right_texts(batch: int, probabilities: ArrayLike | None, scores: ArrayLike | None) -> list[Lines]:
     """Probability and score of each row."""
-    rows: list[Lines] = [[] for _ in range(batch)]
-    for row, value in zip(rows, _values(probabilities, "probabilities", batch), strict=False):
-        row.append((f"prob: {value:.3f}", False))
-    for row, value in zip(rows, _values(scores, "scores", batch), strict=False):
-        row.append((f"score: {value:.4g}".replace("-", "\N{MINUS SIGN}"), False))
-    return rows
+    columns = [
+        [f"prob: {value:.3f}" for value in _values(probabilities, "probabilities", batch)],
+        [f"score: {value:.4g}".replace("-", "\N{MINUS SIGN}") for value in _values(scores, "scores", batch)],
+    ]
+    return [[(column[i], False) for column in columns if column] for i in range(batch)]
 
 
 def _values(numbers: ArrayLike | None, argument: str, batch: int) -> list[float]:

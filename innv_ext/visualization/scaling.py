@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from innv_ext.arguments import choice, number
+from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError, ZeroMapWarning
 from innv_ext.visualization.checks import IMAGE, DataKind, Floats, Mask, as_batch, as_numbers
 
@@ -49,23 +49,20 @@ def reduce_channels(relevance: ArrayLike, reduce: Reduction = "sum", channel_axi
 
     Parameters
     ----------
-    relevance : array, shape (batch, H, W, C) or (batch, H, W)
-        Any real dtype; a three-dimensional array has one channel. It is not modified.
-    reduce : {"sum", "norm", "max_abs", "mean"} or callable, default "sum"
-        "norm" is the Euclidean norm (non-negative), "max_abs" the signed value of the largest magnitude (of
-        the first such channel). A callable gets a (batch, H, W, C) copy and the axis -1, and returns (batch,
-        H, W).
-    channel_axis : int, default -1
-        1 for (batch, C, H, W).
+    relevance : array (batch, H, W, C) or (batch, H, W), which has one channel, of any real dtype; it is not modified
+    reduce : "sum", "mean", "norm", the Euclidean norm (non-negative), or "max_abs", the signed value of the largest
+        magnitude (of the first such channel); or a function of a (batch, H, W, C) copy and the axis -1 that returns
+        (batch, H, W)
+    channel_axis : 1 for (batch, C, H, W)
 
     Returns
     -------
-    array, shape (batch, H, W), float64
+    array (batch, H, W), float64
 
     Raises
     ------
     InvalidInputError
-        Wrong rank, no pixels, not numbers, unknown name, or a callable that returns another shape.
+        for the wrong rank, no pixels, what is not a number, an unknown name, or a function that returns another shape
 
     Examples
     --------
@@ -107,28 +104,6 @@ def peaks(values: Floats) -> Floats:
     return np.abs(values).max(axis=tuple(range(1, values.ndim)))
 
 
-def own_scale(values: Floats, bad: Mask, percentile: float) -> Floats:
-    """Percentile of the finite magnitudes per image; the maximum where sparsity makes that percentile 0."""
-    number("percentile", percentile, positive=True, most=100)
-    largest = peaks(values)
-    if percentile == 100:
-        return largest
-    pairs = zip(np.abs(values), ~bad, strict=True)
-    clipped = np.array([np.percentile(v[good], percentile) if good.any() else 0.0 for v, good in pairs])
-    return np.where(clipped > 0, clipped, largest)
-
-
-def given_scale(scale: ArrayLike, largest: Floats) -> Floats:
-    """Check the ``scale`` argument and spread it to shape (batch,)."""
-    scales = as_numbers(scale, "scale")
-    if scales.shape not in ((), largest.shape):
-        raise InvalidInputError(f"scale must be one number or have shape {largest.shape}; got shape {scales.shape}.")
-    scales = np.broadcast_to(scales, largest.shape)
-    if not (np.isfinite(scales) & (scales >= 0)).all() or ((scales == 0) & (largest > 0)).any():
-        raise InvalidInputError(f"scale must be positive and finite (0 only for an all-zero map); got {scale!r}.")
-    return scales
-
-
 def to_unit(values: Floats, scales: Floats) -> Floats:
     """Divide each image by its scale and clip to [-1, 1]; a scale of 0 gives 0."""
     spread = scales.reshape(-1, *[1] * (values.ndim - 1))
@@ -145,7 +120,7 @@ def share(table: Floats, scale: str) -> Floats:
     """From the peaks (columns, batch) of all maps to what each map is scaled to, by the name in ``SCALES``."""
     if scale == "map":
         return table
-    axis = {"row": 0, "column": 1, "all": None}[scale]
+    axis = {"row": 0, "column": 1, "all": None}[choice("scale", scale, SCALES)]
     return np.broadcast_to(table.max(axis=axis, keepdims=True), table.shape)
 
 
@@ -161,26 +136,28 @@ def report_bad(bad: Mask, argument: str, color: Color, stacklevel: int = 3, kind
 
 
 def report(
-    largest: Floats | Mask, bad: Mask, color: Color, what: str = "zero everywhere", kind: DataKind = IMAGE
+    largest: Floats | Mask,
+    bad: Mask,
+    color: Color,
+    what: str = "zero everywhere",
+    kind: DataKind = IMAGE,
+    stacklevel: int = 3,
+    name: str = "",
 ) -> None:
-    """Warn, once each, about maps that show nothing and about values that are not finite.
-
-    To be called directly by a public function, so that the warning points at the caller's line.
-    """
+    """Warn, once each, about maps that show nothing and about values that are not finite; ``name`` says whose."""
+    of = f"{name}: relevance" if name else "relevance"
     empty = (largest == 0) & ~bad.all(axis=tuple(range(1, bad.ndim)))
     if empty.any():
-        message = f"relevance is {what} in {kind.sample}(s) {_indices(empty)}: drawn neutral."
-        warnings.warn(message, ZeroMapWarning, stacklevel=3)
-    report_bad(bad, "relevance", color, stacklevel=4, kind=kind)
+        message = f"{of} is {what} in {kind.sample}(s) {_indices(empty)}: drawn neutral."
+        warnings.warn(message, ZeroMapWarning, stacklevel=stacklevel)
+    report_bad(bad, of, color, stacklevel + 1, kind)
 
 
 def relay(name: str, draw: Callable[[], Result], stacklevel: int = 3) -> Result:
-    """Call ``draw``; pass on its warnings, with the column's name if any, at the line that asked for the figure."""
+    """Call ``draw``; pass on its warnings, with the column's name, at the line that asked for the figure."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = draw()
     for warning in caught:
-        warnings.warn(
-            f"{name}: {warning.message}" if name else str(warning.message), warning.category, stacklevel=stacklevel
-        )
+        warnings.warn(f"{name}: {warning.message}", warning.category, stacklevel=stacklevel)
     return result

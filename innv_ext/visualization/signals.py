@@ -14,23 +14,14 @@ from numpy.typing import ArrayLike
 
 from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
+from innv_ext.visualization import panels as layout
 from innv_ext.visualization.checks import SIGNAL, Floats, as_numbers
-from innv_ext.visualization.panels import LABEL, TEXT, fit, panel_grid, root, style_panel, title_panel
-from innv_ext.visualization.reading import (
-    colour_bar,
-    peak_text,
-    read_data,
-    read_maps,
-    read_names,
-    row_titles,
-    same_scale,
-)
-from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, report_bad
+from innv_ext.visualization.reading import colour_bar, peak_text, read_data, read_maps, read_names, row_titles
+from innv_ext.visualization.scaling import DIVERGING, GREEN, Color
 
 _LINE, _CASING = 1.5, 2.3  # widths in points; the grey casing keeps a white (neutral) line visible
 _GREY = "#8c8c8c"
 _GAP = 0.12  # inches between panels
-_CHANNELS = ("panels", "lines")
 
 
 def plot_signals(
@@ -56,42 +47,27 @@ def plot_signals(
 
     Parameters
     ----------
-    x : array, shape (batch, T) or (batch, T, C)
-        The signals; not modified.
-    maps : array, or dict of name -> array, shape (batch, T) or (batch, T, C)
-        Relevance; without channels it holds for all channels of ``x``.
-    channels : {"panels", "lines"}, default "panels"
-        "panels" gives each channel a panel of its own, "lines" shifts them above each other in one panel, all
-        on the same scale, the first channel on top.
-    channel_names, row_names : sequence of str, optional
-        Names of the channels and of the signals; defaults are their numbers.
-    times : array, shape (T,), optional
-        Increasing positions of the samples; default 0, 1, ...
-    time_label : str, default "time step"
-        Label of the time axis, "" for none.
-    scale : {"map", "row", "column", "all"}, default "map"
-        The maps that share a scale; where there are several scales, each panel states its own.
-    cmap : str or matplotlib Colormap, default "seismic"
-        Any diverging colour map; the default is safe for red-green deficiency.
-    colorbar : bool, default True
-        Draw the colours and what they mean below the panels.
-    channel_axis : int, default -1
-        1 for (batch, C, T); of ``x`` and the maps.
-    bad_color : matplotlib colour, default (0, 1, 0)
-        Pieces whose relevance is not finite; where ``x`` is not finite, a line over the panel's whole height.
-    ax : matplotlib axes or a sequence of them, optional
-        Where to draw, row by row: batch x analyzers of them, times the number of channels with
-        ``channels="panels"``; default is a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        The figure of the panels, one row of panels per signal (and channel).
+    x : array (batch, T) or (batch, T, C)
+    maps : array (batch, T) or (batch, T, C), or {name: such an array}; without channels it holds for all those of ``x``
+    channels : "panels" gives each channel a panel of its own, "lines" shifts them above each other in one panel, all
+        on the same scale, the first channel on top
+    channel_names, row_names : names of the channels and of the signals; None: their numbers
+    times : array (T,), increasing positions of the samples; None: 0, 1, ...
+    time_label : of the time axis, "" for none
+    scale : "map", "row", "column" or "all", the maps that share a scale; where there are several scales, each panel
+        states its own
+    cmap : any diverging matplotlib Colormap, or its name; the default is safe for red-green deficiency
+    colorbar : draw the colours and what they mean below the panels
+    channel_axis : 1 for (batch, C, T); of ``x`` and the maps
+    bad_color : of pieces whose relevance is not finite, green by default; where ``x`` is not finite, of a line over the
+        panel's whole height
+    ax : matplotlib axes to draw into, row by row: batch x analyzers of them, times the number of channels with
+        ``channels="panels"``; None: a new figure
 
     Raises
     ------
     InvalidInputError
-        No signals, shapes that differ, unknown names, wrong number of axes or names.
+        for no samples, shapes that differ, unknown names, or the wrong number of axes or names
 
     Examples
     --------
@@ -99,10 +75,8 @@ def plot_signals(
     >>> [panel.get_title() for panel in figure.axes[:1]]
     ['gradient']
     """
-    choice("channels", channels, _CHANNELS)
-    data = read_data(x, "x", SIGNAL, channel_axis)
-    bad = ~np.isfinite(data)
-    report_bad(bad.any(axis=-1), "x", bad_color, kind=SIGNAL)
+    choice("channels", channels, ("panels", "lines"))
+    data = read_data(x, SIGNAL, bad_color, channel_axis)
     found = read_maps(maps, data, SIGNAL, scale=scale, bad_color=bad_color, channel_axis=channel_axis)
     batch, steps, count = data.shape
     edges = _edges(times, steps)
@@ -111,20 +85,20 @@ def plot_signals(
     groups = [[c] for c in range(count)] if channels == "panels" else [list(range(count))]
     rows = [(i, group) for i in range(batch) for group in groups]
     width, height = 3.7 if len(found) == 1 else 2.7, 0.3 + 0.45 * len(groups[0]) + 0.4 / len(rows)
-    panels = panel_grid(ax, len(found), width, [height] * len(rows))
+    panels = layout.panel_grid(ax, len(found), width, [height] * len(rows))
     for row, (i, group) in zip(panels, rows, strict=True):
         shifts, ticks = _lanes(data[i][:, group])
         for axes, analyzer in zip(row, found, strict=True):
             colours = analyzer.colours(i, cmap, bad_color)
             for c, shift in zip(group, shifts, strict=True):
                 _draw_line(axes, edges, data[i, :, c] + shift, colours[:, c], bad_color)
-            note = "" if same_scale(found) or group[0] else peak_text(analyzer, i)
-            title_panel(axes, "" if i or group[0] else analyzer.name, note)
+            note = "" if group[0] else peak_text(analyzer, i, found)
+            layout.title_panel(axes, "" if i or group[0] else analyzer.name, note)
         _label_row(row, titles[i], [names[c] for c in group] if count > 1 else [], ticks)
     _label_time(panels, time_label, whole=times is None)
     if colorbar:
         colour_bar(panels, found, cmap, bad_color, ax is not None)
-    return fit(panels, gap=_GAP) if ax is None else root(panels)
+    return layout.fit(panels, gap=_GAP) if ax is None else layout.root(panels)
 
 
 def _edges(times: ArrayLike | None, steps: int) -> Floats:
@@ -144,8 +118,7 @@ def _lanes(lines: Floats) -> tuple[Floats, Floats]:
     if lines.shape[1] == 1:
         return np.zeros(1), np.zeros(1)
     finite = [line[np.isfinite(line)] for line in lines.T]
-    lows = np.array([line.min() if line.size else 0.0 for line in finite])
-    highs = np.array([line.max() if line.size else 0.0 for line in finite])
+    lows, highs = np.array([(line.min(), line.max()) if line.size else (0.0, 0.0) for line in finite]).T
     middles = -1.15 * ((highs - lows).max() or 1.0) * np.arange(len(finite))
     return middles - (lows + highs) / 2, middles
 
@@ -153,12 +126,9 @@ def _lanes(lines: Floats) -> tuple[Floats, Floats]:
 def _draw_line(axes: Axes, edges: Floats, line: Floats, colours: Floats, bad_color: Color) -> None:
     """One piece per sample; towards a missing neighbour, and at both ends, it goes on level."""
     good = np.isfinite(line)
-    ends = np.empty(len(line) + 1)
-    ends[1:-1] = (line[:-1] + line[1:]) / 2
-    left, right = ends[:-1].copy(), ends[1:].copy()
-    left[0], right[-1] = line[0], line[-1]
-    left = np.where(np.isfinite(left), left, line)
-    right = np.where(np.isfinite(right), right, line)
+    between = (line[:-1] + line[1:]) / 2
+    left, right = np.append(line[:1], between), np.append(between, line[-1:])
+    left, right = (np.where(np.isfinite(side), side, line) for side in (left, right))
     heights = np.stack([left, line, right], axis=1)
     places = np.stack([edges[0:-1:2], edges[1::2], edges[2::2]], axis=1)
     pieces = np.stack([places, heights], axis=2)[good]
@@ -176,7 +146,7 @@ def _draw_line(axes: Axes, edges: Floats, line: Floats, colours: Floats, bad_col
 
 def _label_row(row: np.ndarray, title: str, names: Sequence[str], ticks: Floats) -> None:
     for axes in row:
-        style_panel(axes)
+        layout.style_panel(axes)
         axes.margins(y=0.12)
         if len(names) > 1:
             axes.set_yticks(ticks, labels=names, parse_math=False)
@@ -184,7 +154,7 @@ def _label_row(row: np.ndarray, title: str, names: Sequence[str], ticks: Floats)
             axes.locator_params(axis="y", nbins=4)
         axes.tick_params(axis="y", labelleft=axes is row[0])
     label = "\n".join(part for part in (title, *(names if len(names) == 1 else ())) if part)
-    row[0].set_ylabel(label, fontsize=LABEL, color=TEXT, parse_math=False)
+    row[0].set_ylabel(label, **layout.LABELLED)
 
 
 def _label_time(panels: np.ndarray, label: str, whole: bool) -> None:
@@ -193,4 +163,4 @@ def _label_time(panels: np.ndarray, label: str, whole: bool) -> None:
     for axes in panels[:-1].flat:
         axes.tick_params(axis="x", labelbottom=False)
     for axes in panels[-1]:
-        axes.set_xlabel(label, fontsize=LABEL, color=TEXT, labelpad=2, parse_math=False)
+        axes.set_xlabel(label, labelpad=2, **layout.LABELLED)

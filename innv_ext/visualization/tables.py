@@ -13,23 +13,11 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from innv_ext.errors import InvalidInputError
+from innv_ext.visualization import panels as layout
 from innv_ext.visualization.checks import TABLE, Floats
 from innv_ext.visualization.images import apply_cmap, paint
-from innv_ext.visualization.panels import (
-    EDGE,
-    LABEL,
-    SMALL,
-    SOFT,
-    TEXT,
-    fit,
-    panel_grid,
-    root,
-    shorten,
-    style_panel,
-    title_panel,
-)
-from innv_ext.visualization.reading import Maps, number_text, read_data, read_maps, read_names, row_titles
-from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, report_bad, share
+from innv_ext.visualization.reading import Maps, number_text, read_data, read_maps, read_names, row_titles, signed_text
+from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, share
 
 _USUAL = 15  # features without ``top``
 _WIDTH, _HEIGHT, _GAP = 1.75, 0.18, 0.15  # inches of a panel, of a bar's line, and between panels
@@ -67,33 +55,20 @@ def plot_tables(
 
     Parameters
     ----------
-    x : array, shape (batch, F)
-        The table; not modified.
-    maps : array, or dict of name -> array, shape (batch, F)
-        Relevance.
-    feature_names, row_names : sequence of str, optional
-        Names of the features, cut to 48 characters, and of the samples; defaults are their numbers.
-    top : int, optional
-        How many features get a bar of their own; default is all, but at most 15.
-    scale : {"map", "row", "column", "all"}, default "map"
-        The panels that share the ends of their axis, which is symmetric around zero.
-    cmap : str or matplotlib Colormap, default "seismic"
-        Bars have the two colours at three quarters of its positive and negative side.
-    bad_color : matplotlib colour, default (0, 1, 0)
-        Relevance that is not finite comes first, as a bar of this colour over the whole panel; ground of the labels
-        where ``x`` is not finite.
-    ax : matplotlib axes or a sequence of them, optional
-        Where to draw, row by row: batch x analyzers of them; default is a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        The figure of the panels.
+    x : array (batch, F)
+    maps : array (batch, F), or {name: such an array}
+    feature_names, row_names : names of the features, cut to 48 characters, and of the samples; None: their numbers
+    top : how many features get a bar of their own; None: all, but at most 15
+    scale : "map", "row", "column" or "all", the panels that share the ends of their axis, symmetric around zero
+    cmap : as in `plot_signals`; bars have the colours at three quarters of its positive and negative side
+    bad_color : of relevance that is not finite, green by default: it comes first, as a bar over the whole panel; ground
+        of the labels where ``x`` is not finite
+    ax : matplotlib axes to draw into, row by row, batch x analyzers of them; None: a new figure
 
     Raises
     ------
     InvalidInputError
-        No samples, shapes that differ, ``top`` below 1, unknown names, wrong number of axes or names.
+        as `plot_signals`, and for ``top`` below 1
 
     Examples
     --------
@@ -101,9 +76,8 @@ def plot_tables(
     >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
     ['b = 3.5', 'others (2 features)']
     """
-    data = read_data(x, "x", TABLE)[..., 0]
-    report_bad(~np.isfinite(data), "x", bad_color, kind=TABLE)
-    found = read_maps(maps, data[..., None], TABLE, scale=scale, bad_color=bad_color, reduce="sum")
+    data = read_data(x, TABLE, bad_color)
+    found = read_maps(maps, data, TABLE, scale=scale, bad_color=bad_color, reduce="sum")
     features = data.shape[1]
     names = read_names(feature_names, "feature_names", features, map("feature {}".format, range(features)))
     if top is None:
@@ -111,17 +85,17 @@ def plot_tables(
     elif isinstance(top, bool) or not isinstance(top, (int, np.integer)) or top < 1:
         raise InvalidInputError(f"top must be an integer of at least 1, the number of features drawn; got {top!r}.")
     titles = row_titles(row_names, len(data))
-    charts = [[_bars(data[i], analyzer, i, names, top) for i in range(len(data))] for analyzer in found]
-    panels = panel_grid(ax, len(found), _WIDTH, [_HEIGHT * (len(charts[0][0]) + 0.2)] * len(data))
+    charts = [[_bars(data[i, :, 0], analyzer, i, names, top) for i in range(len(data))] for analyzer in found]
+    panels = layout.panel_grid(ax, len(found), _WIDTH, [_HEIGHT * (len(charts[0][0]) + 0.2)] * len(data))
     limits = share(np.array([[_longest(chart) for chart in charts_of] for charts_of in charts]), scale)
     for j, analyzer in enumerate(found):
         for i, axes in enumerate(panels[:, j]):
             _draw_bars(axes, charts[j][i], limits[j, i], cmap, bad_color)
-            title_panel(axes, "" if i else analyzer.name)
-        panels[-1, j].set_xlabel("relevance", fontsize=LABEL, color=TEXT, labelpad=2)
+            layout.title_panel(axes, "" if i else analyzer.name)
+        panels[-1, j].set_xlabel("relevance", labelpad=2, **layout.LABELLED)
     for axes, title in zip(panels[:, 0], titles, strict=True):
-        axes.set_ylabel(title, fontsize=LABEL, color=TEXT, parse_math=False)
-    return fit(panels, gap=_GAP) if ax is None else root(panels)
+        axes.set_ylabel(title, **layout.LABELLED)
+    return layout.fit(panels, gap=_GAP) if ax is None else layout.root(panels)
 
 
 def _bars(values: Floats, analyzer: Maps, row: int, names: Sequence[str], top: int) -> list[Bar]:
@@ -129,8 +103,10 @@ def _bars(values: Floats, analyzer: Maps, row: int, names: Sequence[str], top: i
     relevance = np.where(analyzer.bad[row], np.nan, analyzer.values[row])
     order = np.argsort(np.where(analyzer.bad[row], -np.inf, -np.abs(relevance)), kind="stable")
     missing = ~np.isfinite(values)
-    labels = [f"{shorten(name, _LONGEST)} = {number_text(value)}" for name, value in zip(names, values, strict=True)]
-    bars = [Bar(labels[f], float(relevance[f]), bool(missing[f])) for f in order[:top]]
+    bars = []
+    for f in order[:top]:
+        label = f"{layout.shorten(names[f], _LONGEST)} = {number_text(values[f])}"
+        bars.append(Bar(label, float(relevance[f]), bool(missing[f])))
     rest = order[top:]
     if len(rest):
         plural = "s" if len(rest) > 1 else ""
@@ -148,22 +124,16 @@ def _draw_bars(axes: Axes, bars: Sequence[Bar], limit: float, cmap: str | Colorm
     relevance = np.array([bar.relevance for bar in bars])
     bad = ~np.isfinite(relevance)
     colours = paint(apply_cmap((1 + _STRENGTH * np.sign(np.where(bad, 0.0, relevance))) / 2, cmap), bad, bad_color)
-    drawn = axes.barh(
-        np.arange(len(bars)),
-        np.where(bad, 2 * limit, relevance),
-        left=np.where(bad, -limit, 0.0),
-        height=0.72,
-        color=colours,
-    )
+    starts, widths = np.where(bad, -limit, 0.0), np.where(bad, 2 * limit, relevance)
+    drawn = axes.barh(np.arange(len(bars)), widths, left=starts, height=0.72, color=colours)
     for patch, bar in zip(drawn, bars, strict=True):
         patch.set_alpha(_PALE if bar.others else None)
-        text = number_text(bar.relevance, plus=bar.relevance != 0) if np.isfinite(bar.relevance) else "not finite"
         spot = (1.02, patch.get_y() + patch.get_height() / 2)
-        style = {"ha": "left", "va": "center_baseline", "fontsize": SMALL, "color": SOFT if bar.others else TEXT}
-        axes.text(*spot, text, transform=axes.get_yaxis_transform(), **style)
-    style_panel(axes)
+        style = {**layout.NOTED, "color": layout.SOFT if bar.others else layout.TEXT, "va": "center_baseline"}
+        axes.text(*spot, signed_text(bar.relevance), transform=axes.get_yaxis_transform(), **style)
+    layout.style_panel(axes)
     axes.spines["left"].set_visible(False)
-    axes.axvline(0.0, color=EDGE, linewidth=0.6, zorder=0)
+    axes.axvline(0.0, color=layout.EDGE, linewidth=0.6, zorder=0)
     axes.set_xlim(-limit, limit)
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xticks([-limit, 0.0, limit], labels=[number_text(-limit), "0", number_text(limit)])

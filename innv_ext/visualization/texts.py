@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,11 @@ from matplotlib.colors import Colormap
 from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import TEXT, Mask, as_batch
-from innv_ext.visualization.reading import Maps, named, number_text, peak_text, read_maps, same_scale
-from innv_ext.visualization.scaling import Color, Reduction, peaks, share
+from innv_ext.visualization.reading import Maps, named, peak_text, read_maps, signed_text
+from innv_ext.visualization.scaling import Color, Reduction
 
 PADDING = ("", "[PAD]", "<pad>", "<PAD>")
 _GREY, _WHITE = (0.87, 0.87, 0.87), (1.0, 1.0, 1.0)
-_PADS = ("skip", "grey")
 
 
 @dataclass(frozen=True)
@@ -53,16 +52,15 @@ class Texts:
         relevance = np.where(found.bad[row], np.nan, found.values[row])
         drawn = []
         for k, text in enumerate(self.tokens[row]):
-            note = _note(relevance[k])
-            if not self.padded[row, k]:
-                drawn.append(Token(_printable(text), tuple(colours[k].tolist()), note))
-            elif self.pad == "grey":
-                drawn.append(Token(_printable(text), _GREY, note))
-        remarks = [f"{peak_text(found, row)}"] if not same_scale(self.maps) else []
+            if self.padded[row, k] and self.pad == "skip":
+                continue
+            ground = _GREY if self.padded[row, k] else tuple(colours[k].tolist())
+            drawn.append(Token(_printable(text), ground, signed_text(relevance[k])))
         hidden = relevance[self.padded[row]]
-        if hidden.size and (self.pad == "skip" or hidden.any()):
-            remarks.insert(0, f"{hidden.size} padding, relevance {_note(hidden.sum())}")
-        return [*drawn, *(Token(f"[{remark}]", remark=True) for remark in remarks)]
+        told = hidden.size and (self.pad == "skip" or hidden.any())
+        remarks = [f"{hidden.size} padding, relevance {signed_text(hidden.sum())}" if told else ""]
+        remarks.append(peak_text(found, row, self.maps))
+        return [*drawn, *(Token(f"[{remark}]", remark=True) for remark in remarks if remark)]
 
 
 def read_texts(
@@ -76,7 +74,7 @@ def read_texts(
     bad_color: Color,
 ) -> Texts:
     """Check the arguments of a public function, which calls this directly; padding has no say in the scales."""
-    choice("pad", pad, _PADS)
+    choice("pad", pad, ("skip", "grey"))
     texts = _as_texts(tokens)
     if isinstance(padding, str):
         raise InvalidInputError(f"padding must be a collection of tokens, e.g. ({padding!r},); got {padding!r}.")
@@ -88,19 +86,18 @@ def read_texts(
                 f"tokens[{i}] has {len(text)} tokens but relevance has only {length} per text; cut the text as the "
                 f"model did."
             )
+    padded = np.array([[k >= len(text) or text[k] in padding for k in range(length)] for text in texts])
     maps = read_maps(
         relevance,
-        np.empty((len(texts), length, 1)),
+        np.empty((*padded.shape, 1)),
         TEXT,
         scale=scale,
         bad_color=bad_color,
         reduce=reduce,
         arguments=("relevance", "tokens"),
         stacklevel=5,
+        ignored=padded,
     )
-    padded = np.array([[k >= len(text) or text[k] in padding for k in range(length)] for text in texts])
-    scales = share(np.array([peaks(np.where(padded, 0.0, found.values)) for found in maps]), scale)
-    maps = [replace(found, scales=row) for found, row in zip(maps, scales, strict=True)]
     return Texts(texts, padded, maps, pad)
 
 
@@ -113,10 +110,6 @@ def _as_texts(tokens: Sequence[Sequence[str]]) -> list[list[str]]:
         got = f"{wrong[0]!r} in it" if wrong else repr(tokens)
         raise InvalidInputError(f"tokens must be lists of strings, one list per text, at least one; got {got}.")
     return texts
-
-
-def _note(relevance: float) -> str:
-    return number_text(relevance, plus=relevance != 0) if np.isfinite(relevance) else "not finite"
 
 
 def _printable(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,7 @@ from numpy.typing import ArrayLike
 
 from innv_ext.arguments import number
 from innv_ext.errors import InvalidInputError
-from innv_ext.visualization.panels import (
-    LABEL,
-    SOFT,
-    TEXT,
-    fit,
-    inches,
-    line_height,
-    panel_grid,
-    root,
-    text_width,
-    title_panel,
-    write_beside,
-)
+from innv_ext.visualization import panels as layout
 from innv_ext.visualization.reading import colour_bar, row_titles
 from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, Reduction
 from innv_ext.visualization.texts import PADDING, Token, read_texts
@@ -64,39 +53,23 @@ def plot_tokens(
 
     Parameters
     ----------
-    tokens : lists of str, one per text
-        At most as many tokens as ``relevance`` has; what a text lacks counts as padding.
-    relevance : array, or dict of name -> array, shape (batch, T) or (batch, T, E)
-        Relevance per token, or of its embedding.
-    padding : collection of str, default ("", "[PAD]", "<pad>", "<PAD>")
-        The tokens that only fill up; they have no say in the scale.
-    pad : {"skip", "grey"}, default "skip"
-        Leave padding out or draw it on grey ground. A remark behind the text states its number and its
-        relevance, so that none is hidden.
-    row_names : sequence of str, optional
-        Names of the texts; default their numbers.
-    reduce : {"sum", "norm", "max_abs", "mean"} or callable, default "sum"
-        How the relevance of an embedding becomes one number, see `reduce_channels`.
-    scale : {"map", "row", "column", "all"}, default "map"
-        The texts that share a scale; where there are several scales, a remark states each.
-    fontsize : float, default 8
-        In points; smaller in given axes that have no room for it.
-    cmap, colorbar
-        As in `plot_signals`.
-    bad_color : matplotlib colour, default (0, 1, 0)
-        Ground of tokens whose relevance is not finite.
-    ax : matplotlib axes or a sequence of them, optional
-        Where to draw, row by row: batch x analyzers of them, in their present size; default is a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        The figure of the panels.
+    tokens : lists of str, one per text, of at most as many tokens as ``relevance`` has; what a text lacks is padding
+    relevance : array (batch, T), per token, or (batch, T, E), of its embedding; or {name: such an array}
+    padding : the tokens that only fill up; they have no say in the scale
+    pad : "skip" leaves padding out, "grey" draws it on grey ground. A remark behind the text states its number and its
+        relevance, so that none is hidden
+    row_names : names of the texts; None: their numbers
+    reduce : how the relevance of an embedding becomes one number, see `reduce_channels`
+    scale : "map", "row", "column" or "all", the texts that share a scale; where there are several, a remark states each
+    fontsize : in points; smaller in given axes that have no room for it
+    cmap, colorbar : as in `plot_signals`
+    bad_color : ground of tokens whose relevance is not finite, green by default
+    ax : matplotlib axes to draw into, row by row, batch x analyzers of them, in their present size; None: a new figure
 
     Raises
     ------
     InvalidInputError
-        No texts, shapes that differ, unknown names, wrong number of axes, axes too small for the text.
+        as `plot_signals`, and for axes too small for the text
 
     Examples
     --------
@@ -110,18 +83,18 @@ def plot_tokens(
     columns = range(len(texts.maps))
     drawn = [[texts.coloured(j, i, cmap, bad_color) for j in columns] for i in range(len(names))]
     width = max(_WIDTHS[0] / len(columns), _WIDTHS[1])
-    heights = [max(_height(_place(cell, width, fontsize), fontsize) for cell in row) for row in drawn]
-    panels = panel_grid(ax, len(columns), width, heights)
+    heights = [max(_place(cell, width, fontsize)[1] for cell in row) for row in drawn]
+    panels = layout.panel_grid(ax, len(columns), width, heights)
     if ax is not None:
-        root(panels).draw_without_rendering()  # a layout engine of the figure, if any, sets the axes' size only now
+        layout.root(panels).draw_without_rendering()  # a layout engine of the figure, if any, sets the axes' size now
     if colorbar:
         colour_bar(panels, texts.maps, cmap, bad_color, ax is not None)
     for (i, j), axes in np.ndenumerate(panels):
-        title_panel(axes, "" if i else texts.maps[j].name)
+        layout.title_panel(axes, "" if i else texts.maps[j].name)
         _write(axes, drawn[i][j], fontsize)
         if not j and names[i]:
-            write_beside(axes, names[i], (0.0, 0.5), (-5, 0), ha="right", va="center", fontsize=LABEL, color=TEXT)
-    return fit(panels, gap=_GAP) if ax is None else root(panels)
+            layout.write_beside(axes, names[i], (0.0, 0.5), (-5, 0), ha="right", va="center", **layout.LABELLED)
+    return layout.fit(panels, gap=_GAP) if ax is None else layout.root(panels)
 
 
 def tokens_to_html(
@@ -137,12 +110,11 @@ def tokens_to_html(
 ) -> str:
     """Write texts as HTML, a paragraph per text and a coloured span per token, with its relevance as the tooltip.
 
-    The result needs no style sheet, script or network, and everything in it is escaped.
+    The result needs no style sheet, script or network, and everything in it is escaped; ``relevance`` is one array.
 
     Parameters
     ----------
-    tokens, relevance, padding, pad, reduce, scale, cmap, bad_color
-        As in `plot_tokens`; ``relevance`` is one array.
+    tokens, relevance, padding, pad, reduce, scale, cmap, bad_color : as in `plot_tokens`
 
     Returns
     -------
@@ -152,7 +124,7 @@ def tokens_to_html(
     Raises
     ------
     InvalidInputError
-        No texts, shapes that differ, unknown names.
+        for no texts, shapes that differ, or unknown names
 
     Examples
     --------
@@ -172,29 +144,28 @@ def tokens_to_html(
 def _span(token: Token) -> str:
     text = html.escape(token.text)
     if token.remark:
-        return f'<span style="color:{SOFT};font-size:80%">{text}</span>'
+        return f'<span style="color:{layout.SOFT};font-size:80%">{text}</span>'
     style = f"background:{to_hex(token.ground)};color:{token.writing};padding:1px 3px"
     return f'<span style="{style}" title="{html.escape(token.note)}">{text}</span>'
 
 
 def _span_width(text: str, size: float) -> float:
     """Inches of the ground of a text."""
-    return _HINTING * text_width(text, size) + 2 * _INNER
+    return _HINTING * layout.text_width(text, size) + 2 * _INNER
 
 
 def _pieces(token: Token, width: float, size: float) -> list[Token]:
     """The token, cut where it is longer than a line."""
-    pieces, text = [], ""
+    pieces = [""]
     for character in token.text:
-        if text and _span_width(text + character, size) > width:
-            pieces.append(text)
-            text = ""
-        text += character
-    return [Token(piece, token.ground, token.note, token.remark) for piece in [*pieces, text]]
+        if pieces[-1] and _span_width(pieces[-1] + character, size) > width:
+            pieces.append("")
+        pieces[-1] += character
+    return [replace(token, text=piece) for piece in pieces]
 
 
-def _place(drawn: Sequence[Token], width: float, size: float) -> list[Placed]:
-    """Wrap the tokens to lines of ``width`` inches."""
+def _place(drawn: Sequence[Token], width: float, size: float) -> tuple[list[Placed], float]:
+    """Wrap the tokens to lines of ``width`` inches; also how high all lines are."""
     placed: list[Placed] = []
     left, line = 0.0, 0
     for token in drawn:
@@ -204,35 +175,30 @@ def _place(drawn: Sequence[Token], width: float, size: float) -> list[Placed]:
                 left, line = 0.0, line + 1
             placed.append((left, line, piece))
             left += span + _INNER
-    return placed
-
-
-def _height(placed: Sequence[Placed], size: float) -> float:
-    return (1 + max((line for _, line, _ in placed), default=0)) * _SPACING * line_height(size)
+    return placed, (line + 1) * _SPACING * layout.line_height(size)
 
 
 def _write(axes: Axes, drawn: Sequence[Token], size: float) -> None:
     """Put the tokens into the axes, in inches from the upper left corner whatever becomes of the axes' size."""
-    width, height = inches(axes)
-    placed = _place(drawn, width, size)
-    while _height(placed, size) > 1.001 * height:
+    width, height = layout.inches(axes)
+    placed, needed = _place(drawn, width, size)
+    while needed > 1.001 * height:
         size *= 0.95
         if size < _SMALLEST:
             raise InvalidInputError(
                 f"ax has axes of {width:.2g} x {height:.2g} inches, too small for a text of {len(drawn)} tokens; "
                 f"make them larger."
             )
-        placed = _place(drawn, width, size)
+        placed, needed = _place(drawn, width, size)
     axes.set_axis_off()
     place = axes.figure.dpi_scale_trans + ScaledTranslation(0, 1, axes.transAxes)
-    pitch = _SPACING * line_height(size)
+    pitch = _SPACING * layout.line_height(size)
     for left, line, piece in placed:
         span, top = _span_width(piece.text, size), -line * pitch
-        if not piece.remark:
-            corner = (left, top - 0.92 * pitch)
-            axes.add_patch(Rectangle(corner, span, 0.84 * pitch, facecolor=piece.ground, linewidth=0, transform=place))
         style = {"va": "baseline", "fontsize": size, "parse_math": False, "transform": place}
         if piece.remark:
-            axes.text(left + _INNER, top - 0.66 * pitch, piece.text, color=SOFT, **style)
-        else:
-            axes.text(left + span / 2, top - 0.66 * pitch, piece.text, color=piece.writing, ha="center", **style)
+            axes.text(left + _INNER, top - 0.66 * pitch, piece.text, color=layout.SOFT, **style)
+            continue
+        corner = (left, top - 0.92 * pitch)
+        axes.add_patch(Rectangle(corner, span, 0.84 * pitch, facecolor=piece.ground, linewidth=0, transform=place))
+        axes.text(left + span / 2, top - 0.66 * pitch, piece.text, color=piece.writing, ha="center", **style)

@@ -13,13 +13,12 @@ from numpy.typing import ArrayLike
 
 from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
+from innv_ext.visualization import panels as layout
 from innv_ext.visualization.checks import VOLUME, Floats, three_channels
-from innv_ext.visualization.images import as_picture, paint
-from innv_ext.visualization.panels import LABEL, SMALL, TEXT, cell_size, draw_picture, fit, panel_grid, root
-from innv_ext.visualization.reading import Maps, colour_bar, peak_text, read_data, read_maps, row_titles, same_scale
-from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, Reduction, peaks, report_bad, to_unit
+from innv_ext.visualization.images import Range, as_picture, paint
+from innv_ext.visualization.reading import Maps, colour_bar, peak_text, read_data, read_maps, row_titles
+from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, Reduction, peaks, to_unit
 
-_CHOICES = ("spaced", "relevant")
 _GAP = 0.06  # inches between slices
 
 
@@ -36,7 +35,7 @@ def plot_volumes(
     cmap: str | Colormap = DIVERGING,
     colorbar: bool = True,
     channel_axis: int = -1,
-    value_range: tuple[float, float] | None = None,
+    value_range: Range = None,
     bad_color: Color = GREEN,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
 ) -> Figure:
@@ -46,44 +45,26 @@ def plot_volumes(
 
     Parameters
     ----------
-    x : array, shape (batch, D, H, W), or that with 1 or 3 channels
-        The volumes, shown as by `to_rgb` with one range per volume; not modified.
-    maps : array, or dict of name -> array, shape (batch, D, H, W) or (batch, D, H, W, C)
-        Relevance.
-    axis : {0, 1, 2}, default 0
-        The spatial axis (D, H or W) to cut across.
-    slices : int or sequence of int, default 5
-        How many slices, at most all, or their positions along ``axis``; negative ones count from the end.
-    choose : {"spaced", "relevant"}, default "spaced"
-        With a number of ``slices``: the middles of that many equal parts, or the slices with the most relevance
-        (magnitudes, each analyzer's as shares of its total, summed over the analyzers), per sample.
-    row_names : sequence of str, optional
-        Names of the samples; default their numbers.
-    reduce : {"sum", "norm", "max_abs", "mean"} or callable, default "sum"
-        See `reduce_channels`; a callable gets (batch, D, H, W, C).
-    scale : {"map", "row", "column", "all"}, default "map"
-        The volumes that share a scale: "row" those of a sample, "column" those of an analyzer; where there are
-        several scales, each row states its own.
-    cmap, colorbar
-        As in `plot_signals`.
-    channel_axis : int, default -1
-        1 for (batch, C, D, H, W); of ``x`` and the maps.
-    value_range : (low, high), optional
-        The input's values of black and white.
-    bad_color : matplotlib colour, default (0, 1, 0)
-        Voxels that are not finite.
-    ax : matplotlib axes or a sequence of them, optional
-        Where to draw, row by row: batch x (1 + analyzers) rows of a panel per slice; default is a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        The figure of the panels.
+    x : array (batch, D, H, W), or that with 1 or 3 channels, shown as by `to_rgb` with one range per volume
+    maps : array (batch, D, H, W) or (batch, D, H, W, C), or {name: such an array}
+    axis : 0, 1 or 2, the spatial axis (D, H or W) to cut across
+    slices : how many slices, at most all, or their positions along ``axis``; negative ones count from the end
+    choose : with a number of ``slices``: "spaced", the middles of that many equal parts, or "relevant", the slices with
+        the most relevance (magnitudes, each analyzer's as shares of its total, summed over the analyzers), per sample
+    row_names : names of the samples; None: their numbers
+    reduce : "sum", "norm", "max_abs", "mean" or a function of (batch, D, H, W, C), see `reduce_channels`
+    scale : the volumes that share a scale: "row" those of a sample, "column" those of an analyzer, or "map" or "all";
+        where there are several scales, each row states its own
+    cmap, colorbar : as in `plot_signals`
+    channel_axis : 1 for (batch, C, D, H, W); of ``x`` and the maps
+    value_range : (low, high), the input's values of black and white
+    bad_color : of voxels that are not finite, green by default
+    ax : matplotlib axes to draw into, row by row, batch x (1 + analyzers) rows of a panel per slice; None: a new figure
 
     Raises
     ------
     InvalidInputError
-        No volumes, shapes that differ, an axis or slices that don't exist, unknown names, wrong number of axes.
+        as `plot_signals`, and for an axis or slices that don't exist
 
     Examples
     --------
@@ -92,35 +73,34 @@ def plot_volumes(
     >>> [panel.get_title() for panel in figure.axes[:3]]
     ['slice 1', 'slice 4', 'slice 7']
     """
-    choice("choose", choose, _CHOICES)
+    choice("choose", choose, ("spaced", "relevant"))
     if axis not in (0, 1, 2):
         raise InvalidInputError(f"axis must be 0, 1 or 2, one of the spatial axes D, H and W; got {axis!r}.")
-    data = read_data(x, "x", VOLUME, channel_axis)
+    data = read_data(x, VOLUME, bad_color, channel_axis)
     three_channels(data, "x")
     tall = data.reshape(len(data), -1, *data.shape[3:])  # one picture per volume, so that it has one range
-    pictures, bad = as_picture(tall.astype(np.asarray(x).dtype), -1, value_range)
-    pictures, bad = pictures.reshape(*data.shape[:-1], 3), bad.reshape(data.shape[:-1])
-    report_bad(bad, "x", bad_color, kind=VOLUME)
+    pictures = paint(*as_picture(tall.astype(np.asarray(x).dtype), -1, value_range), bad_color)
+    pictures = pictures.reshape(*data.shape[:-1], 3)
     found = read_maps(maps, data, VOLUME, scale=scale, bad_color=bad_color, channel_axis=channel_axis, reduce=reduce)
     shown = _positions(slices, choose, data.shape[axis + 1], axis, found)
     names = row_titles(row_names, len(data))
-    pictures = paint(pictures, bad, bad_color)
     rows = [(i, j) for i in range(len(data)) for j in range(-1, len(found))]  # -1: the input
     count = shown.shape[1]
     plane = [n for a, n in enumerate(data.shape[1:4]) if a != axis]
-    width, height = cell_size(*plane, min(2.0, max(1.0, 4.0 / count)))
-    panels = panel_grid(ax, count, width, [height] * len(rows))
+    width, height = layout.cell_size(*plane, min(2.0, max(1.0, 4.0 / count)))
+    panels = layout.panel_grid(ax, count, width, [height] * len(rows))
     for row, (i, j) in zip(panels, rows, strict=True):
         cube = pictures[i] if j < 0 else found[j].colours(i, cmap, bad_color)
         for axes, z in zip(row, shown[i], strict=True):
-            draw_picture(axes, cube.take(z, axis), "auto" if ax is None else "equal")
+            layout.draw_picture(axes, cube.take(z, axis), "auto" if ax is None else "equal")
             if j < 0:
-                axes.set_title(f"slice {z}", fontsize=SMALL, color=TEXT, pad=2)
-        style = {"fontsize": LABEL, "color": TEXT, "rotation": 0, "ha": "right", "va": "center", "parse_math": False}
-        row[0].set_ylabel("\n".join(_label(names[i], found, i, j)), **style)
+                axes.set_title(f"slice {z}", fontsize=layout.SMALL, color=layout.TEXT, pad=2)
+        beside = [names[i], "input"] if j < 0 else [found[j].name or "relevance", peak_text(found[j], i, found)]
+        label = "\n".join(filter(None, beside))
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", **layout.LABELLED)
     if colorbar:
         colour_bar(panels, found, cmap, bad_color, ax is not None)
-    return fit(panels, gap=_GAP) if ax is None else root(panels)
+    return layout.fit(panels, gap=_GAP) if ax is None else layout.root(panels)
 
 
 def _positions(slices: int | Sequence[int], choose: str, depth: int, axis: int, found: Sequence[Maps]) -> np.ndarray:
@@ -148,11 +128,3 @@ def _strength(found: Sequence[Maps], axis: int) -> Floats:
     others = tuple(a + 1 for a in range(3) if a != axis)
     sums = [np.abs(to_unit(m.values, peaks(m.values))).sum(axis=others) for m in found]
     return sum((s / np.maximum(s.sum(axis=1, keepdims=True), 1.0) for s in sums), np.zeros_like(sums[0]))
-
-
-def _label(name: str, found: Sequence[Maps], row: int, column: int) -> list[str]:
-    """What stands beside a row of slices, line by line; a column below 0 is the input."""
-    if column < 0:
-        return [name, "input"] if name else ["input"]
-    note = [] if same_scale(found) else [peak_text(found[column], row)]
-    return [found[column].name or "relevance", *note]

@@ -241,8 +241,6 @@ class TestExtensions:
             "Result\n------\nwords (n,)\nmore\n\n"
         )
         assert readable(text) == expected
-        typed = "Parameters\n----------\na : array\n    What.\n\nReturns\n-------\narray\n    That."
-        assert readable(typed, typed=True) == typed + "\n\n"
 
     def test_properties_keep_their_colons(self):
         from docstrings import process
