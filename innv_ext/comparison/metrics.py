@@ -130,7 +130,7 @@ def _reference_score(context: Context) -> Any:
         if name in extras:
             return np.asarray(extras[name], "float64")
     if isinstance(analyzer, IntegratedGradients):
-        (reference,) = analyzer.references([context.x.shape[1:]])
+        (reference,) = analyzer.references_like([context.x])
         at = np.repeat(reference, len(context.x), axis=0)
         return np.asarray(analyzer.explain(at, context.neurons, batch_size=context.batch_size).score, "float64")
     return 0.0

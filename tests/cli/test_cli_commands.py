@@ -12,6 +12,8 @@ import innv_ext
 from innv_ext.cli.reading import load_array
 from innv_ext.visualization import imshow_grid, plot_signals, plot_tables, plot_tokens, plot_volumes
 
+pytestmark = pytest.mark.filterwarnings("default")  # they become lines
+
 
 def drawn(figure, path):
     figure.savefig(path, dpi=200, facecolor="white", bbox_inches=figure.bbox_inches)

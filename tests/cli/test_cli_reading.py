@@ -50,7 +50,8 @@ def test_stretched_images_keep_everything(files):
 @pytest.mark.parametrize("name", ["photo.png", "grey.png"])
 def test_grey_and_colour_become_what_the_model_takes(files, channels, mode, name):
     sample = only(reader((20, 20, channels), "--resize", "stretch").samples(files / name))
-    size = Image.open(files / name).size
+    with Image.open(files / name) as opened:
+        size = opened.size
     np.testing.assert_array_equal(sample.shown, by_hand(files / name, (0, 0, *size), (20, 20), mode))
 
 

@@ -106,6 +106,7 @@ def test_tokens_get_metrics_that_do_not_move_them():
         run(sample.model, sample.inputs(3), ["random"], metrics=["max_sensitivity"])
 
 
+@pytest.mark.filterwarnings("default:Deep Taylor explains positive scores only")
 def test_sums_by_hand():
     """A linear model: contributions are exact; biases, half a step and the reference are what is missing."""
     linear = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
