@@ -78,6 +78,12 @@ def by_rule(names):
     return [pytest.param(n, marks=() if n in BASIC else pytest.mark.slow) for n in names]
 
 
+def thinned(values, every=2):
+    """Parameters, tuples where a test has several, of which one of ``every`` so many is not slow."""
+    rows = [v if isinstance(v, tuple) else (v,) for v in values]
+    return [pytest.param(*row, marks=pytest.mark.slow if i % every else ()) for i, row in enumerate(rows)]
+
+
 def create(name, model, x=None, **params):
     """The analyzer ``name`` with the parameters it needs; fitted on ``x`` where it learns from data."""
     known = INFOS[name].parameters() if name in INFOS else {}

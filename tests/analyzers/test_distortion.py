@@ -247,7 +247,7 @@ def built(name):
     return distortion_of(model, x, X, None if mode else neuron, **mode, **params), n, model, x
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", zoo.thinned(CASES))
 def test_gradient_by_differences(name):
     """Central differences of D at random points of two samples."""
     d, n, *_ = built(name)

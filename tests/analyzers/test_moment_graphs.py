@@ -297,7 +297,7 @@ ROUGH = {  # error of the mean in standard deviations, and of the standard devia
 }
 
 
-@pytest.mark.parametrize("name", DOUBLE)
+@pytest.mark.parametrize("name", zoo.thinned(DOUBLE))
 def test_full_against_samples(name):
     """Whole nets at a noise of about 0.13, for inputs between -1 and 1."""
     sample = zoo.make(name, "float64")
@@ -349,7 +349,7 @@ def weighted(graph, means, variances, factors, mode):
 
 @pytest.mark.parametrize("mode", COVARIANCES)
 @pytest.mark.parametrize(
-    "name", ["mlp", "convnet", "squeeze_excite", "separable", "transformer", "regression", "shared"]
+    "name", zoo.thinned(["convnet", "mlp", "transformer", "separable", "squeeze_excite", "shared", "regression"])
 )
 def test_gradients_against_finite_differences(name, mode):
     """Along a random direction of means, variances and directions."""
@@ -376,7 +376,7 @@ def test_gradients_against_finite_differences(name, mode):
 
 
 @pytest.mark.parametrize("mode", COVARIANCES)
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", zoo.thinned(NETS, 3))
 def test_gradients_are_finite_without_variance(name, mode):
     """In float32, at a sample of the zoo and at 0, where pre-activations meet their kinks."""
     sample = zoo.make(name, "float32")

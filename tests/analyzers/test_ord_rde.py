@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rde_nets import Quadratic, cloud, distortion_of, linear, poured, relu_net
@@ -92,7 +93,7 @@ def _check(found, twins, optima, rates, tolerance):
         assert found.extras["status"][i] in ("converged", "stalled", "max_iter")
 
 
-@pytest.mark.parametrize("variant", "ADF")
+@pytest.mark.parametrize("variant", zoo.thinned("DAF", 3))
 def test_stochastic_frank_wolfe(model, twins, optima, variant):
     """With and without momentum: a tenth of the way from the start is left at most."""
     found = ordering(model, rates=(1, 2, 3, 4), solver="sfw", variant=variant, max_iter=150).explain(x, 1)

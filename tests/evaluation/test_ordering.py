@@ -167,7 +167,7 @@ KINDS = ("convnet nested subclassed custom_layer transformer tokens masked_lstm 
          "segmentation multilabel regression noisy free_size uint8 two_outputs").split()
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", zoo.thinned(KINDS))
 def test_every_kind_of_model(name):
     """Constant noise, one rate of two halves: what the model says about the mixed inputs."""
     sample = zoo.make(name, "float32" if name in zoo.FLOAT32_ONLY else "float64")
