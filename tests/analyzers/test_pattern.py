@@ -10,13 +10,13 @@ import tensorflow as tf
 import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras import layers
+from keras import layers, ops
 
 import innv_ext
 from innv_ext.analyzers.pattern import pattern as module
 from innv_ext.analyzers.pattern.pattern import PatternAttribution, PatternNet
 from innv_ext.backend.neurons import neurons_of
-from innv_ext.errors import DeadNeuronWarning, InvalidInputError, NotFittedError
+from innv_ext.errors import DeadNeuronWarning, InvalidInputError, NotFittedError, UnsupportedModelError
 
 MASKS = {"relu": lambda y: y > 0, "relu.negative": lambda y: y < 0, "linear": lambda y: np.ones_like(y, bool)}
 
@@ -366,3 +366,45 @@ def test_bad_input_changes_nothing():
         with pytest.raises(InvalidInputError, match=message):
             call()
     np.testing.assert_array_equal(analyzer.analyze(x[:3]), expected)
+
+
+# --- neurons without a pattern of their own ------------------------------------------------------------------------
+
+
+def test_a_batch_normalisation_on_its_own_is_a_neuron_of_one_input():
+    """w a = 1: the signal is divided by the gain, which keeps its sign; the attribution passes unchanged."""
+    model = net(lambda: keras.Sequential([
+        keras.Input((6, 2)), layers.Conv1D(3, 2, activation="relu", name="conv"),
+        layers.BatchNormalization(name="norm"), layers.MaxPooling1D(2), layers.Flatten(), layers.Dense(2),
+    ]))  # fmt: skip
+    norm = model.get_layer("norm")
+    gamma, beta, mean, variance = np.array([0.2, -3.0, 5.0]), np.ones(3), np.zeros(3), np.array([0.5, 2.0, 4.0])
+    norm.set_weights([gamma, beta, mean, variance])
+    gain = gamma / np.sqrt(variance + norm.epsilon)
+    x = np.random.default_rng(0).normal(size=(40, 6, 2))
+    for cls, factor in ((PatternNet, 1 / gain), (PatternAttribution, np.ones(3))):
+        found = cls(model, progress=False).fit(x).analyze(x[:3], 0, return_layers=True)[1]
+        assert np.abs(found["norm"]).max() > 0
+        np.testing.assert_allclose(found["conv"], found["norm"] * factor, rtol=1e-9)
+
+
+class Echo(layers.Layer):
+    """The first weight is used for outputs 0 and 2, whose mean number is that of output 1."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 2), initializer="ones")
+
+    def call(self, x):
+        return self.mixed(x, self.kernel)
+
+    @staticmethod
+    def mixed(x, kernel):
+        y = ops.matmul(x, kernel)
+        return ops.concatenate([y, y[:, :1]], axis=1)
+
+
+def test_weights_of_several_neurons_have_no_pattern():
+    innv_ext.register_bilinear(Echo)(lambda layer, x, kernel: Echo.mixed(x, kernel))
+    model = keras.Sequential([keras.Input((4,)), Echo(name="echo"), layers.Dense(2)])
+    with pytest.raises(UnsupportedModelError, match=r"'echo' .* several output neurons"):
+        PatternNet(model).fit(np.ones((3, 4)))

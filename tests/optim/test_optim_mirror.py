@@ -154,3 +154,15 @@ def test_a_flat_objective_stays_where_it_is(dtype):
 def test_bad_input(call, message):
     with pytest.raises(InvalidInputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("scale", [160.0, 1000.0])
+def test_no_step_is_harder_than_float32_can_balance(scale):
+    """eta std(C) is 200 at most, whether a longer step is asked for or steps have grown."""
+    g = np.random.default_rng(0).normal(size=UNIFORM.shape)
+    linear = lambda s, problems: (np.sum(g[problems] * s, axis=(1, 2)), g[problems])
+    spread, hardest = [np.std(costs(one)) for one in g], 0.0
+    for rounds in range(4):
+        eta = run(EntropicMirror(RATES, scale=scale), linear, UNIFORM, max_iter=rounds).state.eta
+        hardest = max(hardest, (eta * spread).max())
+    np.testing.assert_allclose(hardest, 200)
