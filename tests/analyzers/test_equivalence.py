@@ -133,7 +133,7 @@ def nets():
     return built, np.random.default_rng(0).uniform(-1, 1, (4, *SHAPE))
 
 
-@pytest.fixture(scope="module", params=zoo.DISTINCT)
+@pytest.fixture(scope="module", params=zoo.by_rule(zoo.DISTINCT))
 def reference(request, nets):
     built, x = nets
     return request.param, create(request.param, built["functional"], x).analyze(x)

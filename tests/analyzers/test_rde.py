@@ -32,7 +32,7 @@ def twins(model):
 
 
 @pytest.mark.parametrize("start", ["deviation", pytest.param("uniform", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", zoo.thinned(SOLVERS))
 def test_rate_constrained_optimum(model, twins, solver, start):
     """Value, feasibility and gap against sequential quadratic programming."""
     for rate in (1, 3, 0.8):
@@ -164,7 +164,7 @@ def test_independent_of_batch_size_and_other_samples(name, way):
         np.testing.assert_allclose(rde(name, net, **params).analyze(several), expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", zoo.thinned(NAMES))
 def test_another_seed_draws_anew(name):
     """Monte Carlo: other maps with another seed; density filtering knows no seed."""
     net = relu_net(N)

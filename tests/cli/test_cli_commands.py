@@ -12,7 +12,7 @@ import innv_ext
 from innv_ext.cli.reading import load_array
 from innv_ext.visualization import imshow_grid, plot_signals, plot_tables, plot_tokens, plot_volumes
 
-pytestmark = pytest.mark.filterwarnings("default")  # they become lines
+pytestmark = pytest.mark.filterwarnings("default::UserWarning")  # they become lines
 
 
 def drawn(figure, path):
