@@ -793,7 +793,6 @@ REFUSED = {  # what a rule for its kind would get wrong: a table without a row f
 }  # fmt: skip
 
 
-
 @pytest.mark.filterwarnings("ignore:You passed `rms_scaling=True`")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_rule(name):

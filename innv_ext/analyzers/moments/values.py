@@ -135,7 +135,6 @@ def join(values: Sequence[Moments], function: Callable[..., Tensor]) -> dict[int
     return found
 
 
-
 def as_moments(value: Any) -> Moments:
     """``Moments`` of any value of the walk; a plain tensor has no variance."""
     return value if isinstance(value, Moments) else Moments(value, ops.zeros_like(value))
