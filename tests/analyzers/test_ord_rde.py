@@ -139,7 +139,10 @@ def test_default_rates():
 # --- the mean over all rates ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("params", [{"rates": 2}, {"rates": (1, 4)}, {"rates": 4}, {"rates": (3,)}, {"rates": (2, 3)}])
+RATES = [{"rates": 2}, {"rates": (1, 4)}, {"rates": 4}, {"rates": (3,)}, {"rates": (2, 3)}]
+
+
+@pytest.mark.parametrize("params", zoo.thinned(RATES))
 def test_the_map_is_the_mean_over_all_rates(params):
     """Of Pi p_k over k = 1..n-1, with Pi built from the grid; for two solvers and a net that isn't linear."""
     for solver in ("mirror", "afw"):
