@@ -17,6 +17,7 @@ from innv_ext.backend.kinds import (
     COMPOSITE_LAYERS,
     CONSTANT_ACTIVATION,
     CONSTANT_RESCALE,
+    GATES,
     KINDS,
     LAYER_KINDS,
     MAXIMUM,
@@ -66,7 +67,7 @@ def kind_of(node: Node) -> Kind:
 
 def annotate(graph: Graph) -> Graph:
     """Fill in ``kind``, ``nonnegative``, ``first`` and ``signal`` of every node."""
-    nodes, positive, gates, near = [], set(), set(), set(graph.inputs)
+    nodes, positive, gates, squashed, near = [], set(), set(), set(), set(graph.inputs)
     for node in graph.nodes:
         kind = kind_of(node)
         flags = tuple(slot in positive for slot in node.inputs)
@@ -75,29 +76,32 @@ def annotate(graph: Graph) -> Graph:
         if kind in _LOOK_THROUGH and touches:
             near.update(node.outputs)
         if kind is Kind.PRODUCT:
-            node = replace(node, signal=_signal(node, graph, gates))
-        if _is_gate(node, gates):
-            gates.update(node.outputs)
+            node = replace(node, signal=_signal(node, graph, gates, squashed))
+        for slots, keys in ((gates, GATES), (squashed, SQUASH)):
+            if _comes_of(node, keys, slots):
+                slots.update(node.outputs)
         if _output_nonnegative(node):
             positive.update(node.outputs)
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
 
 
-def _is_gate(node: Node, gates: set[int]) -> bool:
+def _comes_of(node: Node, keys: frozenset[str], slots: set[int]) -> bool:
+    """Whether a node is one of these activations, or only moves or scales what comes of them: ``slots``."""
     if node.kind is Kind.ACTIVATION:
-        return activation_key(node) in SQUASH
-    return node.kind in _SQUASH_KEEPS and bool(node.inputs) and all(slot in gates for slot in node.inputs)
+        return activation_key(node) in keys
+    return node.kind in _SQUASH_KEEPS and bool(node.inputs) and slots.issuperset(node.inputs)
 
 
-def _signal(node: Node, graph: Graph, gates: set[int]) -> tuple[int, ...]:
-    """The inputs that carry the signal: not the squashed ones, not those that are broadcast."""
+def _signal(node: Node, graph: Graph, gates: set[int], squashed: set[int]) -> tuple[int, ...]:
+    """The inputs that carry the signal: not those that are broadcast, not the gates; a tanh is one if no other is."""
     how = traits.factors(node)
     if how == "attention":
         return (len(node.inputs) - 1,) if len(node.inputs) <= 2 else (2,)
     if how == "quotient":
         return (0,)
-    free = [i for i, slot in enumerate(node.inputs) if slot not in gates] or list(range(len(node.inputs)))
+    closing = gates if gates.intersection(node.inputs) else squashed
+    free = [i for i, slot in enumerate(node.inputs) if slot not in closing] or list(range(len(node.inputs)))
     if how == "sums":
         return tuple(free)
     sizes = {i: _static_size(graph.specs[node.inputs[i]].shape) for i in free}

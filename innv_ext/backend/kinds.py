@@ -96,7 +96,8 @@ _FUNCTIONS: dict[Kind, str] = {
 CONSTANT_RESCALE = frozenset({"add", "subtract", "multiply", "divide", "true_divide", "divide_no_nan"})
 CONSTANT_ACTIVATION = frozenset({"maximum", "minimum", "fmax", "fmin", "power"})
 TRAILING_SQUASH = frozenset({"softmax", "sigmoid", "log_softmax", "log_sigmoid", "Softmax"})
-SQUASH = TRAILING_SQUASH | {"hard_sigmoid", "tanh", "hard_tanh", "sparsemax", "sparse_sigmoid"}
+GATES = TRAILING_SQUASH | {"hard_sigmoid", "sparsemax", "sparse_sigmoid"}
+SQUASH = GATES | {"tanh", "hard_tanh"}  # which are what gates let through in recurrent cells
 PIECEWISE_LINEAR = frozenset(
     """relu relu6 leaky_relu ReLU LeakyReLU PReLU hard_sigmoid hard_tanh hard_shrink soft_shrink threshold abs absolute
     fabs clip sign maximum minimum fmax fmin""".split()

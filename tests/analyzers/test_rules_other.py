@@ -383,6 +383,19 @@ def test_product_with_a_gate(form, gate):
     assert_close(analyzer.analyze(x), expected)
 
 
+def test_a_cell_of_an_lstm_in_operations():
+    """The gates of h = sigmoid(o) tanh(sigmoid(i) tanh(g)) get nothing: all of h goes through g, as LRP-all says."""
+    x = keras.Input((4,), **F64)
+    i, g, o = (L.Dense(3, name=name, **F64) for name in "igo")
+    model = keras.Model(x, ops.sigmoid(o(x)) * ops.tanh(ops.sigmoid(i(x)) * ops.tanh(g(x))))
+    for layer in (i, g, o):
+        randomise(layer, layer.name)
+    values = data(3, 4)
+    received = innv_ext.create_analyzer("lrp.z", model, neuron_selection_mode="all").analyze(values)
+    candidate = Matrix.of(g, (4,))
+    assert_close(received, twins.z(values, candidate.W, candidate.b, np.asarray(model(values))))
+
+
 @pytest.mark.parametrize("gate", ["signal", "half"])
 def test_squeeze_and_excite(gate):
     """The map takes all; with "half" the (broadcast) gate takes half, summed over the positions it scales."""
