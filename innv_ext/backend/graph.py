@@ -74,13 +74,17 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Nodes in topological order; ``layer_slots`` says in which slot a layer's output lives."""
+    """Nodes in topological order.
+
+    ``layer_slots`` says in which slot a layer's output lives, ``keys`` how a model that returns a dict calls its outputs.
+    """
 
     nodes: tuple[Node, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     specs: dict[int, Spec]
     layer_slots: dict[str, int]
+    keys: tuple[str, ...] = ()
 
     def producer(self) -> dict[int, Node]:
         """The node that writes each slot."""
@@ -108,6 +112,12 @@ class Graph:
     def new_slot(self) -> int:
         """A slot number that is not in use."""
         return max(self.specs) + 1
+
+
+def keys_of(outputs: Any) -> tuple[str, ...]:
+    """The keys of a dict of tensors, in the order of ``tree.flatten``; none for other structures."""
+    flat = isinstance(outputs, dict) and len(tree.flatten(outputs)) == len(outputs)
+    return tuple(map(str, tree.flatten({key: key for key in outputs}))) if flat else ()
 
 
 _SPECIAL_NAMES = {

@@ -18,7 +18,7 @@ from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 
 from innv_ext.backend import numerics
-from innv_ext.backend.graph import Arg, Call, Graph, Node, Spec, op_key, try_out
+from innv_ext.backend.graph import Arg, Call, Graph, Node, Spec, keys_of, op_key, try_out
 from innv_ext.backend.masks import mask_of
 from innv_ext.errors import UnsupportedModelError
 
@@ -163,7 +163,7 @@ def trace(model: keras.Model, is_leaf: Callable[[Any], bool]) -> Graph:
         tracer.recorded = _runs_recorded_graph(model)
         tracer.walk(tree.flatten(outputs), known, ())
         flat = tuple(known[id(kt)] for kt in tree.flatten(outputs))
-        return Graph(tuple(tracer.nodes), tuple(slots), flat, tracer.specs, tracer.layer_slots)
+        return Graph(tuple(tracer.nodes), tuple(slots), flat, tracer.specs, tracer.layer_slots, keys_of(outputs))
 
 
 class _Tracer:

@@ -335,6 +335,59 @@ def test_not_built(net):
     assert create("gradient", built).analyze(np.ones((2, 4))).shape == (2, 4)
 
 
+@pytest.mark.parametrize(
+    ("shape", "given", "hint"),
+    [
+        ((8, 8, 1), (8, 8, 1), r"batch axis: x\[None\]"), ((8, 8, 1), (3, 8, 8), r"channel: x\[\.\.\., None\]"),
+        ((1, 8, 8), (3, 8, 8), r"channel: x\[:, None\]"),
+        ((None, None, 1), (3, 8, 8), r"channel: x\[\.\.\., None\]"),
+        ((8, 8, 3), (3, 8, 8), r"\(batch, 8, 8, 3\)\.$"), ((8, 1), (8, 1, 1), r"\(batch, 8, 1\)\.$"),
+    ],
+)
+def test_the_axis_that_is_missing(shape, given, hint):
+    """The hint is the one that helps, if any does."""
+    inputs = keras.Input(shape)
+    net = keras.Model(inputs, layers.Dense(2)(keras.ops.mean(inputs, axis=(1, 2) if len(shape) > 2 else 1)))
+    refused(hint, create("gradient", net).analyze, np.zeros(given))
+
+
+class Heads(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = layers.Dense(3), layers.Dense(2)
+
+    def call(self, x):
+        return {"logits": self.one(x), "aux": self.two(x)}
+
+
+def dicts_of_outputs():
+    x = keras.Input((6,))
+    heads = Heads()
+    heads(np.zeros((1, 6), "float32"))
+    crossed = {key: layers.Dense(2, name=name)(x) for key, name in ("ab", "ba")}
+    return {
+        "layers are called like the other key": keras.Model(x, crossed),
+        "not in order": keras.Model(x, {"z": layers.Dense(2, name="n1")(x), "y": layers.Dense(3, name="n2")(x)}),
+        "subclassed": heads,
+    }
+
+
+@pytest.mark.parametrize("kind", ["layers are called like the other key", "not in order", "subclassed"])
+def test_an_output_is_called_as_predict_calls_it(kind):
+    """A key of the dict; a position counts the sorted keys, and names of layers that are no keys still do."""
+    net = dicts_of_outputs()[kind]
+    x = np.random.default_rng(0).normal(size=(2, 6)).astype("float32")
+    predicted = net.predict(x, verbose=0)
+    for position, key in enumerate(sorted(predicted)):
+        for output in (key, position):
+            found = create("gradient", net, output=output).explain(x).output
+            np.testing.assert_allclose(found, predicted[key], rtol=1e-5, atol=1e-6)
+    refused([r"output='c'", *map(repr, predicted)], create, "gradient", net, output="c")
+    if kind == "not in order":
+        found = create("gradient", net, output="n1").explain(x).output
+        np.testing.assert_allclose(found, predicted["z"], rtol=1e-5, atol=1e-6)
+
+
 class Eager(keras.Model):
     """A ``call`` that leaves Keras, so that it cannot be traced."""
 

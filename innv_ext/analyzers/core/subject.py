@@ -101,9 +101,10 @@ def probe(spec: Spec) -> np.ndarray:
 
 
 def output_position(model: keras.Model, graph: Graph, output: str | int | None) -> int:
-    """The position of the output to explain."""
+    """The position of the output to explain: the keys of a dict count before the names of layers."""
     count = len(graph.outputs)
-    names = list(getattr(model, "output_names", None) or [])
+    layers = list(getattr(model, "output_names", None) or [])
+    names = list(graph.keys) or layers
     if output is None:
         if count > 1:
             raise InvalidInputError(
@@ -111,9 +112,10 @@ def output_position(model: keras.Model, graph: Graph, output: str | int | None) 
             )
         return 0
     if isinstance(output, str):
-        if output not in names:
+        known = names if output in names else layers
+        if output not in known:
             raise InvalidInputError(f"output={output!r} is not an output of the model; it has {names}.")
-        return names.index(output)
+        return known.index(output)
     if isinstance(output, bool) or not isinstance(output, (int, np.integer)):
         raise InvalidInputError(f"output must be a name or a position, got {output!r}.")
     if not -count <= output < count:
@@ -166,16 +168,24 @@ def standardize(x: Any, structure: Any, specs: Sequence[Spec], check: bool) -> l
     return arrays
 
 
+def _fits(shape: Sequence[int], spec: Spec) -> bool:
+    own = spec.shape[1:]
+    return len(shape) == len(own) + 1 and all(s is None or s == d for s, d in zip(own, shape[1:], strict=True))
+
+
 def _checked(array: np.ndarray, spec: Spec, name: str, check: bool) -> np.ndarray:
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise InvalidInputError(f"x for {name!r} has dtype {array.dtype}; numbers are needed ({spec.dtype}).")
-    fits = array.ndim == len(spec.shape) and all(
-        s is None or s == d for s, d in zip(spec.shape[1:], array.shape[1:], strict=True)
-    )
-    if not fits:
+    shape = array.shape
+    if not _fits(shape, spec):
         expected = "(batch, " + ", ".join("any" if s is None else str(s) for s in spec.shape[1:]) + ")"
-        hint = " Add the batch axis: x[None]." if array.ndim == len(spec.shape) - 1 else ""
-        raise InvalidInputError(f"x for {name!r} has shape {array.shape}, but the model takes {expected}.{hint}")
+        ways = {
+            " Add the batch axis: x[None].": (1, *shape),
+            " Add the axis of the channel: x[..., None].": (*shape, 1),
+            " Add the axis of the channel: x[:, None].": (*shape[:1], 1, *shape[1:]),
+        }
+        hint = next((way for way, added in ways.items() if _fits(added, spec)), "")
+        raise InvalidInputError(f"x for {name!r} has shape {shape}, but the model takes {expected}.{hint}")
     if check and array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
         raise InvalidInputError(
