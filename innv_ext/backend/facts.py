@@ -30,6 +30,7 @@ from innv_ext.backend.kinds import (
 from innv_ext.backend.traits import activation_key
 
 _LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
+_EITHER_AXIS = {"GlobalAveragePooling1D", "GlobalMaxPooling1D"}
 _SQUASH_KEEPS = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY}
 
 
@@ -152,8 +153,12 @@ def _rectifies(node: Node) -> bool:
 
 
 def channels_first(graph: Graph) -> bool:
-    """Whether the model keeps its channels before the spatial axes."""
-    return any(getattr(node.op, "data_format", None) == "channels_first" for node in graph.nodes)
+    """Whether the inputs have their channels before the spatial axes, as the first node that has a format says.
+
+    A pooling over all steps, or all features, of a signal only says of which it takes the mean.
+    """
+    said = (getattr(n.op, "data_format", None) for n in graph.nodes if op_key(n.op) not in _EITHER_AXIS)
+    return next(filter(None, said), "channels_last") == "channels_first"
 
 
 def ancestors(graph: Graph, slots: set[int]) -> set[int]:

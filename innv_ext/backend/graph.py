@@ -76,7 +76,7 @@ class Node:
 class Graph:
     """Nodes in topological order.
 
-    ``layer_slots`` says in which slot a layer's output lives, ``keys`` how a model that returns a dict calls its outputs.
+    ``layer_slots`` says in which slot a layer's output lives, ``keys`` how a model that returns a dict calls outputs.
     """
 
     nodes: tuple[Node, ...]

@@ -110,6 +110,20 @@ def test_paths_around_the_layer():
         close(found, by_tape(model.inputs, tensor, model.output, x, [1, 0, 1], relu=False))
 
 
+@pytest.mark.parametrize("name", ["grad_cam", "occlusion", "lime"])
+def test_a_mean_of_features_does_not_turn_the_signal(name):
+    """GlobalAveragePooling1D(data_format="channels_first") behind channels-last layers is a mean of the features."""
+    maps = []
+    for mean in (layers.GlobalAveragePooling1D(data_format="channels_first"), lambda y: ops.mean(y, axis=-1)):
+        i = keras.Input((12, 2))
+        y = mean(layers.Conv1D(6, 3, padding="same", activation="relu")(i))
+        model = zoo.randomise(keras.Model(i, layers.Dense(3)(y)), 2)
+        x = np.random.default_rng(0).normal(size=(3, 12, 2)).astype("float32")
+        maps.append(zoo.create(name, model).analyze(x))
+    assert np.abs(maps[0]).max() > 0
+    np.testing.assert_allclose(*maps, rtol=1e-4, atol=1e-5)
+
+
 def test_signals_volumes_and_channels_first():
     """One axis, three axes, channels before the positions."""
     signal = zoo.make("signal", "float64")

@@ -439,6 +439,33 @@ def test_signal_of_fused_attention_is_the_value():
     assert value.name.startswith("a/value")
 
 
+# --- the place of channels ---------------------------------------------------------------------------------------
+
+FIRST, LAST = {"data_format": "channels_first"}, {"data_format": "channels_last"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps", "wanted"),
+    [
+        ((12, 2), [L.Conv1D(6, 3, **LAST), L.GlobalAveragePooling1D(**FIRST)], False),  # the mean of features
+        ((12, 2), [L.Dense(6), L.GlobalMaxPooling1D(**FIRST)], False),
+        ((2, 12), [L.Conv1D(6, 3, **FIRST), L.GlobalAveragePooling1D(**FIRST)], True),
+        ((2, 12), [L.MaxPooling1D(2, **FIRST), L.GlobalMaxPooling1D(**FIRST)], True),
+        ((2, 6, 6), [L.BatchNormalization(axis=1), L.GlobalAveragePooling2D(**FIRST)], True),
+        ((2, 6, 6), [L.Conv2D(3, 3, **FIRST), L.Permute((2, 3, 1)), L.MaxPooling2D(2, **LAST)], True),
+        ((6, 6, 2), [L.Conv2D(3, 3, **LAST), L.Permute((3, 1, 2)), L.MaxPooling2D(2, **FIRST)], False),
+        ((2, 6, 6), [L.ZeroPadding2D(1, **FIRST), L.Flatten()], True),
+        ((6, 2), [L.Dense(3)], False),
+    ],
+)
+def test_where_the_inputs_have_their_channels(shape, steps, wanted):
+    """The first layer with a format knows; a pooling over all steps of a signal may as well average its features."""
+    x = y = keras.Input(shape)
+    for step in steps:
+        y = step(y)
+    assert facts.channels_first(canonical(keras.Model(x, y))) == wanted
+
+
 # --- ancestors ----------------------------------------------------------------------------------------------------
 
 
