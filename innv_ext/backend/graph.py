@@ -132,13 +132,16 @@ _SPECIAL_NAMES = {
     "PadImages": "pad_images",
     "CropImages": "crop_images",
 }
+# activations of TensorFlow that compute what Keras' own do, by default too
+_SAME = "relu relu6 elu selu gelu leaky_relu tanh sigmoid softplus softsign silu swish abs exp".split()
+_TWINS = {**dict(zip(_SAME, _SAME, strict=True)), "softmax_v2": "softmax", "log_softmax_v2": "log_softmax"}
 
 
 def op_key(op: Any) -> str:
     """The canonical name of what a node does.
 
     ``"Dense"`` for Keras layers (subclasses that do not override ``call`` count as their base), ``"relu"`` for
-    Keras functions and operations, ``"custom:Name"`` for everything that is not part of Keras.
+    Keras functions and operations and their twins in ``tf.nn`` and ``tf.math``, ``"custom:Name"`` for everything else.
     """
     if isinstance(op, keras.layers.Layer):
         for cls in type(op).__mro__:
@@ -151,8 +154,9 @@ def op_key(op: Any) -> str:
         snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
         known = type(op).__module__.split(".")[0] == "keras"
         return _SPECIAL_NAMES.get(name, snake) if known else f"custom:{name}"
-    if callable(op) and getattr(op, "__module__", "").split(".")[0] == "keras":
-        return op.__name__
+    root, name = (getattr(op, "__module__", None) or "").split(".")[0], getattr(op, "__name__", "")
+    if callable(op) and (root == "keras" or (root == "tensorflow" and name in _TWINS)):
+        return _TWINS.get(name, name)
     return f"custom:{getattr(op, '__name__', type(op).__name__)}"
 
 

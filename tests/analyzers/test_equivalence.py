@@ -11,7 +11,7 @@ import tensorflow as tf
 import zoo
 from keras import layers, ops
 
-from innv_ext.errors import InvalidInputError
+from innv_ext.errors import InvalidInputError, UnsupportedModelError
 
 pytestmark = zoo.QUICK
 SHAPE = (6, 6, 2)
@@ -175,6 +175,50 @@ def test_outputs_by_name_and_position(nets):
     np.testing.assert_array_equal(create("gradient", net, output=-2).analyze(x), by_name)
     single = keras.Model(net.inputs, net.outputs[0])
     close(create("gradient", single).analyze(x), by_name)
+
+
+# --- activations given as functions of TensorFlow ----------------------------------------------------------------
+
+TWINS = {
+    "relu": tf.nn.relu, "relu6": tf.nn.relu6, "leaky_relu": tf.nn.leaky_relu, "elu": tf.nn.elu, "selu": tf.nn.selu,
+    "gelu": tf.nn.gelu, "silu": tf.nn.silu, "swish": tf.nn.swish, "tanh": tf.nn.tanh, "sigmoid": tf.math.sigmoid,
+    "softplus": tf.nn.softplus, "softsign": tf.nn.softsign,
+}  # fmt: skip
+TABLE = np.linspace(-1, 1, 15).reshape(3, 5)
+
+
+def with_activations(hidden, last):
+    with zoo.precision("float64"):
+        i = keras.Input((5,))
+        y = layers.Dense(6, activation=hidden)(layers.Dense(6, activation=hidden)(i))
+        return zoo.randomise(keras.Model(i, layers.Dense(3, activation=last)(y)), 4)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_functions_of_tensorflow_are_their_twins(name):
+    """Hidden ones get the same rules, and are refused by the same methods."""
+    nets, x = [with_activations(function, None) for function in (name, TWINS[name])], TABLE
+    close(nets[0](x), nets[1](x))
+    for method in "gradient lrp.epsilon lrp.alpha_1_beta_0 guided_backprop deep_taylor deep_lift rc_rde".split():
+        found = []
+        for net in nets:
+            try:
+                found.append(zoo.create(method, net, x).analyze(x))
+            except UnsupportedModelError as error:
+                found.append(str(error))
+        assert isinstance(found[0], str) == isinstance(found[1], str)
+        if not isinstance(found[0], str):
+            close(*found)
+
+
+@pytest.mark.parametrize(("name", "function"), [("softmax", tf.nn.softmax), ("sigmoid", tf.nn.sigmoid)])
+def test_trailing_functions_of_tensorflow_are_cut(name, function):
+    nets, x = [with_activations("relu", last) for last in (name, function)], TABLE
+    for method in ("gradient", "lrp.epsilon"):
+        by_name, found = (create(method, net).explain(x) for net in nets)
+        close(found.output, by_name.output)
+        close(found.attribution, by_name.attribution)
+        assert np.abs(found.output.sum(axis=1) - 1).min() > 0.1  # no probabilities
 
 
 # --- data formats ------------------------------------------------------------------------------------------------
