@@ -29,7 +29,6 @@ ANALYZERS = ("gradient", "guided_backprop", "lrp.epsilon", "lrp.alpha_1_beta_0",
 NOT_DEFINED = {("EfficientNetB0", "guided_backprop"): "silu", ("ConvNeXtTiny", "guided_backprop"): "gelu"}
 FAST = {
     "VGG16": ("guided_backprop",),
-    "ResNet50": ("lrp.alpha_1_beta_0",),
 }
 CLASSES = 10
 

@@ -44,7 +44,7 @@ EXAMPLES = {  # arguments, then shorter lists: names of what is kept, or other v
     "systematic": (("--images", 10, "--epochs", 1), {}),
     "text_embedding": (("--epochs", 1), {}),
 }
-FAST = {"demo"}
+FAST = {"moreau_sparsity"}
 NEED_WEIGHTS = {"imagenet_squeezenet", "rde_photos"}  # in test_examples.py
 
 

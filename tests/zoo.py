@@ -62,8 +62,9 @@ ALIASES = {  # two names of one method; test_contract holds this
     "lrp.excitation_backprop": "lrp.z_plus",
 }
 DISTINCT = [name for name in NAMES if name not in ALIASES]
-# Every rule and way of walking once; composites are tables of these.
-BASIC = [name for name in DISTINCT if not re.search(r"_IB|preset|plus_|until|alpha_1|alpha2|epsilon_plus|random", name)]
+# Every rule, solver and way of walking once; composites are tables of these.
+OTHERS = r"_IB|preset|plus_|until|alpha_1|alpha2|epsilon_plus|random|smooth_caso|group_sparse|rc_rde"
+BASIC = [name for name in DISTINCT if not re.search(OTHERS, name)]
 
 
 def quick(test):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers as L
@@ -396,7 +397,7 @@ KEPT = {  # models with batch normalisation that has no affine neighbour of its 
 }
 
 
-@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("name", zoo.thinned(FOLDED))
 def test_batchnorm_is_folded_into_its_affine_neighbour(name):
     forms = assert_all_passes(FOLDED[name]())
     assert count(forms["fold"], Kind.BATCHNORM) == 0
