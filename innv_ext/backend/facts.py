@@ -30,7 +30,7 @@ from innv_ext.backend.kinds import (
 from innv_ext.backend.traits import activation_key
 
 _LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
-_EITHER_AXIS = {"GlobalAveragePooling1D", "GlobalMaxPooling1D"}
+_ANY_FORMAT = {"GlobalAveragePooling1D", "GlobalMaxPooling1D", "Flatten"}
 _SQUASH_KEEPS = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY}
 
 
@@ -155,9 +155,9 @@ def _rectifies(node: Node) -> bool:
 def channels_first(graph: Graph) -> bool:
     """Whether the inputs have their channels before the spatial axes, as the first node that has a format says.
 
-    A pooling over all steps, or all features, of a signal only says of which it takes the mean.
+    A pooling over all steps, or all features, of a signal only says of which it takes the mean, and Flatten an order.
     """
-    said = (getattr(n.op, "data_format", None) for n in graph.nodes if op_key(n.op) not in _EITHER_AXIS)
+    said = (getattr(n.op, "data_format", None) for n in graph.nodes if op_key(n.op) not in _ANY_FORMAT)
     return next(filter(None, said), "channels_last") == "channels_first"
 
 

@@ -466,6 +466,14 @@ def test_where_the_inputs_have_their_channels(shape, steps, wanted):
     assert facts.channels_first(canonical(keras.Model(x, y))) == wanted
 
 
+def test_flatten_does_not_say_where_channels_are():
+    """That of another branch may come first; its format is the default, whatever the rest of the model has."""
+    table, image = keras.Input((3, 2)), keras.Input((2, 6, 6))
+    y = [L.Flatten()(table), L.Flatten()(L.Conv2D(3, 3, **FIRST)(image))]
+    graph = canonical(keras.Model([table, image], L.Dense(2)(L.Concatenate()(y))))
+    assert op_key(graph.nodes[0].op) == "Flatten" and facts.channels_first(graph)
+
+
 # --- ancestors ----------------------------------------------------------------------------------------------------
 
 
