@@ -15,7 +15,8 @@ from keras import ops, tree
 
 import innv_ext
 from innv_ext.backend import facts, kinds, walk
-from innv_ext.backend.tracing import op_key, trace
+from innv_ext.backend.graph import op_key
+from innv_ext.backend.tracing import trace
 from innv_ext.errors import NoRuleError, UnsupportedModelError
 
 VECTOR, SEQUENCE, IMAGE, VOLUME, TOKENS = (6,), (5, 4), (6, 6, 3), (4, 4, 4, 2), (5,)

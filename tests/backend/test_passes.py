@@ -15,7 +15,8 @@ from keras import ops, tree
 import innv_ext
 from innv_ext.backend import facts, passes, walk
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.tracing import op_key, trace
+from innv_ext.backend.graph import op_key
+from innv_ext.backend.tracing import trace
 from innv_ext.errors import InnvError
 
 MODES = ("fold", "linear", "two_linear", "hui_binder")

@@ -44,7 +44,7 @@ class Subject:
         if None not in shape[1:]:
             return shape
         with tracing.untouched(model):
-            symbols = [keras.KerasTensor((None, *x.shape[1:]), x.dtype.name) for x in xs]
+            symbols = [keras.KerasTensor((2, *x.shape[1:]), x.dtype.name) for x in xs]
             return tuple(walk.evaluate(self.graph, symbols)[position].shape)
 
     def is_checked(self, batchnorm: str, dtypes: Sequence[str]) -> bool:
