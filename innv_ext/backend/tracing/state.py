@@ -23,6 +23,13 @@ def _parts(model: keras.Model) -> list[Any]:
     return layers + [op for m in layers if isinstance(m, Functional) for op in m.operations if op not in layers]
 
 
+def fixed_variables(model: keras.Model) -> list[Any]:
+    """The variables that no training step moves; also those that no layer lists, such as states of recurrent ones."""
+    kept = [value for part in _parts(model) for value in vars(part).values() if isinstance(value, (list, tuple))]
+    found = [*model.variables, *(v for v in tree.flatten(kept) if isinstance(v, keras.Variable))]
+    return list({id(v): v for v in found if not v.trainable}.values())
+
+
 @contextmanager
 def untouched(model: keras.Model) -> Iterator[None]:
     """Call layers as ``predict`` does, and leave the model as it was.
