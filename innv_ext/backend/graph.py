@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext.backend import numerics
-from innv_ext.backend.masks import with_mask
+from innv_ext.backend.masks import mask_of, with_mask
 
 Tensor = Any
 
@@ -49,12 +49,20 @@ class Call:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, *xs: Tensor) -> Any:
-        fill = functools.partial(tree.map_structure, lambda a: a.of(xs) if isinstance(a, Recorded) else a)
+        given = self.bare(xs)
+        fill = functools.partial(tree.map_structure, lambda a: a.of(given) if isinstance(a, Recorded) else a)
         op = self.op
         if self.settings:
             op = object.__new__(type(self.op))
             vars(op).update({**vars(self.op), **fill(self.settings)})
         return op(*fill(self.args), **fill(self.kwargs))
+
+    def bare(self, xs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The tensors without Keras masks for layers of Keras that know none; they would warn and drop them."""
+        known = isinstance(self.op, keras.layers.Layer) and not op_key(self.op).startswith("custom:")
+        if not known or self.op.supports_masking:
+            return xs
+        return [x if mask_of(x) is None else numerics.identity(x) for x in xs]
 
 
 @dataclass(frozen=True)
@@ -202,32 +210,41 @@ def try_out(
     """Raise ValueError unless ``nodes`` compute what ``call`` does at two sizes; without a call, unless they run.
 
     This finds calls that read sizes or draw random numbers, which a symbolic run freezes. ``masks`` are the slots of
-    the Keras masks that go with the tensors of the slots ``feeds``. What the call does not take is left to the check of
-    the whole graph.
+    the Keras masks that go with the tensors of the slots ``feeds``.
     """
-    for number in (2, 3):
-        xs = [_sample(specs[slot], number) for slot in feeds]
-        slots = dict(zip(feeds, xs, strict=True))
-        for x, mask in zip(xs, masks, strict=True):
-            if mask is not None:
-                slots[mask] = slots.get(mask, _sample(specs[mask], number))
-                with_mask(x, slots[mask])
+    free = any(None in specs[slot].shape[1:] for slot in feeds)
+    for lengths in _LENGTHS if free else _LENGTHS[:1]:
+        cases = [_case(feeds, masks, specs, 2 + i, length) for i, length in enumerate(lengths)]
         try:
-            expected = [] if call is None else tree.flatten(call(*xs))
+            expected = [[] if call is None else tree.flatten(call(*(slots[s] for s in feeds))) for slots in cases]
+            break
         except Exception:
-            if any(None in specs[slot].shape[1:] for slot in feeds):
-                return
-            raise
+            if not free or lengths is _LENGTHS[-1]:
+                raise
+    for slots, wanted in zip(cases, expected, strict=True):
         values = run(nodes, slots)
-        if expected and not all(numerics.close(e, values[slot]) for e, slot in zip(expected, outputs, strict=True)):
+        if wanted and not all(numerics.close(e, values[slot]) for e, slot in zip(wanted, outputs, strict=True)):
             raise ValueError("run symbolically it computes something else: it is random or reads its batch size")
 
 
-def _sample(spec: Spec, number: int) -> Tensor:
-    """Values to try a layer with: small floats, token numbers 0 and 1, masks that close the last place."""
-    shape = tuple((6 * number if axis else number) if d is None else d for axis, d in enumerate(spec.shape))
-    rng = np.random.default_rng(number)
-    if spec.dtype == "bool":
-        return ops.convert_to_tensor(np.broadcast_to(np.arange(shape[-1]) < max(shape[-1] - 1, 1), shape))
-    values = rng.uniform(-1, 1, shape) if numerics.is_float(spec.dtype) else rng.integers(0, 2, shape)
-    return ops.convert_to_tensor(values, spec.dtype)
+_LENGTHS = ((12, 18), (4, 6), (2, 3), (64, 96))  # of free dimensions, in the order in which they are tried
+
+
+def _case(
+    feeds: Sequence[int], masks: Sequence[int | None], specs: dict[int, Spec], batch: int, length: int
+) -> dict[int, Tensor]:
+    """Values of the slots, with their masks: small floats, token numbers 0 and 1, masks that close the last place."""
+
+    def sample(spec: Spec) -> Tensor:
+        shape = tuple((length if axis else batch) if d is None else d for axis, d in enumerate(spec.shape))
+        rng = np.random.default_rng(batch)
+        if spec.dtype == "bool":
+            return ops.convert_to_tensor(np.broadcast_to(np.arange(shape[-1]) < max(shape[-1] - 1, 1), shape))
+        values = rng.uniform(-1, 1, shape) if numerics.is_float(spec.dtype) else rng.integers(0, 2, shape)
+        return ops.convert_to_tensor(values, spec.dtype)
+
+    slots = {slot: sample(specs[slot]) for slot in {*feeds, *masks} - {None}}
+    for slot, mask in zip(feeds, masks, strict=True):
+        if mask is not None:
+            with_mask(slots[slot], slots[mask])
+    return slots

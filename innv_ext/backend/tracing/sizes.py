@@ -6,6 +6,8 @@ batch sizes and lengths; what differs between the recordings is written as the s
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -28,16 +30,16 @@ SMALL = ((2, 3), (4, 6), (8, 10), (12, 14))
 
 @dataclass(frozen=True)
 class Size(Recorded):
-    """times * (size of an axis of an input) / over + plus."""
+    """times * (product of the sizes of axes of the inputs) / over + plus; ``axes`` has pairs (input, axis)."""
 
-    index: int
-    axis: int
+    axes: tuple[tuple[int, int], ...]
     times: int = 1
     over: int = 1
     plus: int = 0
 
     def of(self, xs: Sequence[Tensor]) -> Any:
-        return ops.shape(xs[self.index])[self.axis] * self.times // self.over + self.plus
+        size = math.prod(ops.shape(xs[index])[axis] for index, axis in self.axes)
+        return size * self.times // self.over + self.plus
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +139,7 @@ def _broadcast(value: Any, shape: Sequence[int | None]) -> Any:
 
     def natural(axis: int, size: Size) -> bool:
         own = axis - value.array.ndim + len(shape)
-        return size == Size(0, own) if own >= 0 else False
+        return own >= 0 and size == Size(((0, own),))
 
     plain = isinstance(value, Filled) and all(natural(axis, size) for axis, size in value.sizes.items())
     return value.array if plain else value
@@ -169,14 +171,16 @@ def _merge(a: Any, b: Any, dims: Sequence[tuple[int, int, tuple[int, int]]]) -> 
 
 
 def _size(a: int, b: int, dims: Sequence[tuple[int, int, tuple[int, int]]]) -> Size:
-    """The axis whose size is (a, b), or a multiple or a part of it, or differs by a constant."""
-    for i, axis, (m, n) in dims:
+    """The axis whose size is (a, b), or a multiple or a part of it or of two, or one that differs by a constant."""
+    several = [[d] for d in dims] + [list(pair) for pair in itertools.combinations(dims, 2)]
+    for chosen in several:
+        m, n = (math.prod(d[2][number] for d in chosen) for number in (0, 1))
         if Fraction(a, m) == Fraction(b, n):
             ratio = Fraction(a, m)
-            return Size(i, axis, ratio.numerator, ratio.denominator)
+            return Size(tuple(d[:2] for d in chosen), ratio.numerator, ratio.denominator)
     for i, axis, (m, n) in dims:
         if a - m == b - n:
-            return Size(i, axis, plus=a - m)
+            return Size(((i, axis),), plus=a - m)
     raise ValueError(f"a number depends on its input's size ({a} and {b})")
 
 

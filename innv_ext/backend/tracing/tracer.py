@@ -258,7 +258,7 @@ def _tensors(args: Any, kwargs: Any) -> list[keras.KerasTensor]:
 
 def _sizes(shape: Sequence[int | None], first: int) -> list[Any]:
     """The sizes of a tensor's axes from ``first`` on."""
-    return [sizes.Size(0, axis) if d is None else d for axis, d in enumerate(shape) if axis >= first]
+    return [sizes.Size(((0, axis),)) if d is None else d for axis, d in enumerate(shape) if axis >= first]
 
 
 def _inner_dtype(op: Any, kt: keras.KerasTensor) -> str:
