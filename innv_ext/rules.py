@@ -6,6 +6,7 @@
 
 from innv_ext.analyzers.core.node_rules import (
     Gate,
+    LayerNorm,
     ScaleShift,
     embedding,
     gradient,
@@ -35,6 +36,7 @@ from innv_ext.backend.rules import (
     anything,
     at_index,
     both,
+    centres,
     convolution,
     dense,
     first_linear,
@@ -57,6 +59,7 @@ __all__ = [
     "Gate",
     "HuiBinder",
     "Kind",
+    "LayerNorm",
     "Predicate",
     "Rules",
     "ScaleShift",
@@ -65,6 +68,7 @@ __all__ = [
     "anything",
     "at_index",
     "both",
+    "centres",
     "convolution",
     "dense",
     "embedding",

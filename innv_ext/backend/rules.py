@@ -242,6 +242,12 @@ def nonnegative_input(node: Node, graph: Graph) -> bool:
 
 
 @savable
+def centres(node: Node, graph: Graph) -> bool:
+    """Layer and group normalisation: they subtract the mean of the sample."""
+    return traits.centres(node)
+
+
+@savable
 def not_differentiable(node: Node, graph: Graph) -> bool:
     """Nodes whose outputs are integers or booleans: masks, positions, comparisons."""
     return not any(numerics.is_float(graph.specs[slot].dtype) for slot in node.outputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops, tree
 
@@ -119,6 +120,22 @@ def statistics(node: Node) -> tuple[bool, float, bool, Any] | None:
     if key in ("LayerNormalization", "GroupNormalization") and not getattr(layer, "rms_scaling", False):
         return True, float(layer.epsilon), True, layer.gamma
     return None
+
+
+def centres(node: Node) -> bool:
+    """Layer and group normalisation, as layer or operation: the mean of the sample is subtracted."""
+    named = activation_key(node) in ("LayerNormalization", "GroupNormalization", "layer_normalization")
+    return named and not getattr(operation(node), "rms_scaling", False)
+
+
+def scale_and_shift(node: Node) -> tuple[float, Any, Any]:
+    """(epsilon, gamma, beta) of a node that ``centres``; each of the latter a variable, ``Arg`` or None."""
+    op = operation(node)
+    given = {"gamma": getattr(op, "gamma", None), "beta": getattr(op, "beta", None)}
+    if not isinstance(op, keras.layers.Layer):
+        given |= {**dict(zip(("x", "gamma", "beta"), node.call.args, strict=False)), **node.call.kwargs}
+    epsilon = keras.config.epsilon() if op.epsilon is None else float(op.epsilon)
+    return epsilon, given["gamma"], given["beta"]
 
 
 def groups(node: Node, x: Tensor) -> tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[int, ...]]:

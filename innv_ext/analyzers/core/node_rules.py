@@ -10,6 +10,7 @@ from keras import ops
 
 from innv_ext import arguments
 from innv_ext.backend import numerics, traits
+from innv_ext.backend.graph import Arg
 from innv_ext.backend.numerics import safe_divide, widen
 from innv_ext.backend.rules import Saved, savable
 
@@ -64,6 +65,44 @@ class ScaleShift(Saved):
         z = widen(ys[0]) if self.bias else affine.bilinear(x, affine.kernel())
         share = x * affine.kernel() * safe_divide(rs[0], z, self.epsilon)
         return [ops.where(ops.abs(z) < numerics.TINY, rs[0], share)]
+
+
+@savable
+@dataclass(frozen=True)
+class LayerNorm(Saved):
+    """Layer and group normalisation y = g n + b, n = (x - mean) / std, in three steps.
+
+    b keeps its share of y (``epsilon`` and ``bias`` as in ``Epsilon``); 1 / std is a constant; centring is linear:
+    R_x = x (s - mean(s)) with s = g / std * R / y. Where y = 0 the value that it comes from takes all. Source:
+    Achtibat et al. 2024, equation 8 and proposition 3.4.
+    """
+
+    epsilon: float = 1e-7
+    bias: bool = True
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        offset, *vectors = traits.scale_and_shift(node)
+        x, y = widen(xs[0]), widen(ys[0])
+        named = traits.axes(node, len(x.shape))
+        gamma, beta = (self._vector(v, xs, named, y) for v in vectors)
+        z = y if self.bias or beta is None else y - beta
+        empty = ops.abs(z) < numerics.TINY
+        s = ops.where(empty, ops.zeros_like(z), safe_divide(rs[0], z, self.epsilon))
+        view, back, over = traits.groups(node, x)
+        std = ops.sqrt(ops.var(view(x), axis=over, keepdims=True) + offset)
+        t = view(s if gamma is None else s * gamma) / std
+        found: list[Tensor | None] = [None] * len(xs)
+        found[0] = x * back(t - ops.mean(t, axis=over, keepdims=True)) + ops.where(empty, rs[0], ops.zeros_like(z))
+        if self.bias and isinstance(vectors[1], Arg):  # a shift that is computed from the sample
+            found[vectors[1].index] = _to_shape(beta * s, xs[vectors[1].index])
+        return found
+
+    @staticmethod
+    def _vector(value: Any, xs: Tensors, named: tuple[int, ...], y: Tensor) -> Tensor | None:
+        if value is None:
+            return None
+        vector = widen(ops.convert_to_tensor(xs[value.index] if isinstance(value, Arg) else value))
+        return vector if len(vector.shape) == len(y.shape) else traits.broadcast(vector, named, y)
 
 
 @savable

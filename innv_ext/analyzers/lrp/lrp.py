@@ -75,9 +75,9 @@ class _Relevance(ReverseAnalyzer):
 class LRP(_Relevance):
     """Layer-wise Relevance Propagation (Bach et al. 2015) with any rule, or any table of rules.
 
-    Activations and sample-wise normalisations pass relevance on; max pooling gives it to the winner; sums, means and
-    other linear nodes share it by their contributions; at products the signal takes all (``gate="signal"``) or the
-    factors share (``"half"``).
+    Activations and scalings pass relevance on; max pooling gives it to the winner; sums, means and other linear nodes
+    share it by their contributions; layer and group normalisation by ``LayerNorm``; at products the signal takes all
+    (``gate="signal"``) or the factors share (``"half"``).
 
     Parameters
     ----------
@@ -129,8 +129,7 @@ class LRP(_Relevance):
         if self.batchnorm == "hui_binder":
             rows.append((kind_is(Kind.BATCHNORM), r.HuiBinder()))
         rows += _on_affine_nodes(rule) if isinstance(rule, Rules) else [(affine, rule)]
-        stabiliser = rule if isinstance(rule, r.Epsilon) else r.Epsilon()
-        rows.append((kind_is(Kind.BATCHNORM), node_rules.ScaleShift(stabiliser.epsilon, stabiliser.bias)))
+        rows += r.beside(rule)
         rows.append((kind_is(Kind.PRODUCT), node_rules.Gate(self.gate)))
         return Rules(*rows).before(COMMON_RULES)
 
