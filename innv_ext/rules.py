@@ -46,6 +46,7 @@ from innv_ext.backend.rules import (
     nonnegative_input,
     op_is,
     relu_like,
+    shifted,
     up_to,
 )
 
@@ -86,6 +87,7 @@ __all__ = [
     "relu_like",
     "rescale",
     "rule",
+    "shifted",
     "up_to",
     "winner_takes_all",
 ]

@@ -169,3 +169,8 @@ def ancestors(graph: Graph, slots: set[int]) -> set[int]:
             found.add(node.index)
             needed.update(node.inputs)
     return found
+
+
+def is_preprocessing(node: Node, graph: Graph) -> bool:
+    """Whether a node stands in front of all weights: behind nothing but shapes and rescaling."""
+    return {graph.nodes[i].kind for i in ancestors(graph, set(node.inputs))} <= _LOOK_THROUGH

@@ -236,6 +236,12 @@ def first_linear(node: Node, graph: Graph) -> bool:
 
 
 @savable
+def shifted(node: Node, graph: Graph) -> bool:
+    """Constants that are added behind the first weights; in front of them they only change the units of the input."""
+    return node.kind is Kind.RESCALE and traits.shifts(node) and not facts.is_preprocessing(node, graph)
+
+
+@savable
 def nonnegative_input(node: Node, graph: Graph) -> bool:
     """Nodes whose inputs are proved non-negative."""
     return bool(node.nonnegative) and all(node.nonnegative)

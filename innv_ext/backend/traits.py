@@ -49,6 +49,13 @@ def is_multilinear(node: Node) -> bool:
     return factors(node) in ("values", "sums") and not getattr(node.op, "normalize", False)
 
 
+def shifts(node: Node) -> bool:
+    """Whether a rescaling y = a x + b has a b."""
+    key = activation_key(node)
+    offset = getattr(node.op, "offset", 0.0) if key == "Rescaling" else 0.0
+    return key in ("add", "subtract", "Normalization") or bool(np.any(np.asarray(offset) != 0))
+
+
 def has_constants(node: Node) -> bool:
     """Whether arrays or starting values take part beside the node's inputs."""
     if not isinstance(node.call, Call):

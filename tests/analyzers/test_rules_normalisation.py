@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import twins
 from keras import layers as L
 from keras import ops
 
@@ -48,7 +49,7 @@ def three_steps(x, gamma, beta, offset, axes, epsilon=1e-7, bias=True):
 
 
 NORMS = {  # layer, shape, axes of the statistics behind ``split``, shape with groups split, axes that gamma lies along
-    "last": (lambda **o: L.LayerNormalization(**o), (3, 4), (2,), None, (2,)),
+    "last": (L.LayerNormalization, (3, 4), (2,), None, (2,)),
     "not last": (lambda **o: L.LayerNormalization(axis=1, **o), (3, 4), (1,), None, (1,)),
     "several": (lambda **o: L.LayerNormalization(axis=[1, 3], **o), (2, 3, 4), (1, 3), None, (1, 3)),
     "groups": (lambda **o: L.GroupNormalization(2, **o), (3, 4), (1, 3), (3, 2, 2), (2,)),
@@ -158,3 +159,83 @@ def test_relevance_of_a_deep_encoder_is_of_the_order_of_its_score():
     assert np.all(np.abs(found.extras["sum"] / found.score) < 5)
     assert np.all(np.abs(found.attribution) < 10 * np.abs(found.score).max())
     np.testing.assert_allclose(analyzer.analyze(x[:1])[0], found.attribution[0], rtol=1e-3, atol=1e-5)
+
+
+# --- constants that are added ------------------------------------------------------------------------------------
+
+
+def behind(shift, x, name="lrp.epsilon", bias=None, **params):
+    """LRP of x -> Dense -> shift -> sine; with ``bias`` as that of the Dense layer instead of ``shift``."""
+    inputs, dense = keras.Input((3,), **F64), L.Dense(4, use_bias=bias is not None, **F64)
+    y = shift(dense(inputs))
+    kernel = data(3, 4, seed=5)
+    dense.set_weights([kernel] if bias is None else [kernel, np.broadcast_to(bias, (4,))])
+    return lrp(y, inputs, x, name, **params)
+
+
+C = data(4, seed=9)
+SHIFTS = {  # as a function of z, the bias that it amounts to, and the factor of the whole
+    "vector": (lambda z: z + C, C, 1.0),
+    "number first": (lambda z: 0.5 + z, 0.5, 1.0),
+    "subtracted": (lambda z: z - 0.5, -0.5, 1.0),
+    "subtracted from": (lambda z: ops.subtract(C, z), -C, -1.0),
+    "Rescaling": (L.Rescaling(2.0, offset=0.5, **F64), 0.25, 2.0),
+    "Normalization": (L.Normalization(mean=C, variance=np.full(4, 4.0), **F64), -C, 0.5),
+    "scaled": (lambda z: (z * 3.0 + 1.5) / 2, 0.5, 1.5),
+}
+
+
+@pytest.mark.parametrize("rule", ["lrp.epsilon", "lrp.z", "lrp.epsilon_IB", "lrp.z_plus"])
+@pytest.mark.parametrize("name", SHIFTS)
+def test_a_constant_behind_weights_is_a_bias(name, rule):
+    """Added by a layer or an operation it has the share that the same bias of the Dense layer has."""
+    shift, bias, factor = SHIFTS[name]
+    x, params = data(3, 3), {"epsilon": 1e-9} if "epsilon" in rule else {}
+    assert_close(behind(shift, x, rule, **params), behind(lambda z: factor * z, x, rule, bias=bias, **params))
+
+
+def test_a_constant_beside_rules_that_split_signs_has_its_share_of_the_sum():
+    """As a batch normalisation has; alpha-beta splits what is left among the inputs of the Dense layer."""
+    x, kernel = data(3, 3), data(3, 4, seed=5)
+    z = x @ kernel
+    expected = twins.alpha_beta(x, kernel, np.zeros(4), z * np.sin(z + C) / stabilised(z + C, 1e-7))
+    assert_close(behind(lambda z: z + C, x, "lrp.alpha_2_beta_1"), expected)
+
+
+def test_a_constant_of_more_positions_than_the_value():
+    """x is copied to every position: its relevance is the sum over them."""
+    inputs, dense, c = keras.Input((1, 3), **F64), L.Dense(3, use_bias=False, **F64), data(4, 3, seed=1)
+    y, x = dense(inputs) + c, data(2, 1, 3)
+    dense.set_weights([np.eye(3)])
+    assert_close(lrp(y, inputs, x), (x * np.sin(x + c) / (x + c)).sum(axis=1, keepdims=True), 1e-5)
+
+
+def test_where_the_shifted_value_is_zero_nothing_is_lost():
+    inputs, dense = keras.Input((2,), **F64), L.Dense(2, use_bias=False, **F64)
+    model = keras.Model(inputs, ops.cos(dense(inputs) - 1.0))
+    dense.set_weights([np.eye(2)])
+    received = innv_ext.create_analyzer("lrp.z", model, neuron_selection_mode="all").analyze(np.array([[1.0, 2.0]]))
+    assert_close(received, [[1.0, 2 * np.cos(1.0)]])
+
+
+@pytest.mark.parametrize("scale", [L.Rescaling(1 / 127.5, offset=-1.0, **F64), lambda x: x / 127.5 - 1.0])
+@pytest.mark.parametrize("name", ["lrp.epsilon", "lrp.epsilon_plus_flat"])
+def test_preprocessing_inside_the_model_is_a_change_of_units(scale, name):
+    """The map is that of the network behind it; also at grey pixels, where x / 127.5 - 1 is 0."""
+    inputs, inner, dense = keras.Input((4,), **F64), keras.Input((4,), **F64), L.Dense(3, **F64)
+    x = np.array([[0.0, 127.5, 128.0, 255.0]])
+    inside, outside = keras.Model(inputs, dense(scale(inputs))), keras.Model(inner, dense(inner))
+    randomise(dense)
+    maps = [innv_ext.create_analyzer(name, m).analyze(v, 0) for m, v in ((inside, x), (outside, x / 127.5 - 1))]
+    assert_close(*maps)
+
+
+def test_deep_taylor_passes_constants():
+    """It has no biases in denominators, and no negative relevance."""
+    inputs, low, high = keras.Input((3,), **F64), L.Dense(4, "relu", **F64), L.Dense(2, **F64)
+    model = keras.Model(inputs, high(low(inputs) - 0.5))
+    randomise(low), randomise(high, 1)
+    x = data(6, 3)
+    found = innv_ext.create_analyzer("deep_taylor", model).explain(x[model.predict(x, verbose=0).max(axis=1) > 0])
+    assert len(found.score) and np.all(found.attribution >= 0)
+    assert_close(found.extras["sum"], found.score)

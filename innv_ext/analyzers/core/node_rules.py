@@ -39,32 +39,29 @@ def nothing(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
 
 @savable
 def rescale(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-    """y = a x + b with constants: each value has one input value, which takes all (also where y = 0)."""
-    return (
-        pass_through(node, xs, ys, rs)
-        if len(xs[0].shape) == len(ys[0].shape)
-        and all(a == b for a, b in zip(xs[0].shape[1:], ys[0].shape[1:], strict=True))
-        else linear(node, xs, ys, rs)
-    )
+    """y = a x + b with constants: each value comes from one input value, which takes all (also where y = 0)."""
+    return [_to_shape(rs[0], xs[0])]
 
 
 @savable
 @dataclass(frozen=True)
 class ScaleShift(Saved):
-    """Batch normalisation on its own: x g in y = x g + s, like ``Epsilon``; where y = 0 all relevance goes to x.
+    """y = a x + b with constants, as batch normalisation on its own: b keeps its share of y, as in ``Epsilon``.
 
-    Every output has one input, so there is nothing to share at a silent neuron, only something to lose.
+    Every output has one input, so there is nothing to share at a silent neuron, only something to lose: where y = 0,
+    and with ``bias=False`` everywhere, x takes all.
     """
 
     epsilon: float = 1e-7
     bias: bool = True
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine = node.call
-        x = affine.cast(xs[0], affine.kernel())
-        z = widen(ys[0]) if self.bias else affine.bilinear(x, affine.kernel())
-        share = x * affine.kernel() * safe_divide(rs[0], z, self.epsilon)
-        return [ops.where(ops.abs(z) < numerics.TINY, rs[0], share)]
+        if not self.bias:
+            return rescale(node, xs, ys, rs)
+        y, zero = widen(ys[0]), ops.zeros_like(rs[0])
+        empty = ops.abs(y) < numerics.TINY
+        share = node.pullback(ops.where(empty, zero, safe_divide(rs[0], y, self.epsilon)))[0]
+        return [widen(xs[0]) * share + _to_shape(ops.where(empty, rs[0], zero), xs[0])]
 
 
 @savable

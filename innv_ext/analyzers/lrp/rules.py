@@ -25,7 +25,7 @@ from innv_ext.backend.affine import Affine
 from innv_ext.backend.graph import Node
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import negative, positive, safe_divide, widen
-from innv_ext.backend.rules import Saved, centres, kind_is, savable
+from innv_ext.backend.rules import Saved, centres, kind_is, savable, shifted
 from innv_ext.errors import InvalidInputError
 
 Tensor = Any
@@ -323,4 +323,4 @@ def beside(rule: Any) -> list[tuple[Any, Any]]:
     """Rows for the shifts beside affine nodes, which follow ``rule``: its epsilon, and whether biases have a share."""
     own = isinstance(rule, AffineRule)
     shift = getattr(rule, "epsilon", Epsilon().epsilon), bool(getattr(rule, "bias", not own))
-    return [(kind_is(Kind.BATCHNORM), ScaleShift(*shift)), (centres, LayerNorm(*shift))]
+    return [(kind_is(Kind.BATCHNORM), ScaleShift(*shift)), (shifted, ScaleShift(*shift)), (centres, LayerNorm(*shift))]
