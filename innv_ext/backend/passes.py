@@ -15,6 +15,7 @@ from innv_ext.backend import affine as affines
 from innv_ext.backend import facts, traits
 from innv_ext.backend import linear as kernels
 from innv_ext.backend.affine import Affine
+from innv_ext.backend.cosine import split_cosine
 from innv_ext.backend.graph import Call, Graph, Node, op_key
 from innv_ext.backend.kinds import FUNCTION_KINDS, TRAILING_SQUASH, Kind
 from innv_ext.backend.masks import keep_mask
@@ -324,7 +325,7 @@ BATCHNORM_MODES: dict[str, Callable[[Graph], Graph]] = {
 
 def canonical(graph: Graph, batchnorm: str = "linear") -> Graph:
     """The form in which methods see a model: activations and separable convolutions split, BN as asked for."""
-    graph = pool_planes_first(open_custom_functions(split_separable(split_activations(graph))))
+    graph = split_cosine(pool_planes_first(open_custom_functions(split_separable(split_activations(graph)))))
     graph = BATCHNORM_MODES[batchnorm](affine_operations(graph))
     return facts.annotate(graph.rebuilt(graph.nodes))
 
