@@ -19,6 +19,20 @@ PredicateLike = Callable[[Node, Graph], bool]
 savable = keras.saving.register_keras_serializable("innv_ext")
 
 
+def reaching(inputs: Callable[[Any], Sequence[int]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a rule that gives relevance only to the inputs ``inputs(node)`` of a node; by default it is all.
+
+    Nodes in front of the others need no rule: denominators, gates, masks. Rules that are objects have a method
+    ``reaches(node)`` instead.
+    """
+
+    def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
+        rule.reaches = inputs  # type: ignore[attr-defined]
+        return rule
+
+    return decorate
+
+
 class Saved:
     """A dataclass that Keras can save: its config are its fields."""
 
@@ -68,20 +82,36 @@ class Rules:
         """The first row whose predicate holds."""
         return next((row for row in self.rows if row[0](node, graph)), None)
 
-    def bind(self, graph: Graph, hint: str = "", what: str = "rule") -> tuple[Any, ...]:
+    def bind(self, graph: Graph, hint: str = "", what: str = "rule", idle: Any = None) -> tuple[Any, ...]:
         """One rule per node; reports every uncovered node at once.
+
+        Parameters
+        ----------
+        idle : of tables that are walked backwards: the rule of uncovered nodes that nothing reaches, see ``reaching``
 
         Raises
         ------
         NoRuleError
             names each node without a rule, its class, its position and the ways out
         """
-        found = [self.match(node, graph) for node in graph.nodes]
-        missing = [node for node, row in zip(graph.nodes, found, strict=True) if row is None]
+        missing = self.missing(graph, idle is not None)
         if missing:
             raise NoRuleError(_describe(missing, hint, what))
-        return tuple(row[1] for row in found if row is not None)
+        found = (self.match(node, graph) for node in graph.nodes)
+        return tuple(idle if row is None else row[1] for row in found)
 
+    def missing(self, graph: Graph, backwards: bool = False) -> list[Node]:
+        """The nodes without a rule; walking ``backwards``, those of them that something reaches from the outputs."""
+        reached, missing = set(graph.outputs), []
+        for node in reversed(graph.nodes):
+            if backwards and not reached.intersection(node.outputs):
+                continue
+            row = self.match(node, graph)
+            reaches = getattr(row[1], "reaches", None) if row is not None else None
+            reached.update(node.inputs if reaches is None else (node.inputs[i] for i in reaches(node)))
+            if row is None:
+                missing.append(node)
+        return missing[::-1]
 
     def describe(self, graph: Graph, bound: Sequence[Any]) -> list[str]:
         """One line a node: number, name, what it does, the label of its row or else its rule, and whether x >= 0."""

@@ -12,7 +12,7 @@ from innv_ext import arguments
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Arg
 from innv_ext.backend.numerics import safe_divide, widen
-from innv_ext.backend.rules import Saved, savable
+from innv_ext.backend.rules import Saved, reaching, savable
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]
@@ -26,12 +26,14 @@ def gradient(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
 
 
 @savable
+@reaching(lambda node: node.inputs and (0,))
 def pass_through(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """The first input takes the relevance unchanged; other inputs (masks, statistics) get none."""
     return [rs[0]] + [None] * (len(xs) - 1)
 
 
 @savable
+@reaching(lambda node: ())
 def nothing(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """No input gets any relevance: masks, comparisons, counts."""
     return [None] * len(xs)
@@ -93,6 +95,11 @@ class LayerNorm(Saved):
         if self.bias and isinstance(vectors[1], Arg):  # a shift that is computed from the sample
             found[vectors[1].index] = _to_shape(beta * s, xs[vectors[1].index])
         return found
+
+    def reaches(self, node: Any) -> tuple[int, ...]:
+        """The values, and a shift that is computed."""
+        beta = traits.scale_and_shift(node)[2]
+        return (0, beta.index) if self.bias and isinstance(beta, Arg) else (0,)
 
     @staticmethod
     def _vector(value: Any, xs: Tensors, named: tuple[int, ...], y: Tensor) -> Tensor | None:
@@ -178,14 +185,17 @@ class Gate(Saved):
         arguments.check_fields(self)
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        how = traits.factors(node)
-        halves = self.gate == "half" and how in ("values", "sums")
-        chosen = tuple(range(len(xs))) if halves else node.signal
+        how, chosen = traits.factors(node), self.reaches(node)
         part = rs[0] / len(chosen)
         if how in ("values", "quotient"):  # each output has one value of each factor, even if 0
             return [_to_shape(part, x) if i in chosen else None for i, x in enumerate(xs)]
         shares = node.pullback(safe_divide(part, widen(ys[0])))
         return [widen(x) * g if i in chosen else None for i, (x, g) in enumerate(zip(xs, shares, strict=True))]
+
+    def reaches(self, node: Any) -> tuple[int, ...]:
+        """The inputs that take part."""
+        halves = self.gate == "half" and traits.factors(node) in ("values", "sums")
+        return tuple(range(len(node.inputs))) if halves else node.signal
 
 
 def _to_shape(r: Tensor, x: Tensor) -> Tensor:

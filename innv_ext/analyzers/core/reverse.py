@@ -86,18 +86,18 @@ class ReverseAnalyzer(GraphAnalyzer):
     # --- building ------------------------------------------------------------------------------------------------
 
     def bind(self) -> None:
-        """One rule per node."""
+        """One rule per node; nodes that no relevance reaches (denominators, gates, masks) need none."""
         self.mappings()
         table = Rules(*self._mappings).before(self.table())
         self.approximated_: tuple[str, ...] = ()
         if self.unsupported == "gradient":
-            missing = [n.name for n in self.graph_.nodes if table.match(n, self.graph_) is None]
+            missing = [n.name for n in table.missing(self.graph_, backwards=True)]
             self.approximated_ = tuple(missing)
             if missing:
                 message = f"Plain gradient through nodes without a rule: {', '.join(missing)}."
                 warnings.warn(message, ApproximationWarning, stacklevel=7)
             table = Rules(*table.rows, *GRADIENT_RULES.rows)
-        self.rules_ = table.bind(self.graph_, self.hint)
+        self.rules_ = table.bind(self.graph_, self.hint, idle=node_rules.nothing)
 
     # --- running -------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.analyzers.lrp import rules as r
 from innv_ext.backend import facts, passes
 from innv_ext.backend.graph import Graph
-from innv_ext.backend.kinds import Kind
+from innv_ext.backend.kinds import SHAPE_ONLY, Kind
 from innv_ext.backend.rules import (
     Rules,
     both,
@@ -23,6 +23,7 @@ from innv_ext.backend.rules import (
     kind_is,
     nonnegative_input,
     not_differentiable,
+    op_is,
     relu_like,
     up_to,
 )
@@ -50,8 +51,9 @@ def _on_affine_nodes(table: Rules) -> list[Any]:
 
 COMMON_RULES = Rules(
     (not_differentiable, node_rules.nothing),
+    (op_is(*SHAPE_ONLY), node_rules.nothing, "constant"),
     (kind_is(Kind.ACTIVATION, Kind.IDENTITY, Kind.NORM), node_rules.pass_through),
-    (kind_is(Kind.SHAPE), node_rules.gradient, "rearrange"),
+    (kind_is(Kind.SHAPE, Kind.SELECT), node_rules.gradient, "rearrange"),
     (kind_is(Kind.RESCALE), node_rules.rescale),
     (kind_is(Kind.LINEAR), node_rules.linear),
     (kind_is(Kind.MAX), node_rules.winner_takes_all),
