@@ -94,24 +94,19 @@ class Rules:
         NoRuleError
             names each node without a rule, its class, its position and the ways out
         """
-        missing = self.missing(graph, idle is not None)
+        found = [self.match(node, graph) for node in graph.nodes]
+        missing = _missing(graph, found, idle is not None)
         if missing:
             raise NoRuleError(_describe(missing, hint, what))
-        found = (self.match(node, graph) for node in graph.nodes)
         return tuple(idle if row is None else row[1] for row in found)
 
-    def missing(self, graph: Graph, backwards: bool = False) -> list[Node]:
-        """The nodes without a rule; walking ``backwards``, those of them that something reaches from the outputs."""
-        reached, missing = set(graph.outputs), []
-        for node in reversed(graph.nodes):
-            if backwards and not reached.intersection(node.outputs):
-                continue
-            row = self.match(node, graph)
-            reaches = getattr(row[1], "reaches", None) if row is not None else None
-            reached.update(node.inputs if reaches is None else (node.inputs[i] for i in reaches(node)))
-            if row is None:
-                missing.append(node)
-        return missing[::-1]
+    def missing(self, graph: Graph) -> list[Node]:
+        """The nodes without a rule that something reaches from the outputs."""
+        return _missing(graph, [self.match(node, graph) for node in graph.nodes], True)
+
+    def unused(self, graph: Graph) -> list[str]:
+        """The predicates of rows that fit no node."""
+        return [_shown(row[0]) for row in self.rows if not any(row[0](node, graph) for node in graph.nodes)]
 
     def describe(self, graph: Graph, bound: Sequence[Any]) -> list[str]:
         """One line a node: number, name, what it does, the label of its row or else its rule, and whether x >= 0."""
@@ -123,6 +118,19 @@ class Rules:
             flag = " x>=0" if nonnegative_input(node, graph) else ""
             lines.append(f"{node.index:4d}  {node.name:{width}s}  {op_key(node.op):22s}  {label}{flag}")
         return lines
+
+
+def _missing(graph: Graph, found: Sequence[tuple[Any, ...] | None], backwards: bool) -> list[Node]:
+    """The nodes without a row; walking ``backwards``, those of them that something reaches from the outputs."""
+    reached, missing = set(graph.outputs), []
+    for node, row in zip(reversed(graph.nodes), reversed(found), strict=True):
+        if backwards and not reached.intersection(node.outputs):
+            continue
+        reaches = getattr(row[1], "reaches", None) if row is not None else None
+        reached.update(node.inputs if reaches is None else (node.inputs[i] for i in reaches(node)))
+        if row is None:
+            missing.append(node)
+    return missing[::-1]
 
 
 def _describe(missing: Sequence[Node], hint: str, what: str) -> str:
@@ -245,6 +253,13 @@ def _kind_is(node: Node, graph: Graph, *kinds: Kind) -> bool:
 def relu_like(node: Node, graph: Graph) -> bool:
     """ReLU in any form."""
     return facts.is_relu_like(node)
+
+
+@savable
+def hidden_relu(node: Node, graph: Graph) -> bool:
+    """Nodes that could not be opened, with a ReLU inside: recurrent layers, wrappers, layers of raw TensorFlow."""
+    specs = [(graph.specs[slot].shape, graph.specs[slot].dtype) for slot in node.inputs]
+    return node.kind in (Kind.OPAQUE, Kind.RECURRENT) and numerics.rectifies(node.call, specs)
 
 
 @savable

@@ -18,11 +18,24 @@ from innv_ext.backend import numerics, walk
 from innv_ext.backend.graph import Graph, Node
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import widen
-from innv_ext.backend.rules import Rules, anything, kind_is
+from innv_ext.backend.rules import Rules, anything, hidden_relu, kind_is
 from innv_ext.errors import ApproximationWarning
 
 Tensor = Any
 GRADIENT_RULES = Rules((kind_is(Kind.EMBEDDING), node_rules.embedding_gradient), (anything, node_rules.gradient))
+
+
+def relus_in_sight(node: Node, graph: Graph) -> bool:
+    """Every node that hides no ReLU."""
+    return not hidden_relu(node, graph)
+
+
+# of methods that treat ReLUs, or the neurons behind them, in a way of their own
+RULES_BESIDE_RELUS = Rules(GRADIENT_RULES.rows[0], (relus_in_sight, node_rules.gradient, "gradient"))
+RELU_HINT = (
+    "A ReLU inside of them would get the plain gradient. Ways out: write the layer with keras.ops, so that it can be "
+    "opened; pass unsupported='gradient' if the plain gradient will do; or use 'gradient' or an LRP rule."
+)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -91,7 +104,7 @@ class ReverseAnalyzer(GraphAnalyzer):
         table = Rules(*self._mappings).before(self.table())
         self.approximated_: tuple[str, ...] = ()
         if self.unsupported == "gradient":
-            missing = [n.name for n in table.missing(self.graph_, backwards=True)]
+            missing = [n.name for n in table.missing(self.graph_)]
             self.approximated_ = tuple(missing)
             if missing:
                 message = f"Plain gradient through nodes without a rule: {', '.join(missing)}."
