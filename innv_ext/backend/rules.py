@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,7 +12,7 @@ import keras
 from innv_ext.backend import facts, numerics, traits
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
-from innv_ext.errors import NoRuleError
+from innv_ext.errors import NoRuleError, UnusedRuleWarning
 
 PredicateLike = Callable[[Node, Graph], bool]
 
@@ -104,9 +105,12 @@ class Rules:
         """The nodes without a rule that something reaches from the outputs."""
         return _missing(graph, [self.match(node, graph) for node in graph.nodes], True)
 
-    def unused(self, graph: Graph) -> list[str]:
-        """The predicates of rows that fit no node."""
-        return [_shown(row[0]) for row in self.rows if not any(row[0](node, graph) for node in graph.nodes)]
+    def warn_unused(self, graph: Graph, name: str) -> None:
+        """Warn of rows that fit no node of model ``name``; for tables of users."""
+        unused = [_shown(row[0]) for row in self.rows if not any(row[0](node, graph) for node in graph.nodes)]
+        if unused:
+            message = f"rules has rows that fit no node of {name!r}: {', '.join(unused)}; see print(analyzer)."
+            warnings.warn(message, UnusedRuleWarning, stacklevel=8)
 
     def describe(self, graph: Graph, bound: Sequence[Any]) -> list[str]:
         """One line a node: number, name, what it does, the label of its row or else its rule, and whether x >= 0."""

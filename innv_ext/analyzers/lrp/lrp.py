@@ -118,6 +118,11 @@ class LRP(_Relevance):
             known = ", ".join(sorted({name for n in graph.nodes for name in n.layers}))
             raise InvalidInputError(f"until_layer={self.until_layer!r} is not a layer of the model; it has {known}.")
 
+    def bind(self) -> None:
+        super().bind()
+        if self.rules is not None:
+            Rules(*_on_affine_nodes(self.rules)).warn_unused(self.graph_, self.model.name)
+
     def table(self) -> Rules:
         """User's rules, input layer, lower layers, affine nodes, all other kinds."""
         affine = kind_is(Kind.AFFINE)
