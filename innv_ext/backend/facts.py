@@ -49,7 +49,7 @@ def kind_of(node: Node) -> Kind:
     if isinstance(call, affines.Affine):
         return Kind.BATCHNORM if kind is Kind.BATCHNORM else Kind.AFFINE
     if key in AFFINE_LAYERS.split():
-        return Kind.OPAQUE  # quantised, so without a kernel to modify
+        return Kind.OPAQUE  # quantised, and without a kernel to modify
     if kind in (Kind.BATCHNORM, Kind.IDENTITY) and isinstance(call, Call) and call.kwargs.get("training"):
         return Kind.OPAQUE  # statistics of the batch, or dropout or noise that is on in inference
     if isinstance(call, Call) and len(node.inputs) == 1:

@@ -45,11 +45,12 @@ def split_activations(graph: Graph) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         row = kernels.linear_kind(node.op)
-        if row is None or op_key(node.op) == "Embedding" or not isinstance(node.call, Call):
+        known = isinstance(node.call, Call) and op_key(node.op) != "Embedding"
+        call = (kernels.affine_of if row is not None else kernels.quantised_affine)(node.op) if known else None
+        if call is None:
             nodes.append(node)
             continue
-        affine = replace(node, call=kernels.affine_of(node.op))
-        activation = row.activation(node.op)
+        affine, activation = replace(node, call=call), node.op.activation if row is None else row.activation(node.op)
         if activation is None or activation is keras.activations.linear:
             nodes.append(affine)
             continue

@@ -142,6 +142,7 @@ def _describe(missing: Sequence[Node], hint: str, what: str) -> str:
         f"  - {n.name} ({op_key(n.op).removeprefix('custom:')}, node {n.index}"
         + (f", model.layers[{n.position}]" if n.position is not None else "")
         + (f"; not opened because {n.note}" if n.note else "")
+        + (f"; quantised ({n.op.quantization_mode})" if getattr(n.op, "quantization_mode", None) else "")
         + ")"
         for n in missing
     ]
