@@ -15,7 +15,7 @@ from innv_ext import rules
 from innv_ext.analyzers import LRP, DeepTaylor, Gradient, IntegratedGradients, ReverseAnalyzer, SmoothGrad
 from innv_ext.analyzers.core import saving
 from innv_ext.errors import InnvError, InvalidInputError, SaveError
-from innv_ext.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, Rules, WSquare, ZPlus, named
+from innv_ext.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, Rules, WSquare, ZPlus
 
 pytestmark = zoo.QUICK
 
@@ -254,7 +254,7 @@ class MyRule:
 
 
 UNSAVABLE = {
-    "table with a rule of no name": ("lrp", {"rules": Rules((named("dense"), MyRule()))}, "rules"),
+    "table with a rule of no name": ("lrp", {"rules": Rules((rules.anything, MyRule()))}, "rules"),
     "table with a predicate of no name": ("lrp", {"rules": Rules((lambda node, graph: True, Epsilon()))}, "rules"),
     "rule object": ("lrp", {"rule": MyRule()}, "rule"),
     "rule function": ("lrp", {"input_layer_rule": lambda node, xs, ys, rs: node.pullback(*rs)}, "input_layer_rule"),
