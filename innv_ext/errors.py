@@ -47,3 +47,7 @@ class ConvergenceWarning(UserWarning):
 
 class DeadNeuronWarning(UserWarning):
     """Some neurons have no pattern, because they never fired on the data; the message counts them."""
+
+
+class UnusedRuleWarning(UserWarning):
+    """A row of ``rules`` fits no node of the model, e.g. because a layer's name is misspelt."""

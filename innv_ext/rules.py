@@ -6,6 +6,7 @@
 
 from innv_ext.analyzers.core.node_rules import (
     Gate,
+    LayerNorm,
     ScaleShift,
     embedding,
     gradient,
@@ -35,6 +36,7 @@ from innv_ext.backend.rules import (
     anything,
     at_index,
     both,
+    centres,
     convolution,
     dense,
     first_linear,
@@ -43,7 +45,9 @@ from innv_ext.backend.rules import (
     named,
     nonnegative_input,
     op_is,
+    reaching,
     relu_like,
+    shifted,
     up_to,
 )
 
@@ -57,6 +61,7 @@ __all__ = [
     "Gate",
     "HuiBinder",
     "Kind",
+    "LayerNorm",
     "Predicate",
     "Rules",
     "ScaleShift",
@@ -65,6 +70,7 @@ __all__ = [
     "anything",
     "at_index",
     "both",
+    "centres",
     "convolution",
     "dense",
     "embedding",
@@ -79,9 +85,11 @@ __all__ = [
     "op_is",
     "pass_through",
     "proportional",
+    "reaching",
     "relu_like",
     "rescale",
     "rule",
+    "shifted",
     "up_to",
     "winner_takes_all",
 ]

@@ -230,13 +230,47 @@ def quantised():
     return model
 
 
-@pytest.mark.parametrize("name", ["lrp.epsilon", "lrp.alpha_1_beta_0", "lrp.z_plus", "deep_taylor"])
-def test_a_quantised_layer_is_refused_by_name(name, quantised):
-    """It has no kernel to modify; the layers around it are not accused."""
+@pytest.fixture
+def unopened():
+    """A quantised layer whose dequantised kernel is not known."""
+    x, squeezed = keras.Input((6,)), L.EinsumDense("ab,bc->ac", 4, name="squeezed")
+    model = keras.Model(x, L.Dense(3, name="head")(squeezed(L.Dense(6, "relu", name="plain")(x))))
+    squeezed.quantize("int8")
+    return model
+
+
+@pytest.mark.parametrize("name", ["lrp.epsilon", "lrp.z_plus", "deep_taylor"])
+def test_a_quantised_layer_without_a_kernel_is_refused_by_name(name, unopened):
+    """The layers around it are not accused."""
     with pytest.raises(NoRuleError) as error:
-        innv_ext.create_analyzer(name, quantised)
-    assert "- squeezed (Dense" in str(error.value)
+        innv_ext.create_analyzer(name, unopened)
+    assert "- squeezed (EinsumDense" in str(error.value) and "quantised (int8)" in str(error.value)
     assert "- plain (" not in str(error.value) and "- head (" not in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_relevance_goes_through_the_dequantised_kernel(mode):
+    """That of the float layer with the kernel that unit vectors show (which are rounded exactly)."""
+    keras.utils.set_random_seed(0)
+    dense = L.Dense(4, "softmax", bias_initializer="normal")
+    model = keras.Sequential([keras.Input((6,)), dense])
+    dense.quantize(mode)
+    logits = innv_ext.model_wo_softmax(model)
+    bias = np.asarray(dense.bias)
+    kernel = logits.predict(np.eye(6, dtype="float32"), verbose=0) - bias
+    x = np.abs(np.random.default_rng(0).normal(size=(5, 6))).astype("float32")
+    score, w = logits.predict(x, verbose=0)[:, 1], kernel[:, 1]
+    received = {name: innv_ext.create_analyzer(name, model).explain(x, 1) for name in
+                ("lrp.z", "lrp.z_plus", "lrp.w_square", "gradient", "input_t_gradient")}
+    parts = x * np.maximum(w, 0)
+    expected = {
+        "lrp.z": x * w, "lrp.z_plus": parts / parts.sum(axis=1, keepdims=True) * score[:, None],
+        "lrp.w_square": w**2 / (w**2).sum() * score[:, None], "gradient": np.tile(w, (5, 1)),
+        "input_t_gradient": x * w,
+    }
+    for name, found in received.items():
+        np.testing.assert_allclose(found.score, score, rtol=1e-5)
+        np.testing.assert_allclose(found.attribution, expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_the_gradient_of_a_quantised_layer_is_that_of_keras(quantised):
@@ -253,9 +287,9 @@ def test_the_gradient_of_a_quantised_layer_is_that_of_keras(quantised):
     assert cosine(found, expected) > 0.99
 
 
-def test_plain_gradient_can_be_asked_for_at_a_quantised_layer(quantised):
+def test_plain_gradient_can_be_asked_for_at_a_quantised_layer(unopened):
     x = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
     with pytest.warns(UserWarning, match="squeezed"):
-        analyzer = innv_ext.create_analyzer("lrp.epsilon", quantised, unsupported="gradient")
+        analyzer = innv_ext.create_analyzer("lrp.epsilon", unopened, unsupported="gradient")
     found = analyzer.explain(x)
     assert found.extras["finite"].all() and "squeezed" in found.extras["approximated"]

@@ -49,7 +49,7 @@ def kind_of(node: Node) -> Kind:
     if isinstance(call, affines.Affine):
         return Kind.BATCHNORM if kind is Kind.BATCHNORM else Kind.AFFINE
     if key in AFFINE_LAYERS.split():
-        return Kind.OPAQUE  # quantised, so without a kernel to modify
+        return Kind.OPAQUE  # quantised, and without a kernel to modify
     if kind in (Kind.BATCHNORM, Kind.IDENTITY) and isinstance(call, Call) and call.kwargs.get("training"):
         return Kind.OPAQUE  # statistics of the batch, or dropout or noise that is on in inference
     if isinstance(call, Call) and len(node.inputs) == 1:
@@ -67,17 +67,23 @@ def kind_of(node: Node) -> Kind:
 
 
 def annotate(graph: Graph) -> Graph:
-    """Fill in ``kind``, ``nonnegative``, ``first`` and ``signal`` of every node."""
-    nodes, positive, gates, squashed, near = [], set(), set(), set(), set(graph.inputs)
+    """Fill in ``kind``, ``nonnegative``, ``first``, ``early`` and ``signal`` of every node."""
+    nodes, positive, gates, squashed, fixed = [], set(), set(), set(), set()
+    near, early = set(graph.inputs), set(graph.inputs)
     for node in graph.nodes:
         kind = kind_of(node)
         flags = tuple(slot in positive for slot in node.inputs)
         touches = any(slot in near for slot in node.inputs)
-        node = replace(node, kind=kind, nonnegative=flags, first=kind is Kind.AFFINE and touches)
+        first = kind is Kind.AFFINE and touches
+        node = replace(node, kind=kind, nonnegative=flags, first=first, early=early.issuperset(node.inputs))
         if kind in _LOOK_THROUGH and touches:
             near.update(node.outputs)
+        if kind in _LOOK_THROUGH and node.early:
+            early.update(node.outputs)
         if kind is Kind.PRODUCT:
-            node = replace(node, signal=_signal(node, graph, gates, squashed))
+            node = replace(node, signal=_signal(node, graph, gates, squashed, fixed))
+        if kind is Kind.DISCRETE or (node.inputs and fixed.issuperset(node.inputs)):
+            fixed.update(node.outputs)
         for slots, keys in ((gates, GATES), (squashed, SQUASH)):
             if _comes_of(node, keys, slots):
                 slots.update(node.outputs)
@@ -94,15 +100,19 @@ def _comes_of(node: Node, keys: frozenset[str], slots: set[int]) -> bool:
     return node.kind in _SQUASH_KEEPS and bool(node.inputs) and slots.issuperset(node.inputs)
 
 
-def _signal(node: Node, graph: Graph, gates: set[int], squashed: set[int]) -> tuple[int, ...]:
-    """The inputs that carry the signal: not those that are broadcast, not the gates; a tanh is one if no other is."""
+def _signal(node: Node, graph: Graph, gates: set[int], squashed: set[int], fixed: set[int]) -> tuple[int, ...]:
+    """The inputs that carry the signal: not those that are broadcast, not the gates; a tanh is one if no other is.
+
+    ``fixed`` are the slots of masks and of constants that only shapes go into: no signal beside any other factor.
+    """
     how = traits.factors(node)
     if how == "attention":
         return (len(node.inputs) - 1,) if len(node.inputs) <= 2 else (2,)
     if how == "quotient":
         return (0,)
     closing = gates if gates.intersection(node.inputs) else squashed
-    free = [i for i, slot in enumerate(node.inputs) if slot not in closing] or list(range(len(node.inputs)))
+    moving = [i for i, slot in enumerate(node.inputs) if slot not in fixed] or list(range(len(node.inputs)))
+    free = [i for i in moving if node.inputs[i] not in closing] or moving
     if how == "sums":
         return tuple(free)
     sizes = {i: _static_size(graph.specs[node.inputs[i]].shape) for i in free}

@@ -79,10 +79,10 @@ class Node:
 
     ``op`` is what the step is (Keras layer, Keras operation or activation function) and is what predicates look at;
     ``call`` is how it is evaluated. ``layers`` are the names of the enclosing layers, outermost first, its own
-    included; ``position`` is the index in ``model.layers`` of the outermost one. ``kind``, ``nonnegative`` (one
-    flag per input), ``first`` (the first affine node on a path from the input) and ``signal`` (the inputs of a
-    product that carry the signal) are filled in by ``facts.annotate``. ``note`` says why a composite layer could not
-    be opened.
+    included; ``position`` is the index in ``model.layers`` of the outermost one. ``note`` says why a composite layer
+    could not be opened. Filled in by ``facts.annotate`` are ``kind``, ``nonnegative`` (one flag per input), ``first``
+    (the first affine node on a path from the input), ``early`` (behind nothing but shapes and rescaling) and ``signal``
+    (the inputs of a product that carry the signal).
     """
 
     index: int
@@ -96,6 +96,7 @@ class Node:
     kind: Any = None
     nonnegative: tuple[bool, ...] = ()
     first: bool = False
+    early: bool = False
     signal: tuple[int, ...] = ()
     note: str = ""
 

@@ -18,6 +18,7 @@ class Kind(enum.Enum):
     BATCHNORM = "batchnorm"  # affine per channel in inference
     ACTIVATION = "activation"  # elementwise non-linearity of one input
     IDENTITY = "identity"  # y = x in inference
+    SELECT = "select"  # moves values; which goes where depends on values (sort, where, top_k)
     SHAPE = "shape"  # moves or copies values (reshape, concatenate, pad, up-sample by copying)
     RESCALE = "rescale"  # y = a x + b with constants, one input value to one output value
     LINEAR = "linear"  # linear without a kernel (sum, mean, pooling, interpolation)
@@ -80,6 +81,7 @@ _FUNCTIONS: dict[Kind, str] = {
         roll repeat tile broadcast_to split array_split hsplit vsplit dsplit unstack swapaxes moveaxis ravel take slice
         rot90 rearrange diagonal tril triu depth_to_space space_to_depth unfold pad crop_images pad_images
         extract_patches""",
+    Kind.SELECT: "where take_along_axis sort top_k",
     Kind.RESCALE: "negative",
     Kind.LINEAR: """add subtract sum mean average average_pool adaptive_average_pool cumsum trace fold resize
         segment_sum rgb_to_grayscale gaussian_blur""",
@@ -92,6 +94,7 @@ _FUNCTIONS: dict[Kind, str] = {
         count_nonzero in_top_k floor_divide""",
 }
 
+SHAPE_ONLY = frozenset({"zeros_like", "ones_like", "full_like", "shape", "size", "ndim"})  # whatever the values
 # Affine per element when all but one operand is a constant; otherwise sums and products of inputs.
 CONSTANT_RESCALE = frozenset({"add", "subtract", "multiply", "divide", "true_divide", "divide_no_nan"})
 CONSTANT_ACTIVATION = frozenset({"maximum", "minimum", "fmax", "fmin", "power"})

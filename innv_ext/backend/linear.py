@@ -12,8 +12,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from innv_ext.backend import numerics
 from innv_ext.backend.affine import Affine, ScaleKernel, along, read
 from innv_ext.backend.graph import op_key
+from innv_ext.backend.masks import keep_mask
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
@@ -83,8 +85,47 @@ def register_bilinear(
     return register
 
 
+@dataclass(frozen=True, eq=False)
+class Quantised(Affine):
+    """A quantised Dense layer: evaluated as Keras does, rounding its inputs; its kernel is the dequantised one.
+
+    That is also how Keras differentiates it. Nothing can be folded into its kernel.
+    """
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The output without and with the bias."""
+        x_wide = self.cast(x, self.kernel())
+        z, bias = bare(self.layer).quantized_call(x_wide), self.bias(x_wide)
+        return z if bias is None else z - bias, keep_mask(x, z)
+
+
+def bare(layer: Any) -> Any:
+    """The same layer, with the same variables, without its activation."""
+    twin = object.__new__(type(layer))
+    twin.__dict__.update(layer.__dict__, activation=None)
+    return twin
+
+
+def quantised_affine(layer: Any) -> Affine | None:
+    """The affine part of a quantised layer; None for those whose dequantised kernel is not known."""
+    mode = getattr(layer, "quantization_mode", None)
+    if op_key(layer) != "Dense" or mode not in ("int8", "int4") or not hasattr(bare(layer), "quantized_call"):
+        return None
+
+    def kernel() -> Tensor:
+        if mode == "int8" and not layer.lora_enabled:
+            return ops.divide(ops.cast(layer.kernel, "float32"), read(layer.kernel_scale))
+        zeros = ops.zeros((layer.units, layer.input_spec.axes[-1]))  # each row is the gradient of one neuron
+        _, pullback = numerics.vjp(bare(layer).quantized_call, zeros)
+        return ops.transpose(pullback(ops.eye(layer.units))[0])
+
+    return Quantised(
+        layer, ops.matmul, kernel, lambda x: None if layer.bias is None else read(layer.bias)
+    )
+
+
 def linear_kind(layer: Any) -> LinearKind | None:
-    """The row of ``layer``'s class, None if it is not a plain linear layer (quantised ones are not)."""
+    """The row of ``layer``'s class, None if it is not a plain linear layer (quantised ones: ``quantised_affine``)."""
     if not isinstance(layer, keras.layers.Layer) or getattr(layer, "quantization_mode", None):
         return None
     if type(layer) in _TABLE:

@@ -162,12 +162,26 @@ def second_derivative(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | 
         return [g for g in pullback(*ys) if g is not None]
 
     try:
-        traced = tf.function(twice, autograph=False).get_concrete_function(*(tf.TensorSpec(s, d) for s, d in specs))
+        used = {n.op for nodes in _operations(twice, specs) for n in nodes}
     except LookupError:  # "gradient registry has no entry"
         return "missing"
-    definition = traced.graph.as_graph_def()
-    used = {n.op for n in definition.node} | {n.op for f in definition.library.function for n in f.node_def}
     return "doubtful" if used & {"StopGradient", "PreventGradient", "ResizeBilinear"} else "known"
+
+
+def rectifies(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | None, ...], str]]) -> bool:
+    """Whether ``fn`` has a ReLU inside; relu6(x + 3) / 6, by which Keras computes its hard sigmoid, is none."""
+    for nodes in _operations(fn, specs):
+        divided = {n.input[0].split(":")[0] for n in nodes if n.op == "RealDiv"}
+        if any(n.op in ("Relu", "LeakyRelu") or (n.op == "Relu6" and n.name not in divided) for n in nodes):
+            return True
+    return False
+
+
+def _operations(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | None, ...], str]]) -> list[Any]:
+    """What TensorFlow makes of ``fn``: the nodes of its graph, and of each function therein (bodies of loops)."""
+    traced = tf.function(fn, autograph=False).get_concrete_function(*(tf.TensorSpec(s, d) for s, d in specs))
+    definition = traced.graph.as_graph_def()
+    return [definition.node, *(f.node_def for f in definition.library.function)]
 
 
 def _fit_range(ys: list[Tensor], rs: list[Tensor], half: bool) -> tuple[list[Tensor], Tensor | None]:

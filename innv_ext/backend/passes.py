@@ -15,6 +15,7 @@ from innv_ext.backend import affine as affines
 from innv_ext.backend import facts, traits
 from innv_ext.backend import linear as kernels
 from innv_ext.backend.affine import Affine
+from innv_ext.backend.cosine import split_cosine
 from innv_ext.backend.graph import Call, Graph, Node, op_key
 from innv_ext.backend.kinds import FUNCTION_KINDS, Kind
 from innv_ext.backend.masks import keep_mask
@@ -44,11 +45,12 @@ def split_activations(graph: Graph) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         row = kernels.linear_kind(node.op)
-        if row is None or op_key(node.op) == "Embedding" or not isinstance(node.call, Call):
+        known = isinstance(node.call, Call) and op_key(node.op) != "Embedding"
+        call = (kernels.affine_of if row is not None else kernels.quantised_affine)(node.op) if known else None
+        if call is None:
             nodes.append(node)
             continue
-        affine = replace(node, call=kernels.affine_of(node.op))
-        activation = row.activation(node.op)
+        affine, activation = replace(node, call=call), node.op.activation if row is None else row.activation(node.op)
         if activation is None or activation is keras.activations.linear:
             nodes.append(affine)
             continue
@@ -296,7 +298,7 @@ BATCHNORM_MODES: dict[str, Callable[[Graph], Graph]] = {
 
 def canonical(graph: Graph, batchnorm: str = "linear") -> Graph:
     """The form in which methods see a model: activations and separable convolutions split, BN as asked for."""
-    graph = pool_planes_first(open_custom_functions(split_separable(split_activations(graph))))
+    graph = split_cosine(pool_planes_first(open_custom_functions(split_separable(split_activations(graph)))))
     graph = BATCHNORM_MODES[batchnorm](affine_operations(graph))
     return facts.annotate(graph.rebuilt(graph.nodes))
 

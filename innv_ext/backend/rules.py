@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,12 +12,26 @@ import keras
 from innv_ext.backend import facts, numerics, traits
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
-from innv_ext.errors import NoRuleError
+from innv_ext.errors import NoRuleError, UnusedRuleWarning
 
 PredicateLike = Callable[[Node, Graph], bool]
 
 
 savable = keras.saving.register_keras_serializable("innv_ext")
+
+
+def reaching(inputs: Callable[[Any], Sequence[int]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a rule that gives relevance only to the inputs ``inputs(node)`` of a node; by default it is all.
+
+    Nodes in front of the others need no rule: denominators, gates, masks. Rules that are objects have a method
+    ``reaches(node)`` instead.
+    """
+
+    def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
+        rule.reaches = inputs  # type: ignore[attr-defined]
+        return rule
+
+    return decorate
 
 
 class Saved:
@@ -68,8 +83,12 @@ class Rules:
         """The first row whose predicate holds."""
         return next((row for row in self.rows if row[0](node, graph)), None)
 
-    def bind(self, graph: Graph, hint: str = "", what: str = "rule") -> tuple[Any, ...]:
+    def bind(self, graph: Graph, hint: str = "", what: str = "rule", idle: Any = None) -> tuple[Any, ...]:
         """One rule per node; reports every uncovered node at once.
+
+        Parameters
+        ----------
+        idle : of tables that are walked backwards: the rule of uncovered nodes that nothing reaches, see ``reaching``
 
         Raises
         ------
@@ -77,11 +96,21 @@ class Rules:
             names each node without a rule, its class, its position and the ways out
         """
         found = [self.match(node, graph) for node in graph.nodes]
-        missing = [node for node, row in zip(graph.nodes, found, strict=True) if row is None]
+        missing = _missing(graph, found, idle is not None)
         if missing:
             raise NoRuleError(_describe(missing, hint, what))
-        return tuple(row[1] for row in found if row is not None)
+        return tuple(idle if row is None else row[1] for row in found)
 
+    def missing(self, graph: Graph) -> list[Node]:
+        """The nodes without a rule that something reaches from the outputs."""
+        return _missing(graph, [self.match(node, graph) for node in graph.nodes], True)
+
+    def warn_unused(self, graph: Graph, name: str) -> None:
+        """Warn of rows that fit no node of model ``name``; for tables of users."""
+        unused = [_shown(row[0]) for row in self.rows if not any(row[0](node, graph) for node in graph.nodes)]
+        if unused:
+            message = f"rules has rows that fit no node of {name!r}: {', '.join(unused)}; see print(analyzer)."
+            warnings.warn(message, UnusedRuleWarning, stacklevel=8)
 
     def describe(self, graph: Graph, bound: Sequence[Any]) -> list[str]:
         """One line a node: number, name, what it does, the label of its row or else its rule, and whether x >= 0."""
@@ -95,11 +124,25 @@ class Rules:
         return lines
 
 
+def _missing(graph: Graph, found: Sequence[tuple[Any, ...] | None], backwards: bool) -> list[Node]:
+    """The nodes without a row; walking ``backwards``, those of them that something reaches from the outputs."""
+    reached, missing = set(graph.outputs), []
+    for node, row in zip(reversed(graph.nodes), reversed(found), strict=True):
+        if backwards and not reached.intersection(node.outputs):
+            continue
+        reaches = getattr(row[1], "reaches", None) if row is not None else None
+        reached.update(node.inputs if reaches is None else (node.inputs[i] for i in reaches(node)))
+        if row is None:
+            missing.append(node)
+    return missing[::-1]
+
+
 def _describe(missing: Sequence[Node], hint: str, what: str) -> str:
     lines = [
         f"  - {n.name} ({op_key(n.op).removeprefix('custom:')}, node {n.index}"
         + (f", model.layers[{n.position}]" if n.position is not None else "")
         + (f"; not opened because {n.note}" if n.note else "")
+        + (f"; quantised ({n.op.quantization_mode})" if getattr(n.op, "quantization_mode", None) else "")
         + ")"
         for n in missing
     ]
@@ -218,6 +261,13 @@ def relu_like(node: Node, graph: Graph) -> bool:
 
 
 @savable
+def hidden_relu(node: Node, graph: Graph) -> bool:
+    """Nodes that could not be opened, with a ReLU inside: recurrent layers, wrappers, layers of raw TensorFlow."""
+    specs = [(graph.specs[slot].shape, graph.specs[slot].dtype) for slot in node.inputs]
+    return node.kind in (Kind.OPAQUE, Kind.RECURRENT) and numerics.rectifies(node.call, specs)
+
+
+@savable
 def convolution(node: Node, graph: Graph) -> bool:
     """Affine nodes that share weights over space: convolutions of every type."""
     return node.kind is Kind.AFFINE and "conv" in op_key(node.op).lower()
@@ -236,9 +286,21 @@ def first_linear(node: Node, graph: Graph) -> bool:
 
 
 @savable
+def shifted(node: Node, graph: Graph) -> bool:
+    """Constants that are added behind the first weights; in front of them they only change the units of the input."""
+    return node.kind is Kind.RESCALE and traits.shifts(node) and not node.early
+
+
+@savable
 def nonnegative_input(node: Node, graph: Graph) -> bool:
     """Nodes whose inputs are proved non-negative."""
     return bool(node.nonnegative) and all(node.nonnegative)
+
+
+@savable
+def centres(node: Node, graph: Graph) -> bool:
+    """Layer and group normalisation: they subtract the mean of the sample."""
+    return traits.centres(node)
 
 
 @savable

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops, tree
 
@@ -46,6 +47,13 @@ def factors(node: Node) -> str:
 def is_multilinear(node: Node) -> bool:
     """Products that are linear in each of their factors: no quotients, no cosines, no attention in one node."""
     return factors(node) in ("values", "sums") and not getattr(node.op, "normalize", False)
+
+
+def shifts(node: Node) -> bool:
+    """Whether a rescaling y = a x + b has a b."""
+    key = activation_key(node)
+    offset = getattr(node.op, "offset", 0.0) if key == "Rescaling" else 0.0
+    return key in ("add", "subtract", "Normalization") or bool(np.any(np.asarray(offset) != 0))
 
 
 def has_constants(node: Node) -> bool:
@@ -120,6 +128,22 @@ def statistics(node: Node) -> tuple[bool, float, bool, Any] | None:
     if key in ("LayerNormalization", "GroupNormalization") and not getattr(layer, "rms_scaling", False):
         return True, float(layer.epsilon), True, layer.gamma
     return None
+
+
+def centres(node: Node) -> bool:
+    """Layer and group normalisation, as layer or operation: the mean of the sample is subtracted."""
+    named = activation_key(node) in ("LayerNormalization", "GroupNormalization", "layer_normalization")
+    return named and not getattr(operation(node), "rms_scaling", False)
+
+
+def scale_and_shift(node: Node) -> tuple[float, Any, Any]:
+    """(epsilon, gamma, beta) of a node that ``centres``; each of the latter a variable, ``Arg`` or None."""
+    op = operation(node)
+    given = {"gamma": getattr(op, "gamma", None), "beta": getattr(op, "beta", None)}
+    if not isinstance(op, keras.layers.Layer):
+        given |= {**dict(zip(("x", "gamma", "beta"), node.call.args, strict=False)), **node.call.kwargs}
+    epsilon = keras.config.epsilon() if op.epsilon is None else float(op.epsilon)
+    return epsilon, given["gamma"], given["beta"]
 
 
 def groups(node: Node, x: Tensor) -> tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[int, ...]]:

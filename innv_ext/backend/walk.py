@@ -9,8 +9,9 @@ from typing import Any
 from keras import ops
 
 from innv_ext.backend import numerics
-from innv_ext.backend.graph import Graph, Node, run
+from innv_ext.backend.graph import Graph, Node, op_key, run
 from innv_ext.backend.masks import alias
+from innv_ext.errors import InvalidInputError
 
 Tensor = Any
 ReverseRule = Callable[[Node, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]], Sequence[Tensor | None]]
@@ -87,9 +88,36 @@ def backward(
         if all(r is None for r in found):
             continue
         rs = tuple(ops.zeros_like(numerics.widen(y)) if r is None else r for r, y in zip(found, ys, strict=True))
-        for slot, r in zip(live_node.inputs, rules[live_node.index](live_node, xs, ys, rs), strict=True):
+        rule = rules[live_node.index]
+        given = _checked(rule(live_node, xs, ys, rs), live_node, rule, xs)
+        for slot, r in zip(live_node.inputs, given, strict=True):
             if r is not None:
                 relevance[slot] = relevance[slot] + r if slot in relevance else r
         if after_node is not None:
             after_node(live_node, relevance)
     return relevance
+
+
+def _checked(found: Any, node: Node, rule: ReverseRule, xs: Sequence[Any]) -> Sequence[Tensor | None]:
+    """What a rule returned; raises unless it is one relevance per input. Shapes are static: this costs no time."""
+    fault = ""
+    if not isinstance(found, (list, tuple)):
+        fault = f"returned {'a bare tensor' if hasattr(found, 'shape') else repr(found)}"
+    elif len(found) != len(xs):
+        fault = f"returned {len(found)} values"
+    else:
+        for i, (r, x) in enumerate(zip(found, xs, strict=True)):
+            shape = () if isinstance(r, (int, float)) else getattr(r, "shape", None)
+            if shape is not None and not _alike(tuple(shape), tuple(x.shape)):
+                fault = f"returned relevance of shape {tuple(shape)} for input {i}, which has {tuple(x.shape)}"
+    if not fault:
+        return found
+    name = getattr(rule, "__name__", repr(rule))
+    raise InvalidInputError(
+        f"Rule {name} {fault} at node {node.name!r} ({op_key(node.op)}); a rule returns a list with one relevance per "
+        f"input, of the input's shape, or None for inputs that get nothing. This node has {len(xs)} inputs."
+    )
+
+
+def _alike(a: tuple[int | None, ...], b: tuple[int | None, ...]) -> bool:
+    return len(a) == len(b) and all(m is None or n is None or m == n for m, n in zip(a, b, strict=True))

@@ -17,7 +17,7 @@ from innv_ext.analyzers.core.background import random_subset
 from innv_ext.analyzers.deep_lift.deep_lift import DeepLift
 from innv_ext.analyzers.deep_lift.deep_shap import DeepShap
 from innv_ext.analyzers.gradient.averaged import IntegratedGradients
-from innv_ext.backend.rules import Rules, named
+from innv_ext.backend.rules import Rules, anything, named
 from innv_ext.errors import InvalidInputError, NotFittedError, SaveError, UnsupportedModelError
 
 RULES = ("rescale", "reveal_cancel")
@@ -683,7 +683,7 @@ def test_save_and_load(names, tmp_path):
         assert type(loaded) is type(analyzer) and repr(loaded) == repr(analyzer)
         np.testing.assert_array_equal(loaded.analyze(x), analyzer.analyze(x))
     with pytest.raises(SaveError, match="rules"):
-        lift(sample.model, rules=Rules((named("x"), lambda *a: None))).save(tmp_path / "saved.innv")
+        lift(sample.model, rules=Rules((anything, lambda *a: None))).save(tmp_path / "saved.innv")
 
 
 BAD = {

@@ -15,7 +15,7 @@ from innv_ext import rules
 from innv_ext.analyzers import LRP, DeepTaylor, Gradient, IntegratedGradients, ReverseAnalyzer, SmoothGrad
 from innv_ext.analyzers.core import saving
 from innv_ext.errors import InnvError, InvalidInputError, SaveError
-from innv_ext.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, Rules, WSquare, ZPlus, named
+from innv_ext.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, Rules, WSquare, ZPlus
 
 pytestmark = zoo.QUICK
 
@@ -185,11 +185,12 @@ def wide(node, graph):
 RULES = [
     rules.Epsilon(0.1, bias=False), rules.AlphaBeta(3.0, 2.0), rules.ZPlus(general=False), rules.Gamma(0.7),
     rules.WSquare(), rules.Flat(), rules.Bounded([-1.0] * 6, 2.0), rules.HuiBinder(), rules.Gate("half"),
-    rules.ScaleShift(1e-3), rules.gradient, rules.pass_through, rules.nothing, rules.rescale, rules.linear,
-    rules.winner_takes_all, rules.embedding, Doubling(3.0), halving,
+    rules.ScaleShift(1e-3), rules.LayerNorm(1e-3), rules.gradient, rules.pass_through, rules.nothing, rules.rescale,
+    rules.linear, rules.winner_takes_all, rules.embedding, Doubling(3.0), halving,
 ]
 PREDICATES = [
     rules.anything, rules.convolution, rules.dense, rules.first_linear, rules.nonnegative_input, rules.relu_like,
+    rules.shifted, rules.centres,
     rules.named("a", "b"), rules.at_index(0, -1), rules.op_is("relu", keras.activations.tanh), rules.up_to("dense"),
     rules.up_to(-2), rules.kind_is(rules.Kind.AFFINE, rules.Kind.MAX), rules.is_a(keras.layers.Dense),
     rules.both(rules.dense, rules.named("a"), rules.both(wide, rules.kind_is(rules.Kind.AFFINE))), wide,
@@ -253,7 +254,7 @@ class MyRule:
 
 
 UNSAVABLE = {
-    "table with a rule of no name": ("lrp", {"rules": Rules((named("dense"), MyRule()))}, "rules"),
+    "table with a rule of no name": ("lrp", {"rules": Rules((rules.anything, MyRule()))}, "rules"),
     "table with a predicate of no name": ("lrp", {"rules": Rules((lambda node, graph: True, Epsilon()))}, "rules"),
     "rule object": ("lrp", {"rule": MyRule()}, "rule"),
     "rule function": ("lrp", {"input_layer_rule": lambda node, xs, ys, rs: node.pullback(*rs)}, "input_layer_rule"),

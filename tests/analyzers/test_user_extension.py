@@ -16,7 +16,7 @@ from innv_ext.analyzers.lrp import rules
 from innv_ext.analyzers.lrp.rules import Epsilon, Flat, Gamma, WSquare, ZPlus
 from innv_ext.backend import linear as kernels
 from innv_ext.backend.rules import Rules, anything, at_index, both, first_linear, is_a, named, op_is, up_to
-from innv_ext.errors import InvalidInputError, NoRuleError, UnsupportedModelError
+from innv_ext.errors import InvalidInputError, NoRuleError, UnsupportedModelError, UnusedRuleWarning
 
 create = innv_ext.create_analyzer
 
@@ -489,3 +489,45 @@ def test_branches_share_the_relevance():
     values = {name: np.asarray(keras.Model(net.input, net.get_layer(name).output)(x)) for name in ("a", "sum")}
     share = np.divide(values["a"], values["sum"], out=np.zeros((3, 4)), where=values["sum"] != 0)
     np.testing.assert_allclose(found["a"], found["sum"] * share, rtol=1e-9, atol=1e-12)
+
+
+# --- rules that are wrong ------------------------------------------------------------------------------------------
+
+
+def forgetful(node, xs, ys, rs):
+    """Forgets to return anything."""
+
+
+WRONG = {  # what a rule returns, and what the message says
+    "nothing": (forgetful, "forgetful returned None"),
+    "a bare tensor": (lambda node, xs, ys, rs: rs[0], "<lambda> returned a bare tensor"),
+    "too many": (lambda node, xs, ys, rs: [rs[0], None], "returned 2 values"),
+    "a number": (lambda node, xs, ys, rs: [0.0], r"shape \(\) for input 0"),
+    "other rank": (lambda node, xs, ys, rs: [ops.sum(rs[0], axis=1)], r"shape \((None|2),\) for input 0"),
+    "other size": (lambda node, xs, ys, rs: [rs[0][:, :1]], r"shape \(.+, 1\) for input 0, which has \(.+, 4\)"),
+}
+
+
+def two_dense():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((3,)), layers.Dense(4, "relu", name="low"), layers.Dense(2, name="high")])
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_a_rule_returns_is_checked_once(name):
+    rule, told = WRONG[name]
+    analyzer = create("lrp", two_dense(), rules=Rules((op_is("relu"), rule)))
+    with pytest.raises(InvalidInputError, match=rf"{told}.* at node 'low/relu' \(relu\)"):
+        analyzer.analyze(np.ones((2, 3), "float32"))
+
+
+@pytest.mark.parametrize("method", ["lrp", "deep_lift"])
+def test_rows_that_fit_no_node_are_told(method):
+    with pytest.warns(UnusedRuleWarning, match=r"named\(lov\)"):
+        create(method, two_dense(), rules=Rules((named("lov"), forgetful)))
+    create(method, two_dense(), rules=Rules((named("low"), forgetful)))
+
+
+def test_a_rule_of_affine_nodes_that_is_given_for_another_is_unused():
+    with pytest.warns(UnusedRuleWarning, match=r"op_is\(relu\)"):
+        create("lrp", two_dense(), rules=Rules((op_is("relu"), Epsilon())))

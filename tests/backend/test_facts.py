@@ -343,7 +343,7 @@ def test_both_halves_of_a_separable_convolution_are_not_first():
         (lambda x: ops.max(x, axis=1), Kind.MAX), (lambda x: x[:, 2:], Kind.SHAPE),
         (lambda x: ops.tanh(x), Kind.ACTIVATION),
         (lambda x: L.LayerNormalization()(x), Kind.NORM), (lambda x: L.BatchNormalization()(x), Kind.BATCHNORM),
-        (lambda x: L.Dropout(0.5)(x), Kind.IDENTITY), (lambda x: ops.sort(x), Kind.OPAQUE),
+        (lambda x: L.Dropout(0.5)(x), Kind.IDENTITY), (lambda x: ops.sort(x), Kind.SELECT),
         (lambda x: ops.cast(x, "float32"), Kind.IDENTITY), (lambda x: ops.floor(x), Kind.DISCRETE),
         (lambda x: L.Activation("gelu")(x), Kind.ACTIVATION), (lambda x: ops.stop_gradient(x), Kind.IDENTITY),
         (lambda x: L.Dense(2)(x), Kind.AFFINE), (lambda x: L.Activation("linear")(x), Kind.IDENTITY),

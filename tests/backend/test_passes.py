@@ -344,6 +344,30 @@ def test_a_product_of_two_inputs_is_not_affine():
     assert kinds(graph) == [Kind.SHAPE, Kind.PRODUCT]
 
 
+COSINES = {"one axis": ((4, 3), (4, 3), -1), "two axes": ((4, 3), (3, 5), (2, 1)), "vectors": ((6,), (6,), 1)}
+
+
+@pytest.mark.parametrize("name", COSINES)
+def test_a_cosine_is_two_normalisations_and_a_product(name):
+    first, second, axes = COSINES[name]
+    a, b = keras.Input(first), keras.Input(second)
+    graphs = assert_all_passes(keras.Model([a, b], L.Dot(axes, normalize=True)([a, b])))
+    assert kinds(graphs["linear"]) == [Kind.NORM, Kind.NORM, Kind.PRODUCT]
+
+
+@pytest.mark.parametrize("name", ["lrp.epsilon", "deep_lift", "gradient", "l_rde"])
+def test_a_cosine_is_explained_as_its_parts_are(name):
+    """A Siamese net with Dot(normalize=True), and with UnitNormalization in front of Dot."""
+    keras.utils.set_random_seed(0)
+    a, b, unit, dense = keras.Input((6,)), keras.Input((6,)), L.UnitNormalization(), L.Dense(4)
+    one = keras.Model([a, b], L.Dot(-1, normalize=True)([dense(a), dense(b)]))
+    two = keras.Model([a, b], L.Dot(-1)([unit(dense(a)), unit(dense(b))]))
+    x = [np.random.default_rng(k).normal(size=(2, 6)).astype("float32") for k in (0, 1)]
+    found = [zoo.create(name, model, x).analyze(x) for model in (one, two)]
+    for first, second in zip(*found, strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-5 * np.abs(second).max())
+
+
 # --- batch normalisation ------------------------------------------------------------------------------------------
 
 

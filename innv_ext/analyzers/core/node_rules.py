@@ -10,8 +10,9 @@ from keras import ops
 
 from innv_ext import arguments
 from innv_ext.backend import numerics, traits
+from innv_ext.backend.graph import Arg
 from innv_ext.backend.numerics import safe_divide, widen
-from innv_ext.backend.rules import Saved, savable
+from innv_ext.backend.rules import Saved, reaching, savable
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]
@@ -25,12 +26,14 @@ def gradient(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
 
 
 @savable
+@reaching(lambda node: node.inputs and (0,))
 def pass_through(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """The first input takes the relevance unchanged; other inputs (masks, statistics) get none."""
     return [rs[0]] + [None] * (len(xs) - 1)
 
 
 @savable
+@reaching(lambda node: ())
 def nothing(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """No input gets any relevance: masks, comparisons, counts."""
     return [None] * len(xs)
@@ -38,32 +41,72 @@ def nothing(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
 
 @savable
 def rescale(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-    """y = a x + b with constants: each value has one input value, which takes all (also where y = 0)."""
-    return (
-        pass_through(node, xs, ys, rs)
-        if len(xs[0].shape) == len(ys[0].shape)
-        and all(a == b for a, b in zip(xs[0].shape[1:], ys[0].shape[1:], strict=True))
-        else linear(node, xs, ys, rs)
-    )
+    """y = a x + b with constants: each value comes from one input value, which takes all (also where y = 0)."""
+    return [_to_shape(rs[0], xs[0])]
 
 
 @savable
 @dataclass(frozen=True)
 class ScaleShift(Saved):
-    """Batch normalisation on its own: x g in y = x g + s, like ``Epsilon``; where y = 0 all relevance goes to x.
+    """y = a x + b with constants, as batch normalisation on its own: b keeps its share of y, as in ``Epsilon``.
 
-    Every output has one input, so there is nothing to share at a silent neuron, only something to lose.
+    Every output has one input, so there is nothing to share at a silent neuron, only something to lose: where y = 0,
+    and with ``bias=False`` everywhere, x takes all.
     """
 
     epsilon: float = 1e-7
     bias: bool = True
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine = node.call
-        x = affine.cast(xs[0], affine.kernel())
-        z = widen(ys[0]) if self.bias else affine.bilinear(x, affine.kernel())
-        share = x * affine.kernel() * safe_divide(rs[0], z, self.epsilon)
-        return [ops.where(ops.abs(z) < numerics.TINY, rs[0], share)]
+        if not self.bias:
+            return rescale(node, xs, ys, rs)
+        y, zero = widen(ys[0]), ops.zeros_like(rs[0])
+        empty = ops.abs(y) < numerics.TINY
+        share = node.pullback(ops.where(empty, zero, safe_divide(rs[0], y, self.epsilon)))[0]
+        return [widen(xs[0]) * share + _to_shape(ops.where(empty, rs[0], zero), xs[0])]
+
+
+@savable
+@dataclass(frozen=True)
+class LayerNorm(Saved):
+    """Layer and group normalisation y = g n + b, n = (x - mean) / std, in three steps.
+
+    b keeps its share of y (``epsilon`` and ``bias`` as in ``Epsilon``); 1 / std is a constant; centring is linear:
+    R_x = x (s - mean(s)) with s = g / std * R / y. Where y = 0 the value that it comes from takes all. Source:
+    Achtibat et al. 2024, equation 8 and proposition 3.4.
+    """
+
+    epsilon: float = 1e-7
+    bias: bool = True
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        offset, *vectors = traits.scale_and_shift(node)
+        x, y = widen(xs[0]), widen(ys[0])
+        named = traits.axes(node, len(x.shape))
+        gamma, beta = (self._vector(v, xs, named, y) for v in vectors)
+        z = y if self.bias or beta is None else y - beta
+        empty = ops.abs(z) < numerics.TINY
+        s = ops.where(empty, ops.zeros_like(z), safe_divide(rs[0], z, self.epsilon))
+        view, back, over = traits.groups(node, x)
+        std = ops.sqrt(ops.var(view(x), axis=over, keepdims=True) + offset)
+        t = view(s if gamma is None else s * gamma) / std
+        found: list[Tensor | None] = [None] * len(xs)
+        found[0] = x * back(t - ops.mean(t, axis=over, keepdims=True)) + ops.where(empty, rs[0], ops.zeros_like(z))
+        if self.bias and isinstance(vectors[1], Arg):  # a shift that is computed from the sample
+            found[vectors[1].index] = _to_shape(beta * s, xs[vectors[1].index])
+        return found
+
+    def reaches(self, node: Any) -> tuple[int, ...]:
+        """The values, and a shift that is computed."""
+        beta = traits.scale_and_shift(node)[2]
+        return (0, beta.index) if self.bias and isinstance(beta, Arg) else (0,)
+
+    @staticmethod
+    def _vector(value: Any, xs: Tensors, named: tuple[int, ...], y: Tensor) -> Tensor | None:
+        if value is None:
+            return None
+        vector = widen(ops.convert_to_tensor(xs[value.index] if isinstance(value, Arg) else value))
+        return vector if len(vector.shape) == len(y.shape) else traits.broadcast(vector, named, y)
 
 
 @savable
@@ -142,14 +185,17 @@ class Gate(Saved):
         arguments.check_fields(self)
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        how = traits.factors(node)
-        halves = self.gate == "half" and how in ("values", "sums")
-        chosen = tuple(range(len(xs))) if halves else node.signal
+        how, chosen = traits.factors(node), self.reaches(node)
         part = rs[0] / len(chosen)
         if how in ("values", "quotient"):  # each output has one value of each factor, even if 0
             return [_to_shape(part, x) if i in chosen else None for i, x in enumerate(xs)]
         shares = node.pullback(safe_divide(part, widen(ys[0])))
         return [widen(x) * g if i in chosen else None for i, (x, g) in enumerate(zip(xs, shares, strict=True))]
+
+    def reaches(self, node: Any) -> tuple[int, ...]:
+        """The inputs that take part."""
+        halves = self.gate == "half" and traits.factors(node) in ("values", "sums")
+        return tuple(range(len(node.inputs))) if halves else node.signal
 
 
 def _to_shape(r: Tensor, x: Tensor) -> Tensor:

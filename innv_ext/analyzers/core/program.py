@@ -77,7 +77,8 @@ class GraphAnalyzer(Analyzer):
         self._checked = not self.check_forward or self.subject_.is_checked(self.batchnorm_form, self._explained, dtypes)
         if not self._checked and all(None not in spec.shape[1:] for spec in fed):
             own = [replace(s, dtype=self._whole.specs[i].dtype) for s, i in zip(fed, self._whole.inputs, strict=True)]
-            self._check([subject.probe(s).astype(d) for s, d in zip(own, dtypes, strict=True)])
+            count = self.subject_.probes
+            self._check([subject.probe(s, count).astype(d) for s, d in zip(own, dtypes, strict=True)])
 
     def _warn_of_probabilities(self, kept: Sequence[str]) -> None:
         if kept:
@@ -96,9 +97,9 @@ class GraphAnalyzer(Analyzer):
     def check_once(self, xs: Sequence[np.ndarray]) -> None:
         """Check the rewritten graph on a sample if the model's free dimensions put it off so far."""
         if not self._checked:
-            pair = [x[: self.subject_.batch or 2] for x in xs]
-            rolled = [np.concatenate([x, np.roll(x, 1, axis=-1)]) for x in pair]  # with one sample, another beside it
-            self._check(rolled if len(pair[0]) == 1 and self.subject_.batch is None else pair)
+            count = self.subject_.probes
+            cycled = [x[np.arange(count) % len(x)] for x in xs]
+            self._check([np.concatenate([x[:1], np.roll(x[1:], 1, axis=-1)]) for x in cycled])  # beside other samples
 
     def input_specs(self) -> list[Spec]:
         """What is fed: tokens where the model takes tokens."""

@@ -18,11 +18,24 @@ from innv_ext.backend import numerics, walk
 from innv_ext.backend.graph import Graph, Node
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import widen
-from innv_ext.backend.rules import Rules, anything, kind_is
+from innv_ext.backend.rules import Rules, anything, hidden_relu, kind_is
 from innv_ext.errors import ApproximationWarning
 
 Tensor = Any
 GRADIENT_RULES = Rules((kind_is(Kind.EMBEDDING), node_rules.embedding_gradient), (anything, node_rules.gradient))
+
+
+def relus_in_sight(node: Node, graph: Graph) -> bool:
+    """Every node that hides no ReLU."""
+    return not hidden_relu(node, graph)
+
+
+# of methods that treat ReLUs, or the neurons behind them, in a way of their own
+RULES_BESIDE_RELUS = Rules(GRADIENT_RULES.rows[0], (relus_in_sight, node_rules.gradient, "gradient"))
+RELU_HINT = (
+    "A ReLU inside of them would get the plain gradient. Ways out: write the layer with keras.ops, so that it can be "
+    "opened; pass unsupported='gradient' if the plain gradient will do; or use 'gradient' or an LRP rule."
+)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -87,19 +100,19 @@ class ReverseAnalyzer(GraphAnalyzer):
     # --- building ------------------------------------------------------------------------------------------------
 
     def bind(self) -> None:
-        """One rule per node."""
+        """One rule per node; nodes that no relevance reaches (denominators, gates, masks) need none."""
         self._mappings = []
         self.mappings()
         table = Rules(*self._mappings).before(self.table())
         self.approximated_: tuple[str, ...] = ()
         if self.unsupported == "gradient":
-            missing = [n.name for n in self.graph_.nodes if table.match(n, self.graph_) is None]
+            missing = [n.name for n in table.missing(self.graph_)]
             self.approximated_ = tuple(missing)
             if missing:
                 message = f"Plain gradient through nodes without a rule: {', '.join(missing)}."
                 warnings.warn(message, ApproximationWarning, stacklevel=7)
             table = Rules(*table.rows, *GRADIENT_RULES.rows)
-        self.rules_ = table.bind(self.graph_, self.hint)
+        self.rules_ = table.bind(self.graph_, self.hint, idle=node_rules.nothing)
 
     # --- running -------------------------------------------------------------------------------------------------
 

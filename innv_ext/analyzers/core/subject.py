@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -60,7 +61,7 @@ class Subject:
         return (batchnorm, position, tuple(dtypes)) in self._checked
 
     def check(self, model: keras.Model, batchnorm: str, position: int, xs: Sequence[np.ndarray], who: str) -> None:
-        """Compare a form of the graph with the model on two samples, and on one alone, unless that was done before.
+        """Compare a form of the graph with the model on some samples, and on one alone, unless that was done before.
 
         Raises
         ------
@@ -99,6 +100,12 @@ class Subject:
                 "maps that are of the whole batch."
             )
         self._checked.add(key)
+
+    @property
+    def probes(self) -> int:
+        """A number of samples that is no other size: keras.ops.add takes (n, 1, 1) for a bias of n channels."""
+        sizes = {d for spec in self.graph.specs.values() for d in spec.shape[1:]}
+        return self.batch or next(n for n in itertools.count(2) if n not in sizes)
 
     @property
     def batch(self) -> int | None:
@@ -150,9 +157,9 @@ def subject_of(model: keras.Model) -> Subject:
     return found
 
 
-def probe(spec: Spec) -> np.ndarray:
-    """Two repeatable samples to compare the graph with the model; integers stay in the smallest vocabulary."""
-    shape = (spec.shape[0] or 2, *(int(d) for d in spec.shape[1:] if d is not None))
+def probe(spec: Spec, count: int) -> np.ndarray:
+    """Repeatable samples to compare the graph with the model; integers stay in the smallest vocabulary."""
+    shape = (count, *(int(d) for d in spec.shape[1:] if d is not None))
     rng = np.random.default_rng(0)
     if not numerics.is_float(spec.dtype):
         return rng.integers(0, 2, shape).astype(spec.dtype)

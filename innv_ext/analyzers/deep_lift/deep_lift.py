@@ -49,6 +49,7 @@ class ReferenceDifference(GraphAnalyzer):
     def bind(self) -> None:
         """One rule per node; under RevealCancel users' rules see whole differences."""
         own = self.rules or Rules()
+        own.warn_unused(self.graph_, self.model.name)
         self.rules_ = own.before(rescale_rules(self.steps)).bind(self.graph_)
         if self.rule == "reveal_cancel":
             self.rules_ = tuple(

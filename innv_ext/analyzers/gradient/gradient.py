@@ -9,11 +9,11 @@ from typing import Any
 from keras import ops
 
 from innv_ext import arguments
-from innv_ext.analyzers.core.reverse import GRADIENT_RULES, ReverseAnalyzer
+from innv_ext.analyzers.core.reverse import RELU_HINT, RULES_BESIDE_RELUS, ReverseAnalyzer
 from innv_ext.backend import facts
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.rules import Rules, relu_like
+from innv_ext.backend.rules import Rules, hidden_relu, relu_like
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
@@ -63,13 +63,14 @@ def deconv_relu(node: Any, xs: Any, ys: Any, rs: Any) -> Any:
 @dataclass(kw_only=True, eq=False, repr=False)
 class _ReluAnalyzer(Gradient):
     relu_rule = staticmethod(guided_relu)
+    hint = RELU_HINT
 
     def table(self) -> Rules:
-        return Rules((relu_like, type(self).relu_rule)).before(GRADIENT_RULES)
+        return Rules((relu_like, type(self).relu_rule)).before(RULES_BESIDE_RELUS)
 
     def check_model(self, graph: Graph) -> None:
-        curved = [n for n in graph.nodes if n.kind in (Kind.ACTIVATION, Kind.RECURRENT, Kind.OPAQUE)]
-        if curved and not any(facts.is_relu_like(n) for n in curved):
+        curved = [n for n in graph.nodes if n.kind in (Kind.ACTIVATION, Kind.RECURRENT, Kind.OPAQUE, Kind.SELECT)]
+        if curved and not any(facts.is_relu_like(n) or hidden_relu(n, graph) for n in curved):
             names = ", ".join(sorted({facts.activation_key(n).removeprefix("custom:") for n in curved}))
             raise UnsupportedModelError(
                 f"{type(self).__name__} is defined by what it does at ReLUs, but the non-linearities "

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from innv_ext.analyzers.core.info import AnalyzerInfo, row
-from innv_ext.analyzers.core.node_rules import ScaleShift
 from innv_ext.analyzers.lrp.lrp import LRP
 from innv_ext.analyzers.lrp.rules import (
     ABSORBED,
@@ -23,9 +22,9 @@ from innv_ext.analyzers.lrp.rules import (
     Gamma,
     RuleName,
     ZPlus,
+    beside,
 )
-from innv_ext.backend.kinds import Kind
-from innv_ext.backend.rules import Rules, convolution, dense, kind_is
+from innv_ext.backend.rules import Rules, convolution, dense
 
 Params = dict[str, Any]
 ZENNIT = "Anders et al. 2021"
@@ -33,9 +32,9 @@ ALPHA_1, ALPHA_2 = AlphaBeta(1.0, 0.0), AlphaBeta(2.0, 1.0)
 
 
 def composite(conv: Any, epsilon: float, **more: Any) -> Params:
-    """Dense nodes (and unfolded batch normalisation) by epsilon, convolutions by ``conv``; and other parameters."""
-    table = Rules((convolution, conv), (dense, Epsilon(epsilon)), (kind_is(Kind.BATCHNORM), ScaleShift(epsilon)))
-    return {"rule": table, **more}
+    """Dense nodes (and shifts beside affine nodes) by epsilon, convolutions by ``conv``; and other parameters."""
+    inner = Epsilon(epsilon)
+    return {"rule": Rules((convolution, conv), (dense, inner), *beside(inner)), **more}
 
 
 def _single(known: RuleName) -> AnalyzerInfo:

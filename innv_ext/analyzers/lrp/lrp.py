@@ -15,7 +15,7 @@ from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.analyzers.lrp import rules as r
 from innv_ext.backend import facts, passes
 from innv_ext.backend.graph import Graph
-from innv_ext.backend.kinds import Kind
+from innv_ext.backend.kinds import SHAPE_ONLY, Kind
 from innv_ext.backend.rules import (
     Rules,
     both,
@@ -23,6 +23,7 @@ from innv_ext.backend.rules import (
     kind_is,
     nonnegative_input,
     not_differentiable,
+    op_is,
     relu_like,
     up_to,
 )
@@ -50,8 +51,9 @@ def _on_affine_nodes(table: Rules) -> list[Any]:
 
 COMMON_RULES = Rules(
     (not_differentiable, node_rules.nothing),
+    (op_is(*SHAPE_ONLY), node_rules.nothing, "constant"),
     (kind_is(Kind.ACTIVATION, Kind.IDENTITY, Kind.NORM), node_rules.pass_through),
-    (kind_is(Kind.SHAPE), node_rules.gradient, "rearrange"),
+    (kind_is(Kind.SHAPE, Kind.SELECT), node_rules.gradient, "rearrange"),
     (kind_is(Kind.RESCALE), node_rules.rescale),
     (kind_is(Kind.LINEAR), node_rules.linear),
     (kind_is(Kind.MAX), node_rules.winner_takes_all),
@@ -75,9 +77,9 @@ class _Relevance(ReverseAnalyzer):
 class LRP(_Relevance):
     """Layer-wise Relevance Propagation (Bach et al. 2015) with any rule, or any table of rules.
 
-    Activations and sample-wise normalisations pass relevance on; max pooling gives it to the winner; sums, means and
-    other linear nodes share it by their contributions; at products the signal takes all (``gate="signal"``) or the
-    factors share (``"half"``).
+    Activations and scalings pass relevance on; max pooling gives it to the winner; sums, means and other linear nodes
+    share it by their contributions; layer and group normalisation by ``LayerNorm``; at products the signal takes all
+    (``gate="signal"``) or the factors share (``"half"``).
 
     Parameters
     ----------
@@ -116,6 +118,11 @@ class LRP(_Relevance):
             known = ", ".join(sorted({name for n in graph.nodes for name in n.layers}))
             raise InvalidInputError(f"until_layer={self.until_layer!r} is not a layer of the model; it has {known}.")
 
+    def bind(self) -> None:
+        super().bind()
+        if self.rules is not None:
+            Rules(*_on_affine_nodes(self.rules)).warn_unused(self.graph_, self.model.name)
+
     def table(self) -> Rules:
         """User's rules, input layer, lower layers, affine nodes, all other kinds."""
         affine = kind_is(Kind.AFFINE)
@@ -129,8 +136,7 @@ class LRP(_Relevance):
         if self.batchnorm == "hui_binder":
             rows.append((kind_is(Kind.BATCHNORM), r.HuiBinder()))
         rows += _on_affine_nodes(rule) if isinstance(rule, Rules) else [(affine, rule)]
-        stabiliser = rule if isinstance(rule, r.Epsilon) else r.Epsilon()
-        rows.append((kind_is(Kind.BATCHNORM), node_rules.ScaleShift(stabiliser.epsilon, stabiliser.bias)))
+        rows += r.beside(rule)
         rows.append((kind_is(Kind.PRODUCT), node_rules.Gate(self.gate)))
         return Rules(*rows).before(COMMON_RULES)
 

@@ -19,11 +19,13 @@ import numpy as np
 from keras import ops
 
 from innv_ext import arguments
+from innv_ext.analyzers.core.node_rules import LayerNorm, ScaleShift
 from innv_ext.backend import numerics
 from innv_ext.backend.affine import Affine
 from innv_ext.backend.graph import Node
+from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import negative, positive, safe_divide, widen
-from innv_ext.backend.rules import Saved, savable
+from innv_ext.backend.rules import Saved, centres, kind_is, savable, shifted
 from innv_ext.errors import InvalidInputError
 
 Tensor = Any
@@ -315,3 +317,10 @@ class HuiBinder(AffineRule):
         down = proportional(affine, [(positive(x), negative(w))], rs[0], negative(b))[0]
         return [2 * up - down]
 
+
+
+def beside(rule: Any) -> list[tuple[Any, Any]]:
+    """Rows for the shifts beside affine nodes, which follow ``rule``: its epsilon, and whether biases have a share."""
+    own = isinstance(rule, AffineRule)
+    shift = getattr(rule, "epsilon", Epsilon().epsilon), bool(getattr(rule, "bias", not own))
+    return [(kind_is(Kind.BATCHNORM), ScaleShift(*shift)), (shifted, ScaleShift(*shift)), (centres, LayerNorm(*shift))]

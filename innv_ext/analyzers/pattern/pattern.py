@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from innv_ext import arguments, files
-from innv_ext.analyzers.core.reverse import GRADIENT_RULES, ReverseAnalyzer
+from innv_ext.analyzers.core.reverse import RELU_HINT, RULES_BESIDE_RELUS, ReverseAnalyzer
 from innv_ext.analyzers.pattern.sums import TYPES, ActivationMoments, load_moments, moment_sums, save_moments
 from innv_ext.backend import numerics
 from innv_ext.backend.graph import Node
@@ -52,6 +52,7 @@ class PatternNet(ReverseAnalyzer):
     pattern_type: str = arguments.one_of(*TYPES)
     patterns: dict[str, np.ndarray] | None = None
 
+    hint = RELU_HINT
     batchnorm_form = "fold"
     needs_fit = True
     learns, fit_instead = "the pattern of every neuron", "pass patterns="
@@ -72,7 +73,7 @@ class PatternNet(ReverseAnalyzer):
     def table(self) -> Rules:
         """Patterns at affine nodes, the gradient elsewhere."""
         return Rules((kind_is(Kind.AFFINE), self._by_pattern, "pattern")).before(
-            Rules((kind_is(Kind.BATCHNORM), self._scaling, "pattern of one input")).before(GRADIENT_RULES)
+            Rules((kind_is(Kind.BATCHNORM), self._scaling, "pattern of one input")).before(RULES_BESIDE_RELUS)
         )
 
     def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
