@@ -28,7 +28,7 @@ def test_signs(function, signs):
 @pytest.mark.parametrize(("function", "factors", "multilinear"), [
     (lambda a, b: a * b, "values", True), (lambda a, b: L.Multiply()([a, b]), "values", True),
     (lambda a, b: a / b, "quotient", False), (ops.divide_no_nan, "quotient", False),
-    (lambda a, b: L.Dot(1)([a, b]), "sums", True), (lambda a, b: L.Dot(1, normalize=True)([a, b]), "sums", False),
+    (lambda a, b: L.Dot(1)([a, b]), "sums", True), (lambda a, b: L.Dot(1, normalize=True)([a, b]), "sums", True),
     (lambda a, b: ops.einsum("bi,bj->bij", a, b), "sums", True)])
 def test_factors(function, factors, multilinear):
     node = last_node(function, inputs=2)
