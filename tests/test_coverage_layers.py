@@ -397,12 +397,13 @@ EXPLAINED_OPS = set(
     hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu log log10 log1p log2 log_sigmoid log_softmax
     nan_to_num negative real reciprocal relu relu6 rsqrt selu sigmoid sign silu sin sinh soft_shrink softmax softplus
     softsign sparse_plus sparse_sigmoid sparsemax sqrt square squareplus stop_gradient swish tan tanh
-    tanh_shrink normalize layer_normalization rms_normalization fliplr""".split()
+    tanh_shrink normalize layer_normalization rms_normalization fliplr sort""".split()
 )
 GRADIENT_ONLY_OPS = set(
-    """angle arccos arccosh arcsin arctanh conj conjugate cosh deg2rad erfinv imag rad2deg sinc sort
-    ceil floor round trunc ones_like zeros_like""".split()
+    """angle arccos arccosh arcsin arctanh conj conjugate cosh deg2rad erfinv imag rad2deg sinc
+    ceil floor round trunc""".split()
 )
+CONSTANT_OPS = {"ones_like", "zeros_like"}  # to which all relevance goes
 # not elementwise on one sample, of integers only, not repeatable, or without a derivative in TensorFlow
 OTHER_OPS = set("i0 bitwise_invert bitwise_not corrcoef empty_like view squeeze flip flipud tril triu".split())
 BINARY_OPS = {
@@ -433,8 +434,8 @@ def elementwise_operations():
 def test_every_elementwise_operation_is_in_a_table():
     found = set(elementwise_operations())
     assert found >= {"relu", "tanh", "negative"}
-    assert found - EXPLAINED_OPS - GRADIENT_ONLY_OPS - OTHER_OPS == set()
-    assert found >= EXPLAINED_OPS | GRADIENT_ONLY_OPS
+    assert found - EXPLAINED_OPS - GRADIENT_ONLY_OPS - CONSTANT_OPS - OTHER_OPS == set()
+    assert found >= EXPLAINED_OPS | GRADIENT_ONLY_OPS | CONSTANT_OPS
     unlisted = {n for n in found & set(kinds.FUNCTION_KINDS) if kinds.FUNCTION_KINDS[n] is kinds.Kind.ACTIVATION}
     assert unlisted <= EXPLAINED_OPS
 
@@ -447,7 +448,7 @@ def test_the_recorded_name_of_every_elementwise_operation_leads_to_its_kind():
         assert kinds.FUNCTION_KINDS[key] == kinds.FUNCTION_KINDS[name]
 
 
-@pytest.mark.parametrize("name", sorted(EXPLAINED_OPS | GRADIENT_ONLY_OPS))
+@pytest.mark.parametrize("name", sorted(EXPLAINED_OPS | GRADIENT_ONLY_OPS | CONSTANT_OPS))
 def test_elementwise_operations(name):
     function = getattr(ops, name)
     low, high = RANGES.get(name, (-1.2, 1.2))
@@ -464,7 +465,8 @@ def test_elementwise_operations(name):
             innv_ext.create_analyzer("lrp.epsilon", model)
         return
     _, found = explain("lrp.epsilon", model, [xs])
-    np.testing.assert_allclose(found.extras["sum"], found.extras["score"], rtol=1e-3, atol=1e-5)
+    expected = 0.0 if name in CONSTANT_OPS else found.extras["score"]
+    np.testing.assert_allclose(found.extras["sum"], expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(BINARY_OPS))

@@ -45,8 +45,8 @@ def factors(node: Node) -> str:
 
 
 def is_multilinear(node: Node) -> bool:
-    """Products that are linear in each of their factors: no quotients, no cosines, no attention in one node."""
-    return factors(node) in ("values", "sums") and not getattr(node.op, "normalize", False)
+    """Products that are linear in each of their factors: no quotients, no attention in one node."""
+    return factors(node) in ("values", "sums")
 
 
 def shifts(node: Node) -> bool:

@@ -85,7 +85,7 @@ def plain_attention(node: Node, graph: Graph) -> bool:
 
 
 def bilinear_in_two(node: Node, graph: Graph) -> bool:
-    """Exactly two tensors come in, nothing else takes part, and neither is normalised first."""
+    """Exactly two tensors come in, and nothing else takes part."""
     return len(node.inputs) == 2 and not traits.has_constants(node) and traits.is_multilinear(node)
 
 
