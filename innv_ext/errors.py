@@ -38,7 +38,9 @@ class ProbabilityWarning(UserWarning):
 
 
 class NonFiniteWarning(UserWarning):
-    """An objective became NaN or infinite; the message names the node, and the last finite point is returned."""
+    """Something became NaN or infinite: an objective (the message names the node, and the last finite point is
+    returned), or scores and maps (the message names the samples, which are returned as they are).
+    """
 
 
 class ConvergenceWarning(UserWarning):

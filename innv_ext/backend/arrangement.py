@@ -56,17 +56,18 @@ class Arrangement:
 
 
 def arrangements(graph: Graph, shapes: Sequence[Sizes], *, pictures: bool = False) -> list[Arrangement]:
-    """The arrangement of the inputs of a graph; integers are tokens, vectors are tables.
+    """The arrangement of the inputs of a graph; integers, and what goes into an embedding, are tokens; vectors tables.
 
     Parameters
     ----------
     shapes : of one sample of each input
-    pictures : integers with more than one axis are pictures, not tokens
+    pictures : integers with more than one axis are pictures, not tokens, unless they go into an embedding
     """
-    first, found = facts.channels_first(graph), []
+    first, found, numbers = facts.channels_first(graph), [], facts.token_inputs(graph)
     for i, (slot, shape) in enumerate(zip(graph.inputs, shapes, strict=True)):
         rank = len(shape)
-        tokens = not numerics.is_float(graph.specs[slot].dtype) and not (pictures and rank > 1)
+        whole = not numerics.is_float(graph.specs[slot].dtype)
+        tokens = slot in numbers or (whole and not (pictures and rank > 1))
         if tokens or rank < 2:
             axes = tuple(range(rank)) if tokens else ()
         else:

@@ -171,6 +171,13 @@ def channels_first(graph: Graph) -> bool:
     return next(filter(None, said), "channels_last") == "channels_first"
 
 
+def token_inputs(graph: Graph) -> set[int]:
+    """The inputs that hold numbers of tokens, whatever their dtype: an Embedding reads them, and else only masks do."""
+    users = graph.consumers()
+    kinds = {slot: {kind_of(node) for node in users[slot]} for slot in graph.inputs}
+    return {slot for slot, k in kinds.items() if Kind.EMBEDDING in k and k <= {Kind.EMBEDDING, Kind.DISCRETE}}
+
+
 def ancestors(graph: Graph, slots: set[int]) -> set[int]:
     """Indices of the nodes on which the given slots depend."""
     needed, found = set(slots), set()

@@ -20,7 +20,16 @@ from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
 from innv_ext.evaluation.features import ranks, read_features, relevance_of
 from innv_ext.evaluation.results import EvaluationResult, Named, markdown
-from innv_ext.evaluation.subject import Copies, Scores, check_model, generator, maps_by_name, read_classes, read_neurons
+from innv_ext.evaluation.subject import (
+    Copies,
+    Scores,
+    check_model,
+    generator,
+    maps_by_name,
+    read_classes,
+    read_neurons,
+    tell_not_finite,
+)
 
 # the vertical axis' label and upper end, and whether a large area is good
 PANELS = {
@@ -240,6 +249,7 @@ class _Test:
             sums[:, :, i, r] = sums[:, :1, i, r]
         for i, r in np.argwhere(kept == self.features.counts[:, None]):  # nothing is perturbed
             sums[1, :, i, r] = copies * (predicted[i] == labels[i])
+        tell_not_finite("relevance_ordering", sums[0])
         return sums / copies
 
     def _perturbed(self, maps: Sequence[np.ndarray], kept: np.ndarray, copies: int, bar: files.Progress) -> Copies:

@@ -20,7 +20,15 @@ from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
 from innv_ext.evaluation.features import RANDOM, ranks, read_regions, relevance_of
 from innv_ext.evaluation.results import EvaluationResult, Named, markdown, over_samples
-from innv_ext.evaluation.subject import Copies, Scores, check_model, generator, maps_by_name, read_neurons
+from innv_ext.evaluation.subject import (
+    Copies,
+    Scores,
+    check_model,
+    generator,
+    maps_by_name,
+    read_neurons,
+    tell_not_finite,
+)
 
 ORDERS = {"morf": 1, "lerf": -1}  # the sign of the relevance whose largest values come first
 TITLES = {"morf": "most relevant first", "lerf": "least relevant first"}
@@ -258,6 +266,7 @@ class _Run:
                 np.add.at(found[0], (row, i, step), weight * scores)
                 np.add.at(found[1], (row, i, step), weight * (classes == predicted[i]))
                 bar.update(len(scores))
+        tell_not_finite("perturbation_analysis", found[0])
         return found
 
     def _perturbed(self) -> Copies:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -18,7 +20,7 @@ from innv_ext.backend import facts, numerics
 from innv_ext.backend.models import model_wo_softmax
 from innv_ext.backend.numerics import Compiled, widen
 from innv_ext.backend.squash import cut_softmax
-from innv_ext.errors import InvalidInputError
+from innv_ext.errors import InvalidInputError, NonFiniteWarning
 from innv_ext.evaluation.features import RANDOM
 
 Tensor = Any
@@ -54,7 +56,10 @@ class OneInput:
             )
         self.graph = self.subject.graph
         self.channels_first = facts.channels_first(self.graph)
-        self.spec = self.graph.specs[self.graph.inputs[0]]
+        (slot,) = self.graph.inputs
+        self.spec = self.graph.specs[slot]
+        if slot in facts.token_inputs(self.graph) and numerics.is_float(self.spec.dtype):
+            self.spec = replace(self.spec, dtype="int32")
 
     def samples(self, x: Any) -> np.ndarray:
         """x as the model takes it; what does not fit, holds NaN, or is empty is refused."""
@@ -126,6 +131,19 @@ class Scores(OneInput):
         if row.shape[-1] == 1:
             return score, target, ops.cast(row[:, 0] > self.threshold, "int32")
         return score, target, ops.cast(ops.argmax(row, axis=-1), "int32")
+
+
+def tell_not_finite(caller: str, values: np.ndarray) -> None:
+    """Warn of samples with NaN or infinite values among ``values`` (..., samples, steps)."""
+    bad = ~np.isfinite(values).all(axis=(*range(values.ndim - 2), -1))
+    if bad.any():
+        warnings.warn(
+            f"{caller}: {bad.sum()} of {len(bad)} samples (first: {np.flatnonzero(bad)[0]}) have NaN or infinite "
+            f"scores where parts of them are replaced, as has a mean over tokens that are all padding. Pass other "
+            f"noise= or value=, or leave these samples out.",
+            NonFiniteWarning,
+            stacklevel=4,
+        )
 
 
 # --- arguments -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ from keras import ops
 from innv_ext import arguments
 from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.program import GraphAnalyzer
+from innv_ext.backend import numerics
 from innv_ext.backend.graph import Graph
-from innv_ext.errors import InvalidInputError
+from innv_ext.errors import InvalidInputError, NonFiniteWarning
 
 Tensor = Any
 
@@ -126,3 +128,33 @@ def per_input(head: Graph, inputs: Sequence[int], values: Sequence[Tensor]) -> l
         old = by_slot.get(("token", node.inputs[0]))
         by_slot[("token", node.inputs[0])] = r if old is None else old + r
     return [by_slot.get(("token", s), by_slot.get(s)) for s in head.inputs]
+
+
+def completed(extras: dict[str, Any], argument: str, needed: bool) -> dict[str, Any]:
+    """"completeness_error": how far the sum is from f_c(x) - f_c(x0), as a share of it.
+
+    The share is of at least a hundredth of the scores.
+
+    Parameters
+    ----------
+    argument : what the reference x0 was given as
+    needed : whether the map has no meaning without f_c(x0); else there is a warning where that is NaN or infinite
+
+    Raises
+    ------
+    InvalidInputError
+        where f_c(x0) is NaN or infinite but f_c(x) is not
+    """
+    score, start, total = (extras[k].astype("float64") for k in ("score", "reference_score", "sum"))
+    lost = np.flatnonzero(np.isfinite(score) & ~np.isfinite(start))
+    if len(lost):
+        message = (
+            f"The reference's score is NaN or infinite (in {len(lost)} of {len(score)} samples, first: {lost[0]}), "
+            f"so there is no difference from it to explain: pass other {argument}=. A mean over tokens, for example, "
+            f"has no value if all of them are padding."
+        )
+        if needed:
+            raise InvalidInputError(message)
+        warnings.warn(message, NonFiniteWarning, stacklevel=5)
+    size = np.maximum(np.abs(score - start), 0.01 * np.maximum(np.abs(score), np.abs(start)))
+    return {**extras, "completeness_error": np.abs(total - (score - start)) / np.maximum(size, numerics.TINY)}

@@ -14,7 +14,7 @@ import numpy as np
 from keras import tree
 
 from innv_ext import arguments, files
-from innv_ext.analyzers.core import data, saving, subject
+from innv_ext.analyzers.core import data, finite, saving, subject
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.backend import numerics
 from innv_ext.backend import tracing as graphs
@@ -84,6 +84,7 @@ class Analyzer:
 
     needs_fit = False  # whether the class learns from data; ``must_fit`` says whether the object has to
     learns, fit_instead = "from data", ""  # for the error of ``analyze`` before ``fit``
+    not_finite = "the model or its gradient has no finite value there"  # why a map may hold NaN though the score is one
 
     def __post_init__(self) -> None:
         numerics.check_backend()
@@ -336,9 +337,11 @@ class Analyzer:
         target = np.maximum(target, -1)  # what is no single neuron
         extras = joined
         extras["sum"] = np.sum([a.sum(axis=1) for a in flat], axis=0)
-        extras["finite"] = np.all([np.isfinite(a).all(axis=1) for a in flat], axis=0)
+        extras["finite"] = finite.of_samples(flat, extras["score"])
         attribution = subject.pack_like(x, arrays, self.input_structure_)
-        return Explanation(attribution, output, target, self.finish_extras(extras))
+        found = Explanation(attribution, output, target, self.finish_extras(extras))
+        finite.tell(extras["finite"], found.score, self.registered_name_ or type(self).__name__, self.not_finite)
+        return found
 
     def postprocess_array(self, attribution: np.ndarray) -> np.ndarray:
         """The last step on each attribution array."""

@@ -14,7 +14,7 @@ from keras import ops, tree
 from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.core.subject import ALL, BEST
-from innv_ext.backend import numerics, passes, walk
+from innv_ext.backend import facts, numerics, passes, walk
 from innv_ext.backend.graph import Graph, Spec, op_key
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import Compiled, widen
@@ -62,7 +62,7 @@ class GraphAnalyzer(Analyzer):
         if self.on == "logits":
             graph, self.cut_ = cut_softmax(graph)
             self._warn_of_probabilities(kept_inside(graph))
-        self.graph_ = _float_inputs(graph)
+        self.graph_ = _as_fed(graph)
         if self.propagates:
             _check_reachable(self.graph_)
         self.check_model(self.graph_)
@@ -188,13 +188,14 @@ def check_float_inputs(graph: Graph, what: str) -> None:
             )
 
 
-def _float_inputs(graph: Graph) -> Graph:
-    """Integer inputs that are not token numbers (pixels 0..255) are fed as floats, so that they get a gradient."""
-    users, specs = graph.consumers(), dict(graph.specs)
+def _as_fed(graph: Graph) -> Graph:
+    """Token numbers are fed as integers, other integers (pixels 0..255) as floats, so that they get a gradient."""
+    users, specs, tokens = graph.consumers(), dict(graph.specs), facts.token_inputs(graph)
     for slot in graph.inputs:
-        kinds = {n.kind for n in users[slot]}
-        tokens = Kind.EMBEDDING in kinds and kinds <= {Kind.EMBEDDING, Kind.DISCRETE}
-        if not (numerics.is_float(specs[slot].dtype) or tokens or kinds <= {Kind.DISCRETE, Kind.OPAQUE}):
+        kinds, real = {n.kind for n in users[slot]}, numerics.is_float(specs[slot].dtype)
+        if slot in tokens and real:
+            specs[slot] = Spec(specs[slot].shape, "int32")
+        elif not (real or slot in tokens or kinds <= {Kind.DISCRETE, Kind.OPAQUE}):
             specs[slot] = Spec(specs[slot].shape, "float32")
     return replace(graph, specs=specs)
 

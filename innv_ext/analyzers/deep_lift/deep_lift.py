@@ -11,12 +11,13 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext import arguments
-from innv_ext.analyzers.core.background import per_input
+from innv_ext.analyzers.core.background import completed, per_input
 from innv_ext.analyzers.core.program import GraphAnalyzer, select
-from innv_ext.analyzers.deep_lift.differences import Differences, PartedDifferences, at_reference, masks_samples
-from innv_ext.analyzers.deep_lift.rescale import alike, mean_pullback, rescale_rules
-from innv_ext.analyzers.deep_lift.reveal_cancel import Total, reveal_rule
-from innv_ext.backend import numerics, walk
+from innv_ext.analyzers.deep_lift.differences import Differences, PartedDifferences, masks_samples, spread
+from innv_ext.analyzers.deep_lift.rescale import mean_pullback, rescale_rules
+from innv_ext.analyzers.deep_lift.reveal_cancel import Total
+from innv_ext.analyzers.deep_lift.switching import bound
+from innv_ext.backend import masks, numerics, walk
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.rules import Rules
 from innv_ext.errors import InvalidInputError
@@ -43,19 +44,19 @@ class ReferenceDifference(GraphAnalyzer):
 
     batchnorm_form = "fold"
     behind_embeddings = True
+    given = "references"  # the argument that says with what x is compared
 
     # --- building ------------------------------------------------------------------------------------------------
 
     def bind(self) -> None:
         """One rule per node; under RevealCancel users' rules see whole differences."""
-        own = self.rules or Rules()
+        own, parts = self.rules or Rules(), self.rule == "reveal_cancel"
         own.warn_unused(self.graph_, self.model.name)
-        self.rules_ = own.before(rescale_rules(self.steps)).bind(self.graph_)
-        if self.rule == "reveal_cancel":
-            self.rules_ = tuple(
-                Total(rule) if own.match(node, self.graph_) else reveal_rule(node, self.graph_, rule)
-                for node, rule in zip(self.graph_.nodes, self.rules_, strict=True)
-            )
+        found = own.before(rescale_rules(self.steps)).bind(self.graph_)
+        self.rules_ = tuple(
+            (Total(rule) if parts else rule) if own.match(node, self.graph_) else bound(node, self.graph_, rule, parts)
+            for node, rule in zip(self.graph_.nodes, found, strict=True)
+        )
 
     # --- the walk ------------------------------------------------------------------------------------------------
 
@@ -71,7 +72,7 @@ class ReferenceDifference(GraphAnalyzer):
         """Contributions of features (behind embeddings) against reference features of as many rows, or of one."""
         graph = self.graph_
         env = walk.forward(graph, features)
-        slots0 = at_reference(graph, env, bases)
+        slots0 = masks.values(graph, bases)
         y, y0 = widen(env.slots[graph.outputs[0]]), widen(slots0[graph.outputs[0]])
         weights, score, start, target = self._scores(y, y0, index, mode)
         if self.rule == "rescale":
@@ -108,10 +109,7 @@ class ReferenceDifference(GraphAnalyzer):
         return weights, score, start, target
 
     def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
-        """How far the sum is from f_c(x) - f_c(x0), as a share of it (at least of a hundredth of the scores)."""
-        score, start, total = (extras[k].astype("float64") for k in ("score", "reference_score", "sum"))
-        size = np.maximum(np.abs(score - start), 0.01 * np.maximum(np.abs(score), np.abs(start)))
-        return {**extras, "completeness_error": np.abs(total - (score - start)) / np.maximum(size, numerics.TINY)}
+        return completed(extras, self.given, needed=True)
 
     def summary(self) -> str:
         return "\n".join([self.head(), *Rules().describe(self.graph_, self.rules_)])
@@ -122,9 +120,10 @@ class DeepLift(ReferenceDifference):
     """Contributions of the difference from one reference (Shrikumar et al. 2017); sums to f_c(x) - f_c(x0).
 
     The neuron c is selected at x. Rescale follows the paper at elementwise non-linearities, max pooling and products;
-    other nodes take their gradient averaged between reference and x. Integer inputs that are no tokens, and masks, are
-    those of x at the reference too. Of batch normalisation, convolutions and other affine nodes only the weights
-    matter.
+    other nodes take their gradient averaged between reference and x. Integer inputs that are no tokens are those of x
+    at the reference too. The reference has the Keras masks of its own values: steps that only one of the two masks take
+    what the output changes when they are switched on or off, one after another from the first and from the last. Of
+    batch normalisation, convolutions and other affine nodes only the weights matter.
 
     Parameters
     ----------
@@ -141,6 +140,7 @@ class DeepLift(ReferenceDifference):
 
     reference_inputs: Any = 0
 
+    given = "reference_inputs"
     learns, fit_instead = "the mean of the data, with which it compares x", "pass reference_inputs="
 
     def bind(self) -> None:
@@ -207,5 +207,5 @@ class DeepLift(ReferenceDifference):
     def _one_reference(self, xs: list[Tensor], index: Tensor, *references: Tensor, **options: Any) -> dict[str, Any]:
         features, bases = map(self.embedded, (xs, references))
         if masks_samples(self.head_, self.graph_):
-            bases = [alike(base, x) for base, x in zip(bases, features, strict=True)]
+            bases = spread(self.head_, self.graph_, bases, features)
         return self.walk(features, bases, index, **options)

@@ -10,8 +10,8 @@ from keras import ops
 
 from innv_ext.analyzers.core.background import Background
 from innv_ext.analyzers.deep_lift.deep_lift import ReferenceDifference
-from innv_ext.analyzers.deep_lift.rescale import alike
-from innv_ext.backend.masks import repeat_rows
+from innv_ext.analyzers.deep_lift.differences import spread
+from innv_ext.backend.masks import repeat_rows, tile_rows
 
 Tensor = Any
 
@@ -51,7 +51,7 @@ class DeepShap(Background, ReferenceDifference):
         features, bases = map(self.embedded, (xs, references))
         rows, count = ops.shape(target)[0], ops.shape(references[0])[0]
         repeated = [repeat_rows(x, count) for x in features]
-        tiled = [alike(ops.tile(b, (rows, *(1 for _ in b.shape[1:]))), x) for b, x in zip(bases, repeated, strict=True)]
+        tiled = spread(self.head_, self.graph_, [tile_rows(b, rows) for b in bases], repeated)
         found = self.walk(repeated, tiled, ops.repeat(target, count), mode)
         parts = [*found["attributions"], found["reference_score"]]
         return [ops.sum(ops.reshape(p, (rows, count, *ops.shape(p)[1:])), axis=1) for p in parts]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from keras import ops, tree
+from keras import ops
 
 from innv_ext.analyzers.deep_lift.reveal_cancel import At, Parts, total_parts
 from innv_ext.backend import numerics
-from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
-from innv_ext.backend.masks import alias, keep_mask
+from innv_ext.backend.graph import Graph, Node, op_key
+from innv_ext.backend.masks import alias, alike, mask_arguments
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.walk import Env
 
@@ -19,32 +19,19 @@ Tensor = Any
 
 
 def masks_samples(head: Graph, graph: Graph) -> bool:
-    """Whether a mask of x, or an integer input, may take part at the reference: then it needs a row for each sample."""
+    """Whether masks, or an integer input, may take part: then the reference needs a row for each sample."""
     sources = [n for n in graph.nodes if op_key(n.op) in ("Masking", "Embedding") or op_key(n.op).startswith("custom:")]
     tokens = bool(head.nodes) or not all(numerics.is_float(graph.specs[s].dtype) for s in graph.inputs)
-    return tokens or bool(sources) or any(_mask_arguments(n) for n in graph.nodes)
+    return tokens or bool(sources) or any(mask_arguments(n) for n in graph.nodes)
 
 
-def at_reference(graph: Graph, env: Env, bases: Sequence[Tensor]) -> dict[int, Tensor]:
-    """Every slot at the reference; integer inputs and masks are those of x."""
-    slots = dict(zip(graph.inputs, bases, strict=True))
-    for node in env.nodes:
-        masks = _mask_arguments(node)
-        x0s = [
-            env.slots[s] if i in masks else keep_mask(env.slots[s], alias(slots[s])) for i, s in enumerate(node.inputs)
-        ]
-        if op_key(node.op) == "Masking":  # zeroes masked steps: linear, once the mask is that of x
-            ys: Sequence[Tensor] = [ops.cast(node.pullback(x0s[0])[0], x0s[0].dtype)]
-        else:
-            ys = tree.flatten(node.call(*x0s))
-        slots.update(zip(node.outputs, ys, strict=True))
-    return slots
-
-
-def _mask_arguments(node: Node) -> set[int]:
-    """Positions of the inputs that were passed as ``mask=``, ``attention_mask=`` ..."""
-    named = node.call.kwargs if isinstance(node.call, Call) else {}
-    return {a.index for name in named if "mask" in name for a in tree.flatten(named[name]) if isinstance(a, Arg)}
+def spread(head: Graph, graph: Graph, bases: Sequence[Tensor], xs: Sequence[Tensor]) -> list[Tensor]:
+    """Reference features with as many rows as those of x; integers that are no tokens are those of x."""
+    tokens = {s for node in head.nodes for s in node.inputs}
+    return [
+        alike(x0, x) if x.dtype.is_floating or slot in tokens else x
+        for slot, x0, x in zip(graph.inputs, bases, xs, strict=True)
+    ]
 
 
 class Differences:

@@ -24,7 +24,7 @@ from innv_ext.analyzers.core import node_rules
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
 from innv_ext.backend.kinds import SOFTMAX, STEPS, Kind
-from innv_ext.backend.masks import alias, keep_mask
+from innv_ext.backend.masks import alias, alike, keep_mask
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.rules import Rules, anything, both, kind_is, not_differentiable, op_is
 from innv_ext.backend.walk import live
@@ -100,7 +100,7 @@ def winners(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs:
     Ahead means y > y0 (for minima y < y0). With cross = max(y, y0) the winner of x gets (cross - y0) r and that of the
     reference (y - cross) r. The input of a winner changes at least as much as the output, so multipliers stay bounded.
     """
-    spread = tuple(alike(x0, x) for x, x0 in zip(xs, x0s, strict=True))
+    spread = tuple(at_rows(x0, x) for x, x0 in zip(xs, x0s, strict=True))
     bases, pullback = numerics.vjp(node.call, *spread)
     change = rs[0] * (widen(ys[0]) - widen(y0s[0]))
     ahead = ops.less(ys[0], y0s[0]) if traits.takes_least(node) else ops.greater(ys[0], y0s[0])
@@ -113,9 +113,9 @@ def winners(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs:
     ]
 
 
-def alike(x0: Tensor, x: Tensor) -> Tensor:
+def at_rows(x0: Tensor, x: Tensor) -> Tensor:
     """The reference with as many rows as x; integers are those of x."""
-    return x0 + ops.zeros_like(x) if x.dtype.is_floating else x
+    return alike(x0, x) if x.dtype.is_floating else x
 
 
 def product(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: Tensors) -> Multipliers:
@@ -138,7 +138,7 @@ def switch(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: 
     c, c0 = (ops.cast(t[0], "bool") for t in (xs, x0s))
     branches = [lambda *ts, on=on: node.call(ops.full_like(c, on), *ts) for on in (True, False)]
     a, b = (numerics.vjp(branch, *xs[1:]) for branch in branches)
-    a0, b0 = (widen(branch(*(alike(x0, x) for x, x0 in zip(xs[1:], x0s[1:], strict=True)))) for branch in branches)
+    a0, b0 = (widen(branch(*(at_rows(x0, x) for x, x0 in zip(xs[1:], x0s[1:], strict=True)))) for branch in branches)
     gap, gap0 = widen(a[0][0]) - widen(b[0][0]), a0 - b0
     reached = ops.clip(ops.divide_no_nan(gap0, gap0 - gap), 0, 1)
     one, zero = ops.ones_like(gap), ops.zeros_like(gap)

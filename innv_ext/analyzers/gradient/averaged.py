@@ -10,14 +10,15 @@ import numpy as np
 from keras import ops
 
 from innv_ext import arguments
-from innv_ext.analyzers.core.background import per_input
+from innv_ext.analyzers.core.background import completed, per_input
 from innv_ext.analyzers.core.program import GraphAnalyzer
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
+from innv_ext.analyzers.core.subject import ALL
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.analyzers.gradient.gradient import POSTPROCESS
 from innv_ext.analyzers.parts.partition import of_rows
 from innv_ext.backend.graph import Spec
-from innv_ext.backend.masks import keep_mask, repeat_rows
+from innv_ext.backend.masks import hold_masks, keep_mask, repeat_rows
 from innv_ext.backend.numerics import wide_dtype, widen
 
 Tensor = Any
@@ -28,11 +29,13 @@ class AveragedGradient(ReverseAnalyzer):
     """Base: the weighted sum over points z_j = x0_j + t_j (x - x0_j) + e_j of (x - x0_j) times the gradient at z_j.
 
     c is fixed at x itself. ``batch_size`` bounds samples times points in one pass. Token inputs are moved as vectors,
-    behind their embedding, and the result is summed over the components of the vector.
+    behind their embedding, and the result is summed over the components of the vector. Every point has the Keras masks
+    of x: what a model masks in x gets nothing.
     """
 
     behind_embeddings = True
     one_pass = False
+    given = ""  # the argument that says where lines start, if they do somewhere
     explain_batch = GraphAnalyzer.explain_batch  # not one walk
 
     def layer_names(self) -> tuple[str, ...]:
@@ -76,7 +79,28 @@ class AveragedGradient(ReverseAnalyzer):
         for points in self._chunks(xs, max(1, size // len(xs[0]))):
             found = [np.asarray(f) for f in run(*xs, start["target"], *points)]
             totals = [t + f.astype("float64") for t, f in zip(totals, found, strict=True)]
-        return {"attributions": [t.astype(f.dtype) for t, f in zip(totals, found, strict=True)]}
+        maps = {"attributions": [t.astype(f.dtype) for t, f in zip(totals, found, strict=True)]}
+        return {**maps, "reference_score": self._reference_score(xs, start, size, mode)} if self.given else maps
+
+    def _reference_score(
+        self, xs: Sequence[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any
+    ) -> np.ndarray:
+        """The mean of f_c over the references, (batch,): what the model itself gives, with the references' masks."""
+        references, parts = self.references_like(xs), []
+        for first in range(0, len(references[0]), size):
+            rows = [r[first : first + size] for r in references]
+            found = self.at_x(rows, np.zeros(len(rows[0]), "int32"), mode)
+            output = found["output"].reshape(len(rows[0]), -1).astype("float64")
+            if callable(mode):
+                parts.append(np.repeat(found["score"][:, None], len(xs[0]), axis=1))
+            else:
+                alone = output[:, np.maximum(start["target"], 0)]
+                parts.append(np.where(start["target"] == ALL, output.sum(axis=1, keepdims=True), alone))
+        return np.concatenate(parts).mean(axis=0).astype(start["score"].dtype)
+
+    def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
+        extras = super().finish_extras(extras)
+        return completed(extras, self.given, needed=False) if self.given else extras
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
         if not self.is_fitted():
@@ -119,7 +143,8 @@ class AveragedGradient(ReverseAnalyzer):
                 z = self.place(x, x0, _along_points(t, x), ops.cast(noise, x.dtype)[None])
                 row = keep_mask(row, ops.cast(ops.reshape(z, (-1, *ops.shape(x)[2:])), feature.dtype))
             rows.append(row)
-        found = self.walk(rows, ops.repeat(target, count), mode)["attributions"]
+        held = self.on_graph(hold_masks(self.graph_, features, count))
+        found = held.walk(rows, ops.repeat(target, count), mode)["attributions"]
         tokens, sums = {node.outputs[0] for node in self.head_.nodes}, []
         for slot, g, x, x0 in zip(self.graph_.inputs, found, wide, bases, strict=True):
             g = ops.reshape(g, (-1, count, *ops.shape(x)[2:]))
@@ -199,6 +224,10 @@ _LINE_RULES = {
 class IntegratedGradients(AveragedGradient):
     """(x - x0) times the mean gradient on the line from x0 to x (Sundararajan et al. 2017); sums to f_c(x) - f_c(x0).
 
+    Keras masks are those of x on the whole line. Where the model masks other steps of x0 the sum is not complete;
+    ``extras`` has reference_score, f_c(x0) as the model gives it, and completeness_error, how far the sum is from
+    f_c(x) - f_c(x0), as a share of it. DeepLIFT is complete there.
+
     Parameters
     ----------
     steps : number of points on the line
@@ -210,6 +239,8 @@ class IntegratedGradients(AveragedGradient):
     steps: int = arguments.count(64)
     reference_inputs: Any = 0
     method: str = arguments.one_of(*_LINE_RULES)
+
+    given = "reference_inputs"
 
     def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return *_LINE_RULES[self.method](self.steps), np.zeros(self.steps, int)

@@ -17,7 +17,9 @@ class GradientShap(Background, AveragedGradient):
     """Mean of (x - ref) * gradient at ref + alpha (x - ref) + noise, over references and uniform alpha in [0, 1].
 
     Its expectation sums to f_c(x) - mean f_c(references) if there is no noise. Sources: Erion et al. 2021 (expected
-    gradients), Lundberg and Lee 2017.
+    gradients), Lundberg and Lee 2017. Keras masks are those of x everywhere. ``extras`` has reference_score, the mean
+    of f_c(references) as the model gives it, and completeness_error, how far the sum is from f_c(x) less it, as a
+    share: the error of the draws, and of references of which the model masks other steps than of x.
 
     Parameters
     ----------
@@ -33,6 +35,8 @@ class GradientShap(Background, AveragedGradient):
 
     samples: int = arguments.count(64)
     noise_scale: float = arguments.at_least(0, 0.0)
+
+    given = "references"
 
     def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rng, references = np.random.default_rng(self.seed), len(self.references_[0])

@@ -15,8 +15,8 @@ from innv_ext.errors import InvalidInputError
 
 
 def default_sizes(one: Arrangement) -> Sizes:
-    """About an eighth of each side, all channels; single columns of a table."""
-    if not one.axes:
+    """About an eighth of each side, all channels; single columns of a table, single tokens."""
+    if not one.positions:
         return (1,) * len(one.shape)
     return tuple(max(1, round(side / 8)) if a in one.axes else side for a, side in enumerate(one.shape))
 
@@ -54,8 +54,8 @@ def sizes(name: str, given: Any, one: Arrangement, default: Sizes) -> Sizes:
 def all_sizes(
     name: str, given: Sequence[Any], arranged: Sequence[Arrangement], default: Callable[[Arrangement], Sizes]
 ) -> Any:
-    """``sizes`` of every input; sizes for nothing but tables are refused."""
-    if any(g is not None for g in given) and not any(one.axes for one in arranged):
+    """``sizes`` of every input; sizes for nothing but tables are refused, unless they are 1."""
+    if any(g is not None and np.any(np.not_equal(g, 1)) for g in given) and not any(one.axes for one in arranged):
         raise InvalidInputError(
             f"{name}={given[0]!r} has no meaning for a table, whose columns are replaced one by one: leave it out."
         )

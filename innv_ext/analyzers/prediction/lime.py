@@ -93,7 +93,11 @@ class Lime(SegmentAnalyzer):
     def regress(self, on: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Coefficients (batch, n), intercepts and R^2 of the scores (batch, samples)."""
         if not np.isfinite(scores).all():
-            raise InvalidInputError("A version of x with replaced segments has a score of NaN or infinity; check x.")
+            bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+            raise InvalidInputError(
+                f"LIME fits a linear model to scores, but {self.not_finite} ({len(bad)} of {len(scores)} samples with "
+                f"as many segments)."
+            )
         distance = 1 - np.sqrt(on.mean(axis=1))  # the cosine distance of a mask to the one with everything on
         weights = np.sqrt(np.exp(-np.square(distance) / self.kernel_width**2))
         design = on.astype("float64")

@@ -25,6 +25,10 @@ class MaskingAnalyzer(GraphAnalyzer):
     """
 
     propagates = False  # nothing flows back: models without gradients are fine
+    not_finite = (
+        "versions of x with parts replaced have no finite score, as has a mean over tokens that are all padding; pass "
+        "another reference="
+    )
 
     def bind(self) -> None:
         """Check what depends on the shapes, unless the model leaves them open."""

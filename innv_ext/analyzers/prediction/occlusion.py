@@ -25,7 +25,8 @@ class Occlusion(MaskingAnalyzer):
     Parameters
     ----------
     patch : sides of a patch: an integer for all axes, or a tuple with one per axis of positions (or one per axis of a
-        sample, the channels included: pictures without a channel axis need that); default: an eighth of each side
+        sample, the channels included: pictures without a channel axis need that); default: an eighth of each side,
+        and single tokens
     stride : distance between patches, likewise; default: half a patch
     reference : what replaces the patch: a number (for tokens the number of one), an array that broadcasts to one
         sample, "mean" (of each channel of the sample), or "blur" (x smoothed by a Gaussian with the patch as

@@ -1,0 +1,68 @@
+"""Token numbers are told by what reads them, not by the dtype that they arrive in."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from keras import ops
+
+import innv_ext
+from innv_ext.analyzers.core import subject
+from innv_ext.backend import facts
+from innv_ext.errors import InvalidInputError, UnsupportedModelError
+from innv_ext.evaluation import perturbation_analysis
+
+IDS = np.random.default_rng(0).integers(1, 20, (3, 6))
+
+
+def net(dtype):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((6,), dtype=dtype)
+    h = L.Embedding(20, 4, mask_zero=True, embeddings_initializer="normal")(i)
+    h = L.GlobalAveragePooling1D()(L.Dense(5, activation="relu")(h))
+    return keras.Model(i, L.Dense(3)(h))
+
+
+def tokens(function, *inputs):
+    graph = subject.subject_of(keras.Model(list(inputs), function(*inputs))).graph
+    return {graph.inputs.index(slot) for slot in facts.token_inputs(graph)}
+
+
+def test_token_inputs():
+    """Read by an embedding, and else by masks only; neither values nor one-hot codes nor what is added up as well."""
+    ids, values = keras.Input((6,)), keras.Input((6,))
+    embed = L.Embedding(20, 4, mask_zero=True)
+    assert tokens(lambda a, b: L.Dense(2)(ops.concatenate([L.GRU(2)(embed(a)), b], axis=1)), ids, values) == {0}
+    assert tokens(lambda a: ops.sum(embed(a), axis=1) + ops.cast(ops.greater(a, 3), "float32")[:, :4], ids) == {0}
+    assert tokens(lambda a: ops.sum(embed(a), axis=2) + a, ids) == set()
+    assert tokens(lambda a: ops.one_hot(a, 5), keras.Input((6,), dtype="int32")) == set()
+
+
+@pytest.mark.parametrize("name", ["cafo", "caso", "moreau_grad", "prediction_difference", "rc_rde"])
+def test_methods_that_move_inputs_refuse_them_in_either_dtype(name):
+    options = {"rate": 0.3} if name == "rc_rde" else {}
+    for dtype in ("int32", "float32"):
+        with pytest.raises(UnsupportedModelError, match=r"input 0 takes int32 numbers \(tokens\)"):
+            innv_ext.create_analyzer(name, net(dtype), **options)
+
+
+@pytest.mark.parametrize("name", ["gradient", "grad_cam", "occlusion"])
+def test_others_give_the_same_map_in_either_dtype(name):
+    options = {"reference": 1} if name == "occlusion" else {}
+    maps = [
+        innv_ext.create_analyzer(name, net(dtype), **options).analyze(IDS.astype(dtype), 1)
+        for dtype in ("int32", "float32")
+    ]
+    assert maps[1].dtype == np.float32 and maps[0].any()
+    np.testing.assert_array_equal(*maps)
+
+
+def test_fractions_are_no_tokens():
+    analyzer = innv_ext.create_analyzer("gradient", net("float32"))
+    with pytest.raises(InvalidInputError, match="must hold whole numbers"):
+        analyzer.analyze(IDS + 0.5)
+    curves = [
+        perturbation_analysis(net(d), IDS.astype(d), np.ones((3, 6)), perturbation="uniform", progress=False).scores
+        for d in ("int32", "float32")
+    ]
+    np.testing.assert_array_equal(curves[0]["relevance"], curves[1]["relevance"])
