@@ -23,6 +23,7 @@ from innv_ext.errors import (
     ApproximationWarning,
     InnvError,
     InvalidInputError,
+    NonFiniteWarning,
     NoRuleError,
     UnsupportedModelError,
 )
@@ -167,7 +168,9 @@ def test_unchecked_input_is_explained_all_the_same():
     sample = zoo.make("mlp")
     x = sample.inputs(4)
     for name in ("input_t_gradient", "lrp.epsilon"):
-        found = create(name, sample.model, check_input=False).explain(with_value(x, np.nan), 1)
+        analyzer = create(name, sample.model, check_input=False)
+        with pytest.warns(NonFiniteWarning, match=r"score of 1 of 4 samples \(2\)"):
+            found = analyzer.explain(with_value(x, np.nan), 1)
         np.testing.assert_array_equal(found.extras["finite"], [True, True, False, True])
         expected = create(name, sample.model).analyze(x, 1)
         others = [0, 1, 3]

@@ -13,11 +13,11 @@ from keras import ops, tree
 from innv_ext import arguments
 from innv_ext.analyzers.core.background import completed, per_input
 from innv_ext.analyzers.core.program import GraphAnalyzer, select
-from innv_ext.analyzers.deep_lift.differences import Differences, PartedDifferences, masks_samples, spread
+from innv_ext.analyzers.deep_lift.differences import Differences, PartedDifferences, needs_rows, spread
 from innv_ext.analyzers.deep_lift.rescale import mean_pullback, rescale_rules
 from innv_ext.analyzers.deep_lift.reveal_cancel import Total
 from innv_ext.analyzers.deep_lift.switching import bound
-from innv_ext.backend import masks, numerics, walk
+from innv_ext.backend import masking, numerics, walk
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.rules import Rules
 from innv_ext.errors import InvalidInputError
@@ -72,7 +72,7 @@ class ReferenceDifference(GraphAnalyzer):
         """Contributions of features (behind embeddings) against reference features of as many rows, or of one."""
         graph = self.graph_
         env = walk.forward(graph, features)
-        slots0 = masks.values(graph, bases)
+        slots0 = masking.values(graph, bases)
         y, y0 = widen(env.slots[graph.outputs[0]]), widen(slots0[graph.outputs[0]])
         weights, score, start, target = self._scores(y, y0, index, mode)
         if self.rule == "rescale":
@@ -206,6 +206,6 @@ class DeepLift(ReferenceDifference):
 
     def _one_reference(self, xs: list[Tensor], index: Tensor, *references: Tensor, **options: Any) -> dict[str, Any]:
         features, bases = map(self.embedded, (xs, references))
-        if masks_samples(self.head_, self.graph_):
+        if needs_rows(self.head_, self.graph_):
             bases = spread(self.head_, self.graph_, bases, features)
         return self.walk(features, bases, index, **options)

@@ -11,15 +11,24 @@ from keras import ops
 from innv_ext.analyzers.deep_lift.reveal_cancel import At, Parts, total_parts
 from innv_ext.backend import numerics
 from innv_ext.backend.graph import Graph, Node, op_key
-from innv_ext.backend.masks import alias, alike, mask_arguments
+from innv_ext.backend.masking import mask_arguments
+from innv_ext.backend.masks import alias, alike
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.walk import Env
 
 Tensor = Any
 
 
-def masks_samples(head: Graph, graph: Graph) -> bool:
-    """Whether masks, or an integer input, may take part: then the reference needs a row for each sample."""
+_MIXES_AXES = frozenset("reshape transpose swapaxes moveaxis rearrange ravel repeat tile concatenate vstack".split())
+
+
+def needs_rows(head: Graph, graph: Graph) -> bool:
+    """Whether the reference needs a row for each sample.
+
+    It does where masks or an integer input may take part, and where axes may move into the batch (frames, windows).
+    """
+    if any(op_key(n.op) in _MIXES_AXES for n in graph.nodes):
+        return True
     sources = [n for n in graph.nodes if op_key(n.op) in ("Masking", "Embedding") or op_key(n.op).startswith("custom:")]
     tokens = bool(head.nodes) or not all(numerics.is_float(graph.specs[s].dtype) for s in graph.inputs)
     return tokens or bool(sources) or any(mask_arguments(n) for n in graph.nodes)

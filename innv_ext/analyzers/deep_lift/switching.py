@@ -17,7 +17,8 @@ from keras import ops, tree
 from innv_ext.analyzers.deep_lift.reveal_cancel import At, Found, Parts, Total, reveal_rule
 from innv_ext.backend import numerics
 from innv_ext.backend.graph import Graph, Node, op_key
-from innv_ext.backend.masks import alias, mask_inputs, mask_of, reads_masks, with_mask
+from innv_ext.backend.masking import mask_inputs, reads_masks
+from innv_ext.backend.masks import alias, mask_of, with_mask
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.walk import live
 

@@ -18,7 +18,8 @@ from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.analyzers.gradient.gradient import POSTPROCESS
 from innv_ext.analyzers.parts.partition import of_rows
 from innv_ext.backend.graph import Spec
-from innv_ext.backend.masks import hold_masks, keep_mask, repeat_rows
+from innv_ext.backend.masking import hold_masks
+from innv_ext.backend.masks import keep_mask, repeat_rows
 from innv_ext.backend.numerics import wide_dtype, widen
 
 Tensor = Any
