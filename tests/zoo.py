@@ -34,6 +34,7 @@ PARAMS = {  # needed by the method, or what makes it cheap
     "lime": {"samples": 12, "segments": "grid", "n_segments": 4},
     "kernel_shap": {"samples": 24, "background": 2, "segments": "grid", "n_segments": 4},
     "prediction_difference": {"samples": 2},
+    "rise": {"samples": 12},
     "l_rde": {"max_iter": 3},
     "rc_rde": {"rate": 2, "max_iter": 3},
     "mr_rde": {"rates": (1, 3), "max_iter": 3},
@@ -63,7 +64,7 @@ ALIASES = {  # two names of one method; test_contract holds this
 }
 DISTINCT = [name for name in NAMES if name not in ALIASES]
 # Every rule, solver and way of walking once; composites are tables of these.
-OTHERS = r"_IB|preset|plus_|until|alpha_1|alpha2|epsilon_plus|random|smooth_caso|group_sparse|rc_rde"
+OTHERS = r"_IB|preset|plus_|until|alpha_1|alpha2|epsilon_plus|random|smooth_caso|group_sparse|rc_rde|layer_cam"
 BASIC = [name for name in DISTINCT if not re.search(OTHERS, name)]
 
 
@@ -93,6 +94,11 @@ def create(name, model, x=None, **params):
     return analyzer.fit(x) if analyzer.needs_fit and x is not None else analyzer
 
 
+def needs_positions(name):
+    """Whether the analyzer looks at a layer with positions, which a table doesn't have."""
+    return INFOS[name].family == "grad_cam"
+
+
 def applies(name, sample):
     """Whether the analyzer must be able to explain this model; if not, it must refuse it."""
     info = INFOS[name]
@@ -102,7 +108,7 @@ def applies(name, sample):
         return sample.noise
     if info.family == "moreau" or name == "prediction_difference":
         return not sample.tokens
-    if info.family == "grad_cam":
+    if needs_positions(name):
         return sample.name not in TABLES
     if info.family == "second_order":
         return sample.classes and not sample.tokens

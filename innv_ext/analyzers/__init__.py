@@ -6,9 +6,10 @@ from innv_ext.analyzers.deep_lift.deep_lift import DeepLift
 from innv_ext.analyzers.deep_lift.deep_shap import DeepShap
 from innv_ext.analyzers.gradient.averaged import IntegratedGradients, SmoothGrad
 from innv_ext.analyzers.gradient.baseline import Input, Random
-from innv_ext.analyzers.gradient.grad_cam import GradCAM
+from innv_ext.analyzers.gradient.grad_cam import GradCAM, GradCAMPlusPlus, LayerCAM
 from innv_ext.analyzers.gradient.gradient import Deconvnet, Gradient, GuidedBackprop, InputTimesGradient
 from innv_ext.analyzers.gradient.gradient_shap import GradientShap
+from innv_ext.analyzers.gradient.score_cam import ScoreCAM
 from innv_ext.analyzers.loss.cafo import CAFO
 from innv_ext.analyzers.loss.caso import CASO
 from innv_ext.analyzers.loss.moreau import GroupSparseMoreauGrad, MoreauGrad, SparseMoreauGrad
@@ -19,6 +20,7 @@ from innv_ext.analyzers.prediction.kernel_shap import KernelShap
 from innv_ext.analyzers.prediction.lime import Lime
 from innv_ext.analyzers.prediction.occlusion import Occlusion
 from innv_ext.analyzers.prediction.prediction_difference import PredictionDifference
+from innv_ext.analyzers.prediction.rise import Rise
 from innv_ext.analyzers.rde.ordering import OrderingRDE
 from innv_ext.analyzers.rde.rates import LagrangianRDE, MultiRateRDE, RateConstrainedRDE
 from innv_ext.analyzers.registry import AnalyzerInfo, create_analyzer, list_analyzers, load_analyzer, register_analyzer
@@ -35,6 +37,7 @@ __all__ = [
     "DeepTaylor",
     "Explanation",
     "GradCAM",
+    "GradCAMPlusPlus",
     "Gradient",
     "GradientShap",
     "GroupSparseMoreauGrad",
@@ -44,6 +47,7 @@ __all__ = [
     "IntegratedGradients",
     "KernelShap",
     "LagrangianRDE",
+    "LayerCAM",
     "Lime",
     "Moments",
     "MoreauGrad",
@@ -56,6 +60,8 @@ __all__ = [
     "Random",
     "RateConstrainedRDE",
     "ReverseAnalyzer",
+    "Rise",
+    "ScoreCAM",
     "SmoothGrad",
     "SparseMoreauGrad",
     "create_analyzer",

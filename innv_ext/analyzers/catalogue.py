@@ -7,9 +7,10 @@ from innv_ext.analyzers.deep_lift.deep_lift import DeepLift
 from innv_ext.analyzers.deep_lift.deep_shap import DeepShap
 from innv_ext.analyzers.gradient.averaged import IntegratedGradients, SmoothGrad
 from innv_ext.analyzers.gradient.baseline import Input, Random
-from innv_ext.analyzers.gradient.grad_cam import GradCAM
+from innv_ext.analyzers.gradient.grad_cam import GradCAM, GradCAMPlusPlus, LayerCAM
 from innv_ext.analyzers.gradient.gradient import Deconvnet, Gradient, GuidedBackprop, InputTimesGradient
 from innv_ext.analyzers.gradient.gradient_shap import GradientShap
+from innv_ext.analyzers.gradient.score_cam import ScoreCAM
 from innv_ext.analyzers.loss.cafo import CAFO, smooth
 from innv_ext.analyzers.loss.caso import CASO
 from innv_ext.analyzers.loss.moreau import GroupSparseMoreauGrad, MoreauGrad, SparseMoreauGrad
@@ -21,6 +22,7 @@ from innv_ext.analyzers.prediction.kernel_shap import KernelShap
 from innv_ext.analyzers.prediction.lime import Lime
 from innv_ext.analyzers.prediction.occlusion import Occlusion
 from innv_ext.analyzers.prediction.prediction_difference import PredictionDifference
+from innv_ext.analyzers.prediction.rise import Rise
 from innv_ext.analyzers.rde.ordering import OrderingRDE
 from innv_ext.analyzers.rde.rates import LagrangianRDE, MultiRateRDE, RateConstrainedRDE
 
@@ -68,8 +70,16 @@ ROWS = (
     row("prediction_difference", PredictionDifference, "prediction",
         "evidence of a patch against what its surroundings let expect", "Zintgraf et al. 2017",
         cost="0.5 * samples * patches"),
+    row("rise", Rise, "prediction", "the mean score of randomly masked copies in which a component is shown",
+        "Petsiuk et al. 2018", cost="0.5 * samples"),
     row("grad_cam", GradCAM, "grad_cam", "where channels of a late layer that raise the score are active",
         "Selvaraju et al. 2017", signed=False),
+    row("grad_cam_plus_plus", GradCAMPlusPlus, "grad_cam", "grad_cam with weights of channels from single positions",
+        "Chattopadhay et al. 2018", signed=False),
+    row("layer_cam", LayerCAM, "grad_cam", "where a layer is active and raises the score, each position by itself",
+        "Jiang et al. 2021", signed=False),
+    row("score_cam", ScoreCAM, "grad_cam", "channels of a late layer, weighted by the score of x seen through them",
+        "Wang et al. 2020", cost="0.5 * channels", signed=False),
     row("l_rde", LagrangianRDE, "rde", "components that keep the score among noise, at a price each",
         "Macdonald et al. 2019", cost="3 * max_iter", signed=False),
     row("rc_rde", RateConstrainedRDE, "rde", "the k components that best keep the score among noise (rate=)", _FW_RDE,

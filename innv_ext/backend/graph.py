@@ -140,6 +140,23 @@ class Graph:
         numbered = tuple(replace(node, index=i) for i, node in enumerate(reversed(kept)))
         return replace(self, nodes=numbered, **changes)
 
+    def reached(self, slot: int) -> set[int]:
+        """The slots that depend on a slot, and itself."""
+        found = {slot}
+        for node in self.nodes:
+            if found.intersection(node.inputs):
+                found.update(node.outputs)
+        return found
+
+    def split_at(self, slot: int) -> tuple[Graph, Graph]:
+        """(head, rest): the rest starts from what the head ends with, ``slot`` and what passes it by."""
+        later = self.reached(slot)
+        after = [node for node in self.nodes if later.intersection(node.inputs)]
+        beside = dict.fromkeys(s for node in after for s in node.inputs if s not in later)
+        inputs = (slot, *beside)
+        head = self.rebuilt([node for node in self.nodes if not later.intersection(node.inputs)], outputs=inputs)
+        return head, replace(self, inputs=inputs).rebuilt(after)
+
     def new_slot(self) -> int:
         """A slot number that is not in use."""
         return max(self.specs) + 1

@@ -242,7 +242,7 @@ def test_bad_parameters(name, params, words):
 
 FREE = {  # read together with the model or the data, or of many kinds: they have checks of their own
     *"output patterns references reference_inputs rule input_layer_rule until_layer_rule low high".split(),
-    *"mean variance features rate rates weights groups segments reference patch stride inner outer".split(),
+    *"mean variance features rate rates weights groups segments reference patch stride inner outer grid".split(),
 }
 CLASSES = sorted({row.cls for row in innv_ext.list_analyzers() if row.family != "user"}, key=lambda c: c.__name__)
 

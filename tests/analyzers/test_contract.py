@@ -26,7 +26,7 @@ from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelE
 
 ROTATION, RARER = 8, {"recurrent": 18, "masked_lstm": 18, "transformer": 12}  # every eighth analyzer meets a model
 SEEDED = (  # maps depend on the seed
-    "random smoothgrad smooth_cafo smooth_caso deep_shap gradient_shap lime kernel_shap prediction_difference"
+    "random smoothgrad smooth_cafo smooth_caso deep_shap gradient_shap lime kernel_shap prediction_difference rise"
 ).split()
 pytestmark = zoo.QUICK
 

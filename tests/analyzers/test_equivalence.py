@@ -315,7 +315,7 @@ def towers():
     return shared, unrolled, x
 
 
-@pytest.mark.parametrize("name", [n for n in zoo.BASIC if n != "grad_cam"])  # towers of a table have no positions
+@pytest.mark.parametrize("name", [n for n in zoo.BASIC if not zoo.needs_positions(n)])  # which towers of a table lack
 def test_shared_layers_are_their_copies(name, towers):
     """Siamese towers, and one layer used twice in a row."""
     shared, unrolled, x = towers

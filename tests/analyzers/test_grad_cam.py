@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
-from innv_ext.analyzers.gradient.grad_cam import GradCAM, interpolation
+from innv_ext.analyzers.gradient.grad_cam import GradCAM
+from innv_ext.analyzers.parts.stretching import interpolation
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
 
 

@@ -341,7 +341,7 @@ def test_finite_at_extreme_values(name, half_dead):
         np.testing.assert_allclose(found.attribution[:1], alone, rtol=1e-4, atol=1e-5 * np.abs(alone).max())
 
 
-@pytest.mark.parametrize("name", zoo.by_rule(n for n in zoo.DISTINCT if n != "grad_cam"))  # a table has no positions
+@pytest.mark.parametrize("name", zoo.by_rule(n for n in zoo.DISTINCT if not zoo.needs_positions(n)))
 def test_finite_when_nothing_fires(name):
     """A silent hidden layer and negative scores: finite maps, and zeros where the method follows the signal."""
     with zoo.precision("float64"):

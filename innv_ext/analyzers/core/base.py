@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from keras import tree
 
 from innv_ext import arguments, files
 from innv_ext.analyzers.core import data, finite, saving, subject
+from innv_ext.analyzers.core.explanation import Explanation
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.backend import numerics
 from innv_ext.backend import tracing as graphs
@@ -22,29 +24,6 @@ from innv_ext.backend.graph import Graph, Spec
 from innv_ext.errors import InvalidInputError, NotFittedError, SaveError, UnsupportedModelError
 
 Selection = Any  # None, int, sequence of ints, or tuple indices for outputs of rank > 2
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What ``explain`` returns.
-
-    Attributes
-    ----------
-    attribution : array (or list / dict of arrays) shaped like x
-    output : array (batch, ...), the output that was explained, before a trailing softmax or sigmoid
-    target : int array (batch,), the flat index of the explained neuron; -1 where it is not a single neuron
-    extras : what else the method found: "score" (batch,), "sum" of the attribution (batch,), "finite" (batch,) ...
-    """
-
-    attribution: Any
-    output: np.ndarray
-    target: np.ndarray
-    extras: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def score(self) -> np.ndarray:
-        """The explained score of each sample, shape (batch,)."""
-        return self.extras["score"]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -134,6 +113,7 @@ class Analyzer:
         x: Any,
         neuron_selection: Selection = None,
         *,
+        layer: str | None = None,
         return_layers: bool | Sequence[str] = False,
         batch_size: int | None = None,
     ) -> Any:
@@ -144,21 +124,26 @@ class Analyzer:
         x : array (batch, ...); a list or dict of arrays for a model with several inputs
         neuron_selection : one index for all samples, or one per sample, shape (batch,); a tuple index (or an array
             (batch, rank - 1)) for outputs of rank > 2; None follows ``neuron_selection_mode``
+        layer : name of a layer (inside a nested model "outer/inner", or "inner" where that is unique): the attribution
+            of what it gives to the output, in place of that of x; for methods of one backward walk, averaged gradients
+            and ``deep_lift``
         return_layers : also return the relevance that arrives at the output of each layer (True), or of the named ones
         batch_size : overrides the analyzer's
 
         Returns
         -------
-        numpy array shaped like x (list or dict as given); with ``return_layers`` a pair (attribution, {name: array})
+        numpy array shaped like x (list or dict as given), or (batch, ...) like what ``layer`` gives; with
+        ``return_layers`` a pair (attribution, {name: array})
 
         Raises
         ------
         InvalidInputError
-            for a wrong shape or dtype, NaN or infinite values, or an index out of range
+            for a wrong shape or dtype, NaN or infinite values, an index out of range, or a layer without attribution
         NotFittedError
             if the analyzer learns from data and ``fit`` was not called
         """
-        found = self.explain(x, neuron_selection, return_layers=return_layers, batch_size=batch_size)
+        options = {"layer": layer, "return_layers": return_layers, "batch_size": batch_size}
+        found = self.explain(x, neuron_selection, **options)
         return (found.attribution, found.extras["layers"]) if return_layers else found.attribution
 
     def explain(
@@ -166,6 +151,7 @@ class Analyzer:
         x: Any,
         neuron_selection: Selection = None,
         *,
+        layer: str | None = None,
         return_layers: bool | Sequence[str] = False,
         trace: bool = False,
         batch_size: int | None = None,
@@ -180,6 +166,10 @@ class Analyzer:
             raise self.not_fitted()
         if self.subject_.is_stale():
             self._trace()
+        explain = self.explain_batch
+        if layer is not None:
+            name = subject.one_layer(layer, self.explained_layers(), bool(return_layers) or trace)
+            explain = partial(self.explain_layer, name)
         size = arguments.positive_int("batch_size", self.batch_size if batch_size is None else batch_size)
         specs = self.input_specs()
         xs = subject.standardize(x, self.input_structure_, specs, self.check_input)
@@ -198,8 +188,8 @@ class Analyzer:
                 stack.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")
             for rows in self._batches(len(xs[0]), size):
-                parts.append(self.explain_batch([a[rows] for a in xs], index[rows], size, **options))
-        return self._collect(parts, x, count)
+                parts.append(explain([a[rows] for a in xs], index[rows], size, **options))
+        return self._collect(parts, x if layer is None else None, count)
 
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
         """Explain at most ``size`` samples: "attributions" (list), "output", "target", and per-sample extras.
@@ -208,6 +198,14 @@ class Analyzer:
         all). ``options["mode"]`` is "index", or a function of the outputs that takes the neuron's place.
         """
         raise NotImplementedError
+
+    def explain_layer(
+        self, layer: str, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any
+    ) -> dict[str, Any]:
+        """Like ``explain_batch``, with the attribution of a layer as the only one of "attributions"."""
+        found = self.explain_batch(xs, index, size, **{**options, "layers": (layer,)})
+        relevance = found.pop("layers")[layer]
+        return {**found, "attributions": [relevance]}
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:
         """The map as a differentiable function of tensors, for samples of these shapes (one per input).
@@ -236,6 +234,10 @@ class Analyzer:
     def layer_names(self) -> tuple[str, ...]:
         """The names that ``return_layers`` accepts; empty where the method has no relevance per layer."""
         return ()
+
+    def explained_layers(self) -> tuple[str, ...]:
+        """The names that ``layer`` accepts."""
+        return self.layer_names()
 
     def is_fitted(self) -> bool:
         """Whether ``analyze`` may be called."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from keras import ops, tree
 
+from innv_ext import files
 from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.core.subject import ALL, BEST
@@ -127,6 +128,34 @@ class GraphAnalyzer(Analyzer):
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         """"attributions" (list) and extras per sample; ``start`` is what ``at_x`` found."""
         raise NotImplementedError
+
+    def scores(
+        self,
+        run: Callable[..., Any],
+        versions: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]],
+        count: int,
+        target: np.ndarray,
+        size: int,
+        draws: int = 1,
+    ) -> np.ndarray:
+        """The scores of ``count`` versions of each sample, (batch, count), each the mean over ``draws``; float64.
+
+        Parameters
+        ----------
+        run : the compiled score of versions and neurons
+        versions : (rows, which) -> for every k draw ``which[k] % draws`` of version ``which[k] // draws`` of sample
+            ``rows[k]``, what ``run`` takes of them; asked for at most ``size`` of them at once
+        target : neuron of each sample
+        """
+        each = count * draws
+        total, found = len(target) * each, np.zeros(len(target) * count)
+        name = f"{self.registered_name_ or type(self).__name__}: forward passes"
+        for first in files.Progress(range(0, total, size), name, self.progress):
+            numbers = np.arange(first, min(first + size, total))
+            rows, which = np.divmod(numbers, each)
+            scores, place = np.asarray(run(*versions(rows, which), target[rows])), numbers // draws
+            found[place[0] : place[-1] + 1] += np.bincount(place - place[0], scores)
+        return found.reshape(len(target), count) / draws
 
     def compiled(self, function: Callable[..., Any], options: dict[str, Any], extra: Sequence[Any] = ()) -> Compiled:
         """``function(xs, index, *extra, **options)`` compiled for these options with a free batch dimension."""

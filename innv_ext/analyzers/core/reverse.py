@@ -15,7 +15,7 @@ from innv_ext.analyzers.core import node_rules
 from innv_ext.analyzers.core.program import GraphAnalyzer, select
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.backend import numerics, walk
-from innv_ext.backend.graph import Graph, Node
+from innv_ext.backend.graph import Graph, Node, run
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.rules import Rules, anything, hidden_relu, kind_is
@@ -126,6 +126,20 @@ class ReverseAnalyzer(GraphAnalyzer):
         self.check_once(xs)
         run = self.compiled(self._walk_arrays, options)
         return tree.map_structure(np.asarray, run(*xs, index))
+
+    def explain_layer(
+        self, layer: str, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any
+    ) -> dict[str, Any]:
+        """What arrives at a layer, after the last step of the method (``finish``) with what the layer gives as x."""
+        self.check_once(xs)
+        walk_to = self.compiled(self._walk_to, {"mode": options["mode"], "layer": layer})
+        return tree.map_structure(np.asarray, walk_to(*xs, index))
+
+    def _walk_to(self, xs: list[Tensor], index: Tensor, mode: Any, layer: str) -> dict[str, Any]:
+        found = self.walk(xs, index, mode, (layer,))
+        relevance, slot = found.pop("layers")[layer], self.graph_.layer_slots[layer]
+        values = run(self.graph_.nodes, dict(zip(self.graph_.inputs, xs, strict=True)))
+        return {**found, "attributions": [self.finish(relevance, values[slot])]}
 
     def _walk_arrays(
         self, xs: list[Tensor], index: Tensor, mode: Any, layers: Sequence[str], trace: bool

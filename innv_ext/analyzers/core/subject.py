@@ -313,7 +313,9 @@ def _flat_index(selection: Any, count: int, shape: tuple[int | None, ...]) -> np
     return np.asarray(flat, "int32")
 
 
-def layer_names(wanted: bool | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+def layer_names(
+    wanted: bool | Sequence[str], known: Sequence[str], argument: str = "return_layers"
+) -> tuple[str, ...]:
     """The layers of which relevance is returned."""
     if wanted is False or wanted is None:
         return ()
@@ -326,13 +328,26 @@ def layer_names(wanted: bool | Sequence[str], known: Sequence[str]) -> tuple[str
     for name in names:
         matches = [k for k in known if k == name] or [k for k in known if k.split("/")[-1] == name]
         if len(matches) != 1:
-            raise InvalidInputError(f"return_layers: no single layer {name!r}; known are {', '.join(known)}.")
+            raise InvalidInputError(f"{argument}: no single layer {name!r}; known are {', '.join(known)}.")
         found.append(matches[0])
     return tuple(found)
 
 
+def one_layer(wanted: str, known: Sequence[str], more: bool) -> str:
+    """The layer of which the attribution is asked for; ``more``: whether other layers or a trace are, too."""
+    if not known:
+        raise InvalidInputError(
+            "layer: this method has no attribution of a layer. These do: gradient, input_t_gradient, smoothgrad, "
+            "integrated_gradients, gradient_shap, guided_backprop, deconvnet, deep_lift, and all of LRP, Deep Taylor "
+            "and the patterns. With others explain the part behind it: keras.Model(layer.output, model.output)."
+        )
+    if more:
+        raise InvalidInputError("layer goes without return_layers and trace, which are about the whole walk.")
+    return layer_names([wanted], known, "layer")[0]
+
+
 def pack_like(x: Any, arrays: list[np.ndarray], structure: Any) -> Any:
-    """The attributions in the structure of ``x``."""
+    """The attributions in the structure of ``x``; None stands for a single array."""
     if isinstance(x, dict):
         keys = sorted(structure) if isinstance(structure, dict) else [_name(structure, i) for i in range(len(arrays))]
         named = dict(zip(keys, arrays, strict=True))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from innv_ext.analyzers.parts.partition import of_rows
 from innv_ext.backend.graph import Spec
 from innv_ext.backend.masking import hold_masks
 from innv_ext.backend.masks import keep_mask, repeat_rows
-from innv_ext.backend.numerics import wide_dtype, widen
+from innv_ext.backend.numerics import is_float, wide_dtype, widen
 
 Tensor = Any
 
@@ -38,10 +39,35 @@ class AveragedGradient(ReverseAnalyzer):
     one_pass = False
     given = ""  # the argument that says where lines start, if they do somewhere
     explain_batch = GraphAnalyzer.explain_batch  # not one walk
+    layer_, beside_ = None, ()  # the layer that is explained in place of the inputs, and the slots that don't move then
 
     def layer_names(self) -> tuple[str, ...]:
         """None: the points of a sample have no common layers' relevance."""
         return ()
+
+    def explained_layers(self) -> tuple[str, ...]:
+        """All layers that give floats."""
+        graph, nodes = self.graph_, (*self.head_.nodes, *self.graph_.nodes)
+        slots = {s for node in nodes for s in node.outputs if is_float(graph.specs[s].dtype)}
+        return tuple(name for name, slot in graph.layer_slots.items() if slot in slots)
+
+    def explain_layer(
+        self, layer: str, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any
+    ) -> dict[str, Any]:
+        return self.at_layer(layer).explain_batch(xs, index, size, **options)
+
+    def at_layer(self, layer: str) -> AveragedGradient:
+        """A copy whose points lie between what a layer gives at x0 and at x; what passes it by stays as it is at x.
+
+        As in Captum's LayerIntegratedGradients: the method for the part of the model behind the layer.
+        """
+        other, nodes = copy.copy(self), (*self.head_.nodes, *self.graph_.nodes)
+        whole = replace(self.graph_, inputs=self.head_.inputs).rebuilt(nodes)
+        rules = dict(zip([node.outputs for node in self.graph_.nodes], self.rules_, strict=True))
+        other.head_, other.graph_ = whole.split_at(whole.layer_slots[layer])
+        other.rules_ = tuple(rules[node.outputs] for node in other.graph_.nodes)
+        other.layer_, other.beside_ = layer, other.graph_.inputs[1:]
+        return other
 
     def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each point t_j, its weight (they sum to 1), and the number of x0_j among ``references_like``."""
@@ -75,8 +101,9 @@ class AveragedGradient(ReverseAnalyzer):
         scalars = [((None,), "float64")] * 2
         references = [((None, *spec.shape[1:]), spec.dtype) for spec in self.input_specs()]
         noise = [((None,) * len(spec.shape), wide_dtype(spec.dtype)) for spec in self._features()]
-        run = self.compiled(self._sum_points, {"mode": mode}, [*scalars, *references, *noise])
-        totals: list[Any] = [0.0] * len(xs)
+        options = {"mode": mode, "layer": self.layer_}
+        run = self.compiled(self._sum_points, options, [*scalars, *references, *noise])
+        totals: list[Any] = [0.0] * (1 if self.layer_ else len(xs))
         for points in self._chunks(xs, max(1, size // len(xs[0]))):
             found = [np.asarray(f) for f in run(*xs, start["target"], *points)]
             totals = [t + f.astype("float64") for t, f in zip(totals, found, strict=True)]
@@ -110,7 +137,7 @@ class AveragedGradient(ReverseAnalyzer):
         count = len(self.points()[0])
         (arrays,) = self._chunks(samples, count)
         return TensorMap(
-            part=lambda xs, target, held, points: self._sum_points(xs, target, *points, mode=mode),
+            part=lambda xs, target, held, points: self._sum_points(xs, target, *points, mode=mode, layer=None),
             end=lambda xs, target, held, totals: totals,
             points=[np.broadcast_to(array, (count, *array.shape[1:])) for array in arrays],
             constants=lambda found: [],
@@ -119,8 +146,9 @@ class AveragedGradient(ReverseAnalyzer):
     def _chunks(self, xs: Sequence[np.ndarray], step: int) -> Iterator[list[np.ndarray]]:
         """Positions, weights, references and noise of ``step`` points at a time."""
         references, (t, weights, number) = self.references_like(xs), self.points()
-        features = self.embedded([ops.convert_to_tensor(x[:1]) for x in xs])
-        shapes = [tuple(feature.shape[1:]) for feature in features]
+        shapes = [tuple(spec.shape[1:]) for spec in self._features()]
+        if any(None in shape for shape in shapes):
+            shapes = [tuple(f.shape[1:]) for f in self.embedded([ops.convert_to_tensor(x[:1]) for x in xs])]
         for first in range(0, len(t), step):
             part = slice(first, min(first + step, len(t)))
             draws = zip(self.draws(part, shapes), self._features(), strict=True)
@@ -128,29 +156,34 @@ class AveragedGradient(ReverseAnalyzer):
             yield [t[part], weights[part], *(of_rows(r, number[part]) for r in references), *noise]
 
     def _features(self) -> list[Spec]:
-        """The inputs, or their embeddings."""
+        """What is moved: the inputs, or their embeddings; or a layer, before what passes it by."""
         return [self.graph_.specs[slot] for slot in self.graph_.inputs]
 
     def _sum_points(
-        self, xs: list[Tensor], target: Tensor, t: Tensor, weights: Tensor, *rest: Tensor, mode: Any
+        self, xs: list[Tensor], target: Tensor, t: Tensor, weights: Tensor, *rest: Tensor, mode: Any, layer: str | None
     ) -> list[Tensor]:
-        """The weighted sum over some points, per input; ``rest`` are their references and their noise."""
+        """The weighted sum over some points, per input or of a layer; ``rest`` are their references and their noise."""
         features, count, rows = self.embedded(xs), ops.shape(t)[0], []
         wide = [ops.expand_dims(widen(x), 1) for x in features]
         bases = [ops.expand_dims(widen(x0), 0) for x0 in self.embedded(rest[: len(xs)])]
-        for feature, x, x0, noise in zip(features, wide, bases, rest[len(xs) :], strict=True):
+        for slot, feature, x, x0, noise in zip(self.graph_.inputs, features, wide, bases, rest[len(xs) :], strict=True):
             row = repeat_rows(feature, count)
-            if feature.dtype.is_floating:  # unlike token numbers that only a mask reads
+            if feature.dtype.is_floating and slot not in self.beside_:  # unlike token numbers that only a mask reads
                 z = self.place(x, x0, _along_points(t, x), ops.cast(noise, x.dtype)[None])
                 row = keep_mask(row, ops.cast(ops.reshape(z, (-1, *ops.shape(x)[2:])), feature.dtype))
             rows.append(row)
         held = self.on_graph(hold_masks(self.graph_, features, count))
-        found = held.walk(rows, ops.repeat(target, count), mode)["attributions"]
-        tokens, sums = {node.outputs[0] for node in self.head_.nodes}, []
-        for slot, g, x, x0 in zip(self.graph_.inputs, found, wide, bases, strict=True):
-            g = ops.reshape(g, (-1, count, *ops.shape(x)[2:]))
+        found = held.gradients(rows, ops.repeat(target, count), mode, layer)
+        tokens = {node.outputs[0] for node in self.head_.nodes} if layer is None else ()
+        sums = []
+        for slot, g, x, x0 in zip(self.graph_.inputs, found, wide, bases, strict=layer is None):
+            g = ops.reshape(g, (-1, count, *ops.shape(g)[1:]))
             sums.append(ops.sum(self.share(g, x, x0, slot in tokens) * _along_points(weights, g), axis=1))
-        return per_input(self.head_, self.graph_.inputs, sums)
+        return per_input(self.head_, self.graph_.inputs, sums) if layer is None else sums[:1]
+
+    def gradients(self, rows: list[Tensor], target: Tensor, mode: Any, layer: str | None) -> list[Tensor]:
+        """The derivatives at some points with respect to what is moved, or to a layer first."""
+        return self.walk(rows, target, mode)["attributions"]
 
 
 def _along_points(values: Tensor, x: Tensor) -> Tensor:
@@ -178,6 +211,16 @@ class SmoothGrad(AveragedGradient):
     def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         count = self.augment_by_n
         return np.ones(count), np.full(count, 1 / count), np.zeros(count, int)
+
+    def at_layer(self, layer: str) -> SmoothGrad:
+        """A copy that looks at the gradient of a layer; the noise is that of the input."""
+        other = copy.copy(self)
+        other.layer_ = layer
+        return other
+
+    def gradients(self, rows: list[Tensor], target: Tensor, mode: Any, layer: str | None) -> list[Tensor]:
+        found = self.walk(rows, target, mode, () if layer is None else (layer,))
+        return found["attributions"] if layer is None else [found["layers"][layer]]
 
     def draws(self, part: slice, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
         return self.normal(part, shapes)

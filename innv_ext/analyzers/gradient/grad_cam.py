@@ -12,9 +12,9 @@ from keras import ops, tree
 from innv_ext import arguments
 from innv_ext.analyzers.core.program import GraphAnalyzer, select
 from innv_ext.analyzers.parts.partition import as_maps
-from innv_ext.backend import facts, numerics
+from innv_ext.analyzers.parts.stretching import stretched
+from innv_ext.backend import facts, numerics, walk
 from innv_ext.backend.arrangement import arrangements
-from innv_ext.backend.graph import Graph, run
 from innv_ext.backend.numerics import widen
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
 
@@ -59,16 +59,17 @@ class GradCAM(GraphAnalyzer):
         self._first = facts.channels_first(graph)
         shapes = [spec.shape[1:] for spec in self.input_specs()]
         self._axes = [len(one.axes) for one in arrangements(graph, shapes)]
-        behind = [_reached(graph, slot) for slot in graph.inputs]
+        behind = [graph.reached(slot) for slot in graph.inputs]
         places = {n.outputs[0]: n.index for n in graph.nodes}
         known = {name: slot for name, slot in graph.layer_slots.items() if slot in places}
         fitting = {k: s for k, s in known.items() if any(s in b and self._fits(s, i) for i, b in enumerate(behind))}
         self.layer_ = self._last(fitting, places) if self.layer is None else self._named(known, fitting)
         self._slot = known[self.layer_]
         self._fed = [self._slot in b and self._fits(self._slot, i) for i, b in enumerate(behind)]
-        later = _reached(graph, self._slot)
-        self._before = tuple(n for n in graph.nodes if not later.intersection(n.inputs))
-        self._after = tuple(n for n in graph.nodes if later.intersection(n.inputs))
+        self._head, self._rest = graph.split_at(self._slot)
+        rank = len(graph.specs[self._slot].shape)
+        self._channel = 1 if self._first else rank - 1
+        self._positions = tuple(axis for axis in range(1, rank) if axis != self._channel)
 
     def _fits(self, slot: int, position: int) -> bool:
         """Whether a slot has as many axes of positions as an input."""
@@ -89,9 +90,9 @@ class GradCAM(GraphAnalyzer):
         ]
         if not names:
             raise UnsupportedModelError(
-                f"Grad-CAM looks at a layer with positions, but {self.model.name!r} has none between input and output: "
-                f"no output of a layer has rank 3 (signals, tokens), 4 (images) or 5 (volumes) like an input. Use "
-                f"another method, such as 'integrated_gradients'."
+                f"{type(self).__name__} looks at a layer with positions, but {self.model.name!r} has none between "
+                f"input and output: no output of a layer has rank 3 (signals, tokens), 4 (images) or 5 (volumes) like "
+                f"an input. Use another method, such as 'integrated_gradients'."
             )
         return max(names, key=lambda name: places[fitting[name]])
 
@@ -111,35 +112,30 @@ class GradCAM(GraphAnalyzer):
         return matches[0]
 
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
-        """One forward pass, and one backward from the output to the layer."""
+        """The maps of the layer, interpolated to the positions of every input that gets them."""
         self.check_once(xs)
-        found = tree.map_structure(np.asarray, self.compiled(self._walk, {"mode": options["mode"]})(*xs, index))
+        found = self.cams(xs, index, size, options["mode"])
         maps = []
-        arranged = arrangements(self.graph_, [x.shape[1:] for x in xs])
-        for fed, x, one in zip(self._fed, xs, arranged, strict=True):
-            if not fed:
-                maps.append(np.zeros(x.shape))
-                continue
-            wide = found["cam"].astype("float64")
-            for axis, place in enumerate(one.axes):
-                weights = interpolation(wide.shape[axis + 1], one.shape[place])
-                wide = np.moveaxis(np.tensordot(wide, weights, (axis + 1, 1)), -1, axis + 1)
-            channel = one.channel_axis
-            wide = wide if channel is None else np.expand_dims(wide, channel + 1)
+        for fed, x, one in zip(self._fed, xs, arrangements(self.graph_, [x.shape[1:] for x in xs]), strict=True):
+            wide = stretched(found["cam"].astype("float64"), one) if fed else np.zeros((len(x), *one.merged))
             maps.append(np.broadcast_to(wide, x.shape))
         return {**found, "attributions": as_maps(maps, xs)}
 
+    def cams(self, xs: list[np.ndarray], index: np.ndarray, size: int, mode: Any) -> dict[str, Any]:
+        """"cam", "output", "score" and "target": one forward pass, and one backward from the output to the layer."""
+        return tree.map_structure(np.asarray, self.compiled(self._walk, {"mode": mode})(*xs, index))
+
     def _walk(self, xs: list[Tensor], index: Tensor, mode: Any) -> dict[str, Tensor]:
-        slots = run(self._before, dict(zip(self.graph_.inputs, xs, strict=True)))
-        last = self.graph_.outputs[0]
-        (y,), pullback = numerics.vjp(lambda a: run(self._after, {**slots, self._slot: a})[last], slots[self._slot])
-        y, a = widen(y), widen(slots[self._slot])
+        a, *beside = walk.evaluate(self._head, xs)
+        (y,), pullback = numerics.vjp(lambda a: walk.evaluate(self._rest, [a, *beside])[0], a)
+        y, a = widen(y), widen(a)
         seed, score, target = select(y, index, mode)
-        channel = 1 if self._first else len(a.shape) - 1
-        positions = tuple(axis for axis in range(1, len(a.shape)) if axis != channel)
-        weights = ops.mean(pullback(seed)[0], axis=positions, keepdims=True)
-        cam = ops.sum(weights * a, axis=channel)
+        cam = ops.sum(self.weigh(pullback(seed)[0], a) * a, axis=self._channel)
         return {"output": y, "target": target, "score": score, "cam": ops.relu(cam) if self.relu else cam}
+
+    def weigh(self, g: Tensor, a: Tensor) -> Tensor:
+        """The weights of the channels of ``a``, broadcastable to it, from the derivative ``g`` with respect to it."""
+        return ops.mean(g, axis=self._positions, keepdims=True)
 
     def summary(self) -> str:
         return f"{self.head()}\nlayer {self.layer_!r}, output {self.graph_.specs[self._slot].shape}"
@@ -155,16 +151,40 @@ def _is_layer(model: keras.Model, name: str) -> bool:
     return True
 
 
-def _reached(graph: Graph, slot: int) -> set[int]:
-    """The slots that depend on a slot, and itself."""
-    found = {slot}
-    for node in graph.nodes:
-        if found.intersection(node.inputs):
-            found.update(node.outputs)
-    return found
+@dataclass(kw_only=True, eq=False, repr=False)
+class GradCAMPlusPlus(GradCAM):
+    """``GradCAM`` with w_k = sum_p alpha_kp relu(g_kp) over positions p, g = df_c/dA (Chattopadhay et al. 2018).
+
+    alpha_kp = g_kp^2 / (2 g_kp^2 + g_kp^3 sum_q A_kq), the paper's equation 19 for the score exp(f_c) of a network that
+    is piecewise linear behind the layer: only then are the second and third derivatives of the score g^2 and g^3, times
+    exp(f_c), which cancels; of w_k itself it is left out, so a map is the paper's up to a positive factor a sample.
+
+    The weights are not negative if no channel sums to less than 0, as behind a ReLU; at other layers
+    2 + g_kp sum_q A_kq may come near 0, and maps get large. ``relu``, ``layer``, extras and refusals are those of
+    ``GradCAM``.
+
+    Examples
+    --------
+    >>> a = innv_ext.create_analyzer("grad_cam_plus_plus", model, layer="block5_conv3").analyze(x)
+    """
+
+    def weigh(self, g: Tensor, a: Tensor) -> Tensor:
+        """The quotient is taken with g^2 cancelled, which cannot underflow."""
+        total = ops.sum(a, axis=self._positions, keepdims=True)
+        return ops.sum(numerics.safe_divide(ops.relu(g), 2 + total * g), axis=self._positions, keepdims=True)
 
 
-def interpolation(old: int, new: int) -> np.ndarray:
-    """Linear interpolation from ``old`` to ``new`` points with the same outer borders, (new, old)."""
-    at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(old)[None]))
+@dataclass(kw_only=True, eq=False, repr=False)
+class LayerCAM(GradCAM):
+    """relu(sum_k relu(df_c/dA_k) A_k), each position with its own weights (Jiang et al. 2021, equations 4 to 6).
+
+    Made for earlier layers, too, whose maps are finer. ``relu=False`` leaves out the outer ReLU alone; ``layer``,
+    extras and refusals are those of ``GradCAM``.
+
+    Examples
+    --------
+    >>> a = innv_ext.create_analyzer("layer_cam", model, layer="block3_conv3").analyze(x)
+    """
+
+    def weigh(self, g: Tensor, a: Tensor) -> Tensor:
+        return ops.relu(g)

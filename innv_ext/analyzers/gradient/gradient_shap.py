@@ -10,6 +10,7 @@ import numpy as np
 from innv_ext import arguments
 from innv_ext.analyzers.core.background import Background
 from innv_ext.analyzers.gradient.averaged import AveragedGradient
+from innv_ext.errors import InvalidInputError
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -37,6 +38,15 @@ class GradientShap(Background, AveragedGradient):
     noise_scale: float = arguments.at_least(0, 0.0)
 
     given = "references"
+
+    def at_layer(self, layer: str) -> AveragedGradient:
+        """See ``AveragedGradient``; noise in units of x has no meaning there."""
+        if self.noise_scale:
+            raise InvalidInputError(
+                f"layer={layer!r} needs noise_scale=0, got {self.noise_scale}: the points lie between what the layer "
+                f"gives at the references and at x, and the noise is in units of x."
+            )
+        return super().at_layer(layer)
 
     def points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rng, references = np.random.default_rng(self.seed), len(self.references_[0])

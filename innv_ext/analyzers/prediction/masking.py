@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from innv_ext import arguments, files
+from innv_ext import arguments
 from innv_ext.analyzers.core.program import GraphAnalyzer
 from innv_ext.analyzers.parts.partition import Partition, numbered, segmentation, segments_of, superpixels
 from innv_ext.backend.arrangement import Arrangement, arrangements
@@ -53,34 +53,6 @@ class MaskingAnalyzer(GraphAnalyzer):
 
     def _score(self, xs: list[Tensor], index: Tensor, mode: Any) -> Tensor:
         return self._at_x(xs, index, mode)["score"]
-
-    def scores(
-        self,
-        run: Compiled,
-        versions: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]],
-        count: int,
-        target: np.ndarray,
-        size: int,
-        draws: int = 1,
-    ) -> np.ndarray:
-        """The scores of ``count`` versions of each sample, (batch, count), each the mean over ``draws``; float64.
-
-        Parameters
-        ----------
-        run : the compiled score
-        versions : (rows, which) -> for every k draw ``which[k] % draws`` of version ``which[k] // draws`` of sample
-            ``rows[k]``, one array (len(rows), ...) per input; asked for at most ``size`` of them at once
-        target : neuron of each sample
-        """
-        each = count * draws
-        total, found = len(target) * each, np.zeros(len(target) * count)
-        name = f"{self.registered_name_ or type(self).__name__}: forward passes"
-        for first in files.Progress(range(0, total, size), name, self.progress):
-            numbers = np.arange(first, min(first + size, total))
-            rows, which = np.divmod(numbers, each)
-            scores, place = np.asarray(run(*versions(rows, which), target[rows])), numbers // draws
-            found[place[0] : place[-1] + 1] += np.bincount(place - place[0], scores)
-        return found.reshape(len(target), count) / draws
 
     def summary(self) -> str:
         return self.head()
