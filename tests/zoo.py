@@ -34,7 +34,7 @@ PARAMS = {  # needed by the method, or what makes it cheap
     "lime": {"samples": 12, "segments": "grid", "n_segments": 4},
     "kernel_shap": {"samples": 24, "background": 2, "segments": "grid", "n_segments": 4},
     "prediction_difference": {"samples": 2},
-    "rise": {"samples": 12},
+    "rise": {"samples": 12, "probability": 0.1},  # so little is shown that mean scores may be negative
     "l_rde": {"max_iter": 3},
     "rc_rde": {"rate": 2, "max_iter": 3},
     "mr_rde": {"rates": (1, 3), "max_iter": 3},
