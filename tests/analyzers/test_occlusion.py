@@ -229,7 +229,7 @@ BAD = {
     "stride of 0": ("convnet", {"stride": 0}, ["stride"]),
     "gaps": ("convnet", {"patch": 2, "stride": 3}, ["stride", "gaps"]),
     "patch of a table": ("mlp", {"patch": 2}, ["patch=2", "table"]),
-    "stride of a table": ("mlp", {"stride": 1}, ["stride=1", "table"]),
+    "stride of a table": ("mlp", {"stride": 2}, ["stride=2", "table"]),
     "unknown reference": ("convnet", {"reference": "median"}, ["reference", "median", "blur"]),
     "shape of the reference": ("convnet", {"reference": np.zeros((3, 3))}, ["reference", r"\(3, 3\)"]),
     "NaN": ("convnet", {"reference": np.nan}, ["reference", "NaN"]),
