@@ -46,6 +46,8 @@ def kind_of(node: Node) -> Kind:
     """The role of a node; sums and products with constants are rescalings, matmul with a constant is affine."""
     key, call = activation_key(node), node.call
     kind = KINDS.get(key, Kind.OPAQUE)
+    if key == "take" and _looks_up(node):
+        return Kind.EMBEDDING
     if isinstance(call, affines.Affine):
         return Kind.BATCHNORM if kind is Kind.BATCHNORM else Kind.AFFINE
     if key in AFFINE_LAYERS.split():
@@ -64,6 +66,13 @@ def kind_of(node: Node) -> Kind:
     if kind is Kind.AFFINE:
         return Kind.PRODUCT if len(node.inputs) > 1 else Kind.OPAQUE
     return kind
+
+
+def _looks_up(node: Node) -> bool:
+    """``ops.take(table, numbers, axis=0)``, as layers of users write an embedding."""
+    call = node.call
+    table = call.args[0] if isinstance(call, Call) and call.args else None
+    return len(node.inputs) == 1 and affines.is_array(table) and len(table.shape) == 2 and node.op.axis == 0
 
 
 def annotate(graph: Graph) -> Graph:
@@ -90,7 +99,35 @@ def annotate(graph: Graph) -> Graph:
         if _output_nonnegative(node):
             positive.update(node.outputs)
         nodes.append(node)
-    return replace(graph, nodes=tuple(nodes))
+    return _mark_tokens(replace(graph, nodes=tuple(nodes)))
+
+
+def _mark_tokens(graph: Graph) -> Graph:
+    """Give nodes their kind that only move or cast the numbers of tokens: all else that reads these are masks."""
+    if not any(n.kind is Kind.EMBEDDING for n in graph.nodes):
+        return graph
+    users, numbers = graph.consumers(), set()
+    for slot in graph.inputs:
+        path, kinds, stack = {slot}, set(), [slot]
+        while stack:
+            for node in users[stack.pop()]:
+                moves = node.kind in (Kind.SHAPE, Kind.IDENTITY)
+                kinds.update([] if moves else [node.kind])
+                stack.extend(s for s in node.outputs if moves and s not in path)
+                path.update(node.outputs if moves else ())
+        if Kind.EMBEDDING in kinds and kinds <= {Kind.EMBEDDING, Kind.DISCRETE}:
+            numbers |= path
+    return replace(
+        graph,
+        nodes=tuple(
+            replace(n, kind=Kind.TOKENS) if n.kind is not Kind.EMBEDDING and n.inputs and _carries(n, numbers) else n
+            for n in graph.nodes
+        ),
+    )
+
+
+def _carries(node: Node, numbers: set[int]) -> bool:
+    return numbers.issuperset(node.inputs) and numbers.issuperset(node.outputs)
 
 
 def _comes_of(node: Node, keys: frozenset[str], slots: set[int]) -> bool:
@@ -171,11 +208,22 @@ def channels_first(graph: Graph) -> bool:
     return next(filter(None, said), "channels_last") == "channels_first"
 
 
+def token_sources(graph: Graph) -> dict[int, int]:
+    """Slot -> input, for inputs that hold numbers of tokens, whatever their dtype, and for what embeddings read."""
+    users, sources = graph.consumers(), {}
+    for slot in graph.inputs:
+        kinds = {node.kind for node in users[slot]}
+        if kinds & {Kind.EMBEDDING, Kind.TOKENS} and kinds <= {Kind.EMBEDDING, Kind.TOKENS, Kind.DISCRETE}:
+            sources[slot] = slot
+    for node in graph.nodes:
+        if node.kind is Kind.TOKENS and node.inputs[0] in sources:
+            sources.update(dict.fromkeys(node.outputs, sources[node.inputs[0]]))
+    return sources
+
+
 def token_inputs(graph: Graph) -> set[int]:
-    """The inputs that hold numbers of tokens, whatever their dtype: an Embedding reads them, and else only masks do."""
-    users = graph.consumers()
-    kinds = {slot: {kind_of(node) for node in users[slot]} for slot in graph.inputs}
-    return {slot for slot, k in kinds.items() if Kind.EMBEDDING in k and k <= {Kind.EMBEDDING, Kind.DISCRETE}}
+    """The inputs that hold numbers of tokens: an Embedding reads them, and else only masks do."""
+    return set(token_sources(graph)).intersection(graph.inputs)
 
 
 def ancestors(graph: Graph, slots: set[int]) -> set[int]:

@@ -26,6 +26,7 @@ class Kind(enum.Enum):
     PRODUCT = "product"  # product of two or more inputs (gates, attention)
     NORM = "norm"  # normalisation by statistics of the sample itself
     EMBEDDING = "embedding"  # integers to rows of a table
+    TOKENS = "tokens"  # moves or casts numbers of tokens on their way to an embedding
     RECURRENT = "recurrent"  # steps through time: differentiable, but one node
     OPAQUE = "opaque"  # differentiable as far as Keras says; no structure known
     DISCRETE = "discrete"  # no gradient: hashing, lookup, arg-max
@@ -109,6 +110,10 @@ RELU_LIKE = frozenset({"relu", "relu6", "leaky_relu", "ReLU", "LeakyReLU", "PReL
 MAXIMUM = frozenset({"Maximum", "maximum", "fmax"})  # of several operands
 SIGMOID = frozenset({"sigmoid", "log_sigmoid"})  # each class by itself
 SOFTMAX = frozenset({"softmax", "Softmax", "log_softmax", "sparsemax"})  # over an axis, unlike other activations
+TRUTH = frozenset(  # true or false, or how often
+    """cast equal not_equal greater greater_equal less less_equal logical_and logical_or logical_not logical_xor any all
+    isnan isinf isfinite isclose count_nonzero""".split()
+)
 STEPS = frozenset({"floor", "ceil", "round", "trunc"})
 # Never negative, whatever goes in; and not negative if nothing that goes in is.
 NOT_NEGATIVE = frozenset(

@@ -177,6 +177,25 @@ def rectifies(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | None, ..
     return False
 
 
+def without_gradient(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | None, ...], str]]) -> set[int]:
+    """Positions of the float inputs of ``fn`` that get no gradient, which is not the same as a zero one."""
+    floats, dead = [i for i, (_, dtype) in enumerate(specs) if is_float(dtype)], set()
+
+    def gradient(*xs: Tensor) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch([xs[i] for i in floats])
+            ys = [y for y in keras.tree.flatten(fn(*xs)) if y.dtype.is_floating]
+        found = tape.gradient(ys, [xs[i] for i in floats])
+        dead.update(i for i, g in zip(floats, found, strict=True) if g is None)
+        return ys
+
+    try:
+        _operations(gradient, specs)
+    except LookupError:  # "gradient registry has no entry"
+        return set(floats)
+    return dead
+
+
 def _operations(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | None, ...], str]]) -> list[Any]:
     """What TensorFlow makes of ``fn``: the nodes of its graph, and of each function therein (bodies of loops)."""
     traced = tf.function(fn, autograph=False).get_concrete_function(*(tf.TensorSpec(s, d) for s, d in specs))

@@ -178,16 +178,16 @@ def split_embeddings(graph: Graph) -> tuple[Graph, Graph]:
 
     main's inputs are the embeddings' outputs, and the token numbers too where something else reads them (masks).
     """
-    users, head = graph.consumers(), []
-    inputs: list[int] = []
+    sources = facts.token_sources(graph)
+    tables = [n for n in graph.nodes if n.kind is Kind.EMBEDDING and n.inputs[0] in sources]
+    main = graph.rebuilt([n for n in graph.nodes if n not in tables])
+    read, inputs = {s for n in main.nodes for s in n.inputs}, []
     for slot in graph.inputs:
-        tokens = [n for n in users[slot] if n.kind is Kind.EMBEDDING]
-        head.extend(tokens)
-        inputs.extend(n.outputs[0] for n in tokens)
-        if len(tokens) < len(users[slot]) or not tokens:
+        inputs.extend(n.outputs[0] for n in tables if sources[n.inputs[0]] == slot)
+        if slot in read or slot not in sources:
             inputs.append(slot)
-    main = replace(graph, inputs=tuple(inputs)).rebuilt([n for n in graph.nodes if n not in head])
-    return replace(graph, nodes=tuple(head), outputs=tuple(inputs)), main
+    head = [n for n in graph.nodes if n.kind is Kind.TOKENS or n in tables]
+    return graph.rebuilt(head, outputs=tuple(inputs)), replace(main, inputs=tuple(inputs))
 
 
 def batchnorm_nodes(graph: Graph) -> Graph:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from innv_ext import arguments
-from innv_ext.analyzers.core import subject
+from innv_ext.analyzers.core import node_rules, subject
 from innv_ext.analyzers.core.program import GraphAnalyzer
-from innv_ext.backend import numerics
-from innv_ext.backend.graph import Graph
+from innv_ext.backend import facts, numerics
+from innv_ext.backend.graph import Graph, run
+from innv_ext.backend.kinds import Kind
 from innv_ext.errors import InvalidInputError, NonFiniteWarning
 
 Tensor = Any
@@ -111,7 +111,7 @@ def random_subset(batches: Iterable[Sequence[np.ndarray]], count: int, seed: int
     return kept
 
 
-def per_input(head: Graph, inputs: Sequence[int], values: Sequence[Tensor]) -> list[Tensor]:
+def per_input(head: Graph, inputs: Sequence[int], values: Sequence[Tensor], xs: Sequence[Tensor]) -> list[Tensor]:
     """Attributions of features as attributions of the model's inputs.
 
     A token takes what the components of its vector have got, of several embeddings together.
@@ -121,13 +121,20 @@ def per_input(head: Graph, inputs: Sequence[int], values: Sequence[Tensor]) -> l
     head : the embeddings, as split off by ``passes.split_embeddings``
     inputs : the slots of the features
     values : one tensor per feature
+    xs : the model's inputs
     """
-    by_slot = dict(zip(inputs, values, strict=True))
-    for node in head.nodes:
-        r = ops.sum(by_slot.pop(node.outputs[0]), axis=-1)
-        old = by_slot.get(("token", node.inputs[0]))
-        by_slot[("token", node.inputs[0])] = r if old is None else old + r
-    return [by_slot.get(("token", s), by_slot.get(s)) for s in head.inputs]
+    found, numbers = dict(zip(inputs, values, strict=True)), run(head.nodes, dict(zip(head.inputs, xs, strict=True)))
+    sources = facts.token_inputs(head)
+    found = {slot: r for slot, r in found.items() if slot not in sources}
+    for node in reversed(head.nodes):
+        rs = [found.pop(slot, None) for slot in node.outputs]
+        if any(r is None for r in rs):
+            continue
+        rule = node_rules.embedding if node.kind is Kind.EMBEDDING else node_rules.numbers
+        given = rule(node, tuple(numbers[s] for s in node.inputs), (), tuple(rs))
+        for slot, r in zip(node.inputs, given, strict=True):
+            found[slot] = found[slot] + r if slot in found else r
+    return [found.get(s) for s in head.inputs]
 
 
 def completed(extras: dict[str, Any], argument: str, needed: bool) -> dict[str, Any]:

@@ -213,6 +213,13 @@ def embedding(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
 
 
 @savable
+def numbers(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """What moves the numbers of tokens moves their relevance."""
+    moved, pullback = numerics.vjp(node.call, *(ops.zeros_like(x, dtype=rs[0].dtype) for x in xs))
+    return pullback(*rs) if moved[0].dtype.is_floating else [rs[0]]  # a cast to integers
+
+
+@savable
 def embedding_gradient(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """The derivative with respect to the one-hot coordinate of the token that is present."""
     return [ops.sum(widen(ys[0]) * rs[0], axis=-1)]

@@ -17,7 +17,7 @@ from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.core.subject import ALL, BEST
 from innv_ext.backend import facts, numerics, passes, walk
 from innv_ext.backend.graph import Graph, Spec, op_key
-from innv_ext.backend.kinds import Kind
+from innv_ext.backend.kinds import TRUTH, Kind
 from innv_ext.backend.numerics import Compiled, widen
 from innv_ext.backend.rules import not_differentiable
 from innv_ext.backend.squash import cut_softmax, kept_inside
@@ -224,28 +224,54 @@ def _as_fed(graph: Graph) -> Graph:
         kinds, real = {n.kind for n in users[slot]}, numerics.is_float(specs[slot].dtype)
         if slot in tokens and real:
             specs[slot] = Spec(specs[slot].shape, "int32")
-        elif not (real or slot in tokens or kinds <= {Kind.DISCRETE, Kind.OPAQUE}):
+        elif not (real or slot in tokens or specs[slot].dtype == "bool" or kinds <= {Kind.DISCRETE, Kind.OPAQUE}):
             specs[slot] = Spec(specs[slot].shape, "float32")
     return replace(graph, specs=specs)
 
 
 def _check_reachable(graph: Graph) -> None:
-    """Refuse models where all that an input does goes through hashing, look-ups, comparisons or casts to integers."""
+    """Refuse models where all that an input does goes through nodes without a gradient.
+
+    These are hashing, look-ups, rounding and casts to integers; an input that is only compared or cast is a mask, which
+    gets zeros beside other inputs.
+    """
     smooth, any_path, blocking = set(graph.outputs), set(graph.outputs), []
     for node in reversed(graph.nodes):
         if any_path.intersection(node.outputs):
             any_path.update(node.inputs)
         if not smooth.intersection(node.outputs):
             continue
-        open_slots = {s for s in node.inputs if numerics.is_float(graph.specs[s].dtype) or node.kind is Kind.EMBEDDING}
-        if not_differentiable(node, graph) or not open_slots:
-            blocking.append(node)
-        else:
-            smooth.update(open_slots)
+        open_slots = {s for s in node.inputs if numerics.is_float(graph.specs[s].dtype)}
+        if node.kind in (Kind.EMBEDDING, Kind.TOKENS):
+            open_slots = set(node.inputs)
+        elif not_differentiable(node, graph):
+            open_slots = set()
+        elif node.kind in (Kind.OPAQUE, Kind.DISCRETE) and open_slots:
+            specs = [(graph.specs[s].shape, graph.specs[s].dtype) for s in node.inputs]
+            dead = numerics.without_gradient(node.call, specs)
+            open_slots -= {s for i, s in enumerate(node.inputs) if i in dead}
+        smooth.update(open_slots)
+        blocking.extend([] if open_slots else [node])
     blocked = [slot for slot in graph.inputs if slot in any_path and slot not in smooth]
+    if smooth.intersection(graph.inputs):
+        blocked = [slot for slot in blocked if not _is_mask(slot, graph)]
     if blocked:
         names = ", ".join(f"{n.name} ({op_key(n.op)})" for n in reversed(blocking))
         raise UnsupportedModelError(
             f"No gradient reaches input {graph.inputs.index(blocked[0])}, because {names} has none. Explain the "
             f"part of the model behind it: keras.Model(layer.output, model.output)."
         )
+
+
+def _is_mask(slot: int, graph: Graph) -> bool:
+    """Whether an input only says what counts: it is boolean, or compared or cast before all else."""
+    if graph.specs[slot].dtype == "bool":
+        return True
+    users, stack = graph.consumers(), [slot]
+    while stack:
+        for node in users[stack.pop()]:
+            if op_key(node.op) not in TRUTH and node.kind not in (Kind.SHAPE, Kind.TOKENS):
+                return False
+            moved = [s for s in node.outputs if graph.specs[s].dtype != "bool" and node.kind is Kind.SHAPE]
+            stack.extend(moved)
+    return True

@@ -22,7 +22,11 @@ from innv_ext.backend.rules import Rules, anything, hidden_relu, kind_is
 from innv_ext.errors import ApproximationWarning
 
 Tensor = Any
-GRADIENT_RULES = Rules((kind_is(Kind.EMBEDDING), node_rules.embedding_gradient), (anything, node_rules.gradient))
+TOKEN_RULES = (
+    (kind_is(Kind.EMBEDDING), node_rules.embedding_gradient),
+    (kind_is(Kind.TOKENS), node_rules.numbers, "rearrange"),
+)
+GRADIENT_RULES = Rules(*TOKEN_RULES, (anything, node_rules.gradient))
 
 
 def relus_in_sight(node: Node, graph: Graph) -> bool:
@@ -31,7 +35,7 @@ def relus_in_sight(node: Node, graph: Graph) -> bool:
 
 
 # of methods that treat ReLUs, or the neurons behind them, in a way of their own
-RULES_BESIDE_RELUS = Rules(GRADIENT_RULES.rows[0], (relus_in_sight, node_rules.gradient, "gradient"))
+RULES_BESIDE_RELUS = Rules(*TOKEN_RULES, (relus_in_sight, node_rules.gradient, "gradient"))
 RELU_HINT = (
     "A ReLU inside of them would get the plain gradient. Ways out: write the layer with keras.ops, so that it can be "
     "opened; pass unsupported='gradient' if the plain gradient will do; or use 'gradient' or an LRP rule."

@@ -62,6 +62,7 @@ class ReferenceDifference(GraphAnalyzer):
 
     def walk(
         self,
+        xs: Sequence[Tensor],
         features: Sequence[Tensor],
         bases: Sequence[Tensor],
         index: Tensor,
@@ -69,7 +70,7 @@ class ReferenceDifference(GraphAnalyzer):
         layers: Sequence[str] = (),
         trace: bool = False,
     ) -> dict[str, Any]:
-        """Contributions of features (behind embeddings) against reference features of as many rows, or of one."""
+        """Contributions of features (``xs`` behind embeddings) against those of references of as many rows, or of one."""
         graph = self.graph_
         env = walk.forward(graph, features)
         slots0 = masking.values(graph, bases)
@@ -88,7 +89,7 @@ class ReferenceDifference(GraphAnalyzer):
             return differences.contribution(slot, found[slot]) if reached else ops.zeros_like(widen(env.slots[slot]))
 
         result: dict[str, Any] = {
-            "attributions": per_input(self.head_, graph.inputs, [contribution(s) for s in graph.inputs]),
+            "attributions": per_input(self.head_, graph.inputs, [contribution(s) for s in graph.inputs], xs),
             "output": y,
             "target": target,
             "score": score,
@@ -208,4 +209,4 @@ class DeepLift(ReferenceDifference):
         features, bases = map(self.embedded, (xs, references))
         if needs_rows(self.head_, self.graph_):
             bases = spread(self.head_, self.graph_, bases, features)
-        return self.walk(features, bases, index, **options)
+        return self.walk(xs, features, bases, index, **options)

@@ -52,6 +52,6 @@ class DeepShap(Background, ReferenceDifference):
         rows, count = ops.shape(target)[0], ops.shape(references[0])[0]
         repeated = [repeat_rows(x, count) for x in features]
         tiled = spread(self.head_, self.graph_, [tile_rows(b, rows) for b in bases], repeated)
-        found = self.walk(repeated, tiled, ops.repeat(target, count), mode)
+        found = self.walk([repeat_rows(x, count) for x in xs], repeated, tiled, ops.repeat(target, count), mode)
         parts = [*found["attributions"], found["reference_score"]]
         return [ops.sum(ops.reshape(p, (rows, count, *ops.shape(p)[1:])), axis=1) for p in parts]

@@ -204,6 +204,6 @@ def rescale_rules(steps: int) -> Rules:
         (kind_is(Kind.MAX), winners),
         (multilinear, product),
         (switched, switch),
-        (kind_is(Kind.DISCRETE, Kind.EMBEDDING), nothing),
+        (kind_is(Kind.DISCRETE, Kind.EMBEDDING, Kind.TOKENS), nothing),
         (anything, PathAverage(steps)),
     )

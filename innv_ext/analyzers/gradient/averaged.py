@@ -179,7 +179,7 @@ class AveragedGradient(ReverseAnalyzer):
         for slot, g, x, x0 in zip(self.graph_.inputs, found, wide, bases, strict=layer is None):
             g = ops.reshape(g, (-1, count, *ops.shape(g)[1:]))
             sums.append(ops.sum(self.share(g, x, x0, slot in tokens) * _along_points(weights, g), axis=1))
-        return per_input(self.head_, self.graph_.inputs, sums) if layer is None else sums[:1]
+        return per_input(self.head_, self.graph_.inputs, sums, xs) if layer is None else sums[:1]
 
     def gradients(self, rows: list[Tensor], target: Tensor, mode: Any, layer: str | None) -> list[Tensor]:
         """The derivatives at some points with respect to what is moved, or to a layer first."""

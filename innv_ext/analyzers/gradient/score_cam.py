@@ -16,8 +16,9 @@ from innv_ext.analyzers.parts.partition import of_rows
 from innv_ext.analyzers.parts.replacement import Fixed, fitted, reference
 from innv_ext.analyzers.parts.stretching import stretched
 from innv_ext.analyzers.parts.windows import default_sizes
-from innv_ext.backend import numerics, passes, walk
+from innv_ext.backend import facts, numerics, passes, walk
 from innv_ext.backend.arrangement import Arrangement, arrangements
+from innv_ext.backend.kinds import Kind
 from innv_ext.backend.masks import keep_mask
 from innv_ext.backend.numerics import widen
 from innv_ext.errors import UnsupportedModelError
@@ -66,7 +67,8 @@ class ScoreCAM(GradCAM):
         """Split off the embeddings, whose vectors are masked."""
         super().prepare()
         self._embeddings, self._moved = passes.split_embeddings(self.graph_)
-        vectors = {node.outputs[0]: node.inputs[0] for node in self._embeddings.nodes}
+        sources = facts.token_sources(self.graph_)
+        vectors = {n.outputs[0]: sources[n.inputs[0]] for n in self._embeddings.nodes if n.kind is Kind.EMBEDDING}
         self._sources = [self.graph_.inputs.index(vectors.get(s, s)) for s in self._moved.inputs]
         specs = self.input_specs()
         for i, (spec, fed) in enumerate(zip(specs, self._fed, strict=True)):

@@ -50,6 +50,7 @@ def _on_affine_nodes(table: Rules) -> list[Any]:
 
 
 COMMON_RULES = Rules(
+    (kind_is(Kind.TOKENS), node_rules.numbers, "rearrange"),
     (not_differentiable, node_rules.nothing),
     (op_is(*SHAPE_ONLY), node_rules.nothing, "constant"),
     (kind_is(Kind.ACTIVATION, Kind.IDENTITY, Kind.NORM), node_rules.pass_through),

@@ -95,8 +95,8 @@ class Lime(SegmentAnalyzer):
         if not np.isfinite(scores).all():
             bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
             raise InvalidInputError(
-                f"LIME fits a linear model to scores, but some are NaN or infinite ({len(bad)} of {len(scores)} samples "
-                f"with as many segments): {self.not_finite}."
+                f"LIME fits a linear model to scores, but some are NaN or infinite (in {len(bad)} of {len(scores)} "
+                f"samples with as many segments): {self.not_finite}."
             )
         distance = 1 - np.sqrt(on.mean(axis=1))  # the cosine distance of a mask to the one with everything on
         weights = np.sqrt(np.exp(-np.square(distance) / self.kernel_width**2))
