@@ -56,7 +56,9 @@ def compare(
         dict like ``analyzers``. None: "aopc_morf", "ordering_distortion", "max_sensitivity" (unless x holds tokens),
         "gini", "completeness_error", and with masks "inside_ratio"
     fit : training data for the named analyzers that cannot do without; each of them reads them anew, so no generator
-        that can be read only once. Others are not fitted, also where they could be: pass such an analyzer itself
+        that can be read only once. Others are not fitted, also where they could be: pass such an analyzer itself.
+        Also mean and deviation of each column of a table, to which metrics that perturb x keep (without ``fit`` those
+        of x, with a warning)
     labels : int array (batch,), the true classes
     masks : where the object is, as in ``inside_ratio``
     neuron_selection : the explained neuron: one index, one per sample, or tuple indices for outputs of rank > 2; None:
@@ -111,6 +113,8 @@ def compare(
         class_names=class_names,
     )
     chosen = possible(named, setting)
+    if setting.columns is not None and any(m.metric.learns and not {*m.metric.learns} & {*m.params} for m in chosen):
+        setting.columns.warn("fit=")
     file = None if report is None else files.writable_file("report", report)
     folder = None if out is None else files.writable_folder("out", out)
     rows, curves = _Explaining(setting, plans, chosen).run(progress)
@@ -255,6 +259,7 @@ def _settings(setting: Setting, neuron_selection: Any) -> dict[str, Any]:
         "labels": setting.labels is not None,
         "masks": setting.masks is not None,
         "fit": _described(setting.fit),
+        **({} if setting.columns is None else {"columns": setting.columns.source}),
         "batch_size": setting.batch_size,
         "seed": setting.seed,
     }

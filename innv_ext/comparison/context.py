@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from innv_ext.analyzers.core.base import Analyzer, Explanation
+from innv_ext.evaluation.columns import Distribution
 
 
 class NotApplicable(Exception):
@@ -33,6 +34,7 @@ class Setting:
     channel_axis : 1 if the model keeps its channels first, else -1
     batch_size : most samples in one forward pass
     seed : of everything random
+    columns : for tables what their columns are like, from fit or else x; None without tables
     """
 
     model: keras.Model
@@ -46,6 +48,7 @@ class Setting:
     channel_axis: int
     batch_size: int
     seed: int
+    columns: Distribution | None
 
     @property
     def span(self) -> float:

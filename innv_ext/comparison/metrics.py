@@ -24,6 +24,7 @@ from innv_ext.evaluation.sensitivity import sensitivity
 Maps = Mapping[str, np.ndarray]
 RANDOM = "random"  # the baseline's name in curves
 SHARE = 0.02  # of the range of x: how far "a little" is, where the caller doesn't say
+DEVIATIONS = 0.1  # of each column of a table: the same
 # parameters of the tests that a comparison sets itself
 SET = {"neuron_selection", "labels", "output", "channel_axis", "params", "random_baseline"}
 SET |= {"batch_size", "seed", "progress"}
@@ -44,6 +45,7 @@ class Metric:
     cost : forward passes or maps per sample
     source : the paper
     together : whether ``function`` is called once, (setting, {title: maps}, **params) -> Together
+    learns : the parameters that stand instead of what columns of tables are like, for metrics that make use of that
 
     Examples
     --------
@@ -59,6 +61,7 @@ class Metric:
     cost: str = ""
     source: str = ""
     together: bool = False
+    learns: tuple[str, ...] = ()
 
 
 class Together(NamedTuple):
@@ -71,12 +74,8 @@ class Together(NamedTuple):
 # --- all maps at once ----------------------------------------------------------------------------------------------
 
 
-def _aopc(setting: Setting, maps: Maps, *, order: str, perturbation: str | None = None, **options: Any) -> Together:
-    if perturbation is None:  # tables and texts have no neighbours of one kind to take a mean of
-        told = {"value": "constant", "sigma": "blur", "std": "gaussian", "mean": "mean"}
-        usual = "mean" if setting.x.ndim > 2 else "uniform"
-        perturbation = next((told[name] for name in told if options.get(name) is not None), usual)
-    options |= {"order": order, "perturbation": perturbation, "output": setting.output, **_common(setting)}
+def _aopc(setting: Setting, maps: Maps, *, order: str, **options: Any) -> Together:
+    options = {"data": setting.columns, **options, "order": order, "output": setting.output, **_common(setting)}
     found = perturbation_analysis(setting.model, setting.x, dict(maps), random_baseline=RANDOM not in maps, **options)
     return Together({title: found.aopc[title] for title in maps}, found)
 
@@ -85,7 +84,8 @@ def _ordering(
     setting: Setting, maps: Maps, *, area: str, rates: Any = 11, samples: int = 8, **options: Any
 ) -> Together:
     """Fewer rates and samples than usual: a comparison averages over the samples of x."""
-    options |= {"rates": rates, "samples": samples, "output": setting.output, **_common(setting)}
+    options = {"data": setting.columns, **options, "rates": rates, "samples": samples, "output": setting.output}
+    options |= _common(setting)
     relevance = {**maps, RANDOM: maps.get(RANDOM, RANDOM)}
     found = relevance_ordering(setting.model, setting.x, relevance, labels=setting.labels, **options)
     areas = getattr(found, area)
@@ -101,8 +101,18 @@ def _common(setting: Setting) -> dict[str, Any]:
 
 
 def _max_sensitivity(context: Context, radius: float | None = None, **options: Any) -> np.ndarray:
-    radius = _little(context, "radius") if radius is None else radius
+    radius = _radius(context) if radius is None else radius
     return sensitivity(context.analyzer, context.x, radius=radius, **_common(context), **options)
+
+
+def _radius(context: Context) -> Any:
+    if context.columns is None:
+        return _little(context, "radius")
+    known = context.columns.columns.get(0)  # of a single sample without training data only its own size is known
+    found = SHARE * np.abs(context.x).mean(axis=0) if known is None else DEVIATIONS * known.std
+    if not found.any():
+        raise NotApplicable("the columns are constant, which says nothing about radius; pass radius=")
+    return found
 
 
 def _gini(context: Context, **options: Any) -> np.ndarray:
@@ -144,6 +154,8 @@ def _little(context: Context, parameter: str) -> float:
 
 
 def _attack_top_k(context: Context, epsilon: float | None = None, **options: Any) -> np.ndarray:
+    if epsilon is None and context.columns is not None:
+        raise NotApplicable("columns have units of their own, so that one epsilon= for all of them has to be passed")
     if epsilon is None:
         epsilon = _little(context, "epsilon") * float(np.sqrt(np.prod(context.x.shape[1:])))
     found = attack_interpretation(context.analyzer, context.x, epsilon=epsilon, **_common(context), **options)
@@ -174,6 +186,7 @@ def _falling(order: str, first: str, better: str) -> Metric:
         cost="regions",
         source="Samek et al. 2017",
         together=True,
+        learns=("perturbation", "value", "mean", "std", "sigma", "data"),
     )
 
 
@@ -188,6 +201,7 @@ def _keeping(what: str, measures: str, better: str) -> Metric:
         cost="rates * samples",
         source="Macdonald et al. 2022",
         together=True,
+        learns=("noise", "mean", "std", "data"),
     )
 
 
@@ -199,12 +213,14 @@ METRICS = (
     Metric(
         "max_sensitivity",
         _max_sensitivity,
-        "largest relative change of the map at random points near x (radius: 2 % of the range of x)",
+        "largest relative change of the map at random points near x (radius: 2 % of the range of x, "
+        "in tables a tenth of each column's deviation)",
         "lower",
         ("float input",),
         _takes(sensitivity),
         "10 maps",
         "Yeh et al. 2019",
+        learns=("radius",),
     ),
     Metric(
         "gini",
@@ -235,7 +251,7 @@ METRICS = (
         "attack_top_k",
         _attack_top_k,
         "share of the 10 % most relevant values that stay so under an attack on the map which keeps the class (L2 "
-        "norm: 2 % of the range of x in every value)",
+        "norm: 2 % of the range of x in every value; empty for tables without epsilon)",
         "higher",
         ("float input", "scikit-image"),
         _takes(attack_interpretation),

@@ -11,12 +11,14 @@ import numpy as np
 from innv_ext import arguments
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer, find
+from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.tracing import untouched
 from innv_ext.comparison.context import Setting
 from innv_ext.comparison.explaining import Plan
 from innv_ext.comparison.metrics import TABLE, USUAL, Metric
 from innv_ext.comparison.rows import Samples
 from innv_ext.errors import InvalidInputError
+from innv_ext.evaluation.columns import distribution
 from innv_ext.evaluation.measures import inside_and_size
 from innv_ext.evaluation.subject import Scores, read_classes, read_neurons
 
@@ -153,7 +155,9 @@ def read_samples(
             found = Scores(model, "output", output, "compare").at(array, target, size)[0]
             probability = None if np.array_equal(found, score) else found
     neurons = target if len(shape) < 3 else np.stack(np.unravel_index(target, shape[1:]), axis=1)
-    setting = Setting(model, array, neurons, true, masks, fit, on, output, channel_axis, size, seed)
+    arranged = arrangements(scores.graph, [array.shape[1:]], pictures=True)
+    columns = distribution(fit, [array], arranged, scores.structure, [scores.spec])
+    setting = Setting(model, array, neurons, true, masks, fit, on, output, channel_axis, size, seed, columns)
     shown = tuple(int(n) if np.ndim(n) == 0 else str(tuple(n.tolist())) for n in neurons)
     return setting, Samples(predicted, shown, score, probability, true, names, classes, channel_axis, array)
 

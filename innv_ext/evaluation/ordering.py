@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,11 +13,12 @@ from scipy.integrate import trapezoid
 
 from innv_ext import arguments, files
 from innv_ext.analyzers.parts.partition import Partition
-from innv_ext.analyzers.parts.replacement import Replacement, Sampler, replacement
-from innv_ext.backend.arrangement import arrangements
+from innv_ext.analyzers.parts.replacement import Replacement, Sampler
+from innv_ext.backend.arrangement import Arrangement, arrangements
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
+from innv_ext.evaluation.columns import replacements
 from innv_ext.evaluation.features import ranks, read_features, relevance_of
 from innv_ext.evaluation.results import EvaluationResult, Named, markdown
 from innv_ext.evaluation.subject import Copies, Scores, check_model, generator, maps_by_name, read_classes, read_neurons
@@ -38,9 +39,10 @@ def relevance_ordering(
     *,
     neuron_selection: Any = None,
     labels: Any = None,
-    noise: str | Sampler = "uniform",
+    noise: str | Sampler | None = None,
     mean: Any = None,
     std: Any = None,
+    data: Any = None,
     rates: Any = 51,
     samples: int = 64,
     features: Any = "component",
@@ -70,8 +72,11 @@ def relevance_ordering(
         neuron has the classes 0 and 1, told apart by 0.5 behind a sigmoid and by 0 otherwise
     noise : "uniform" over [min, max] of each sample; "gaussian", N(mean, std^2); "constant", ``mean``; or a function
         (x (batch, ...), samples, rng) -> (batch, samples, ...), called with one sample at a time. Where the model takes
-        whole numbers, noise is rounded
+        whole numbers, noise is rounded. None: "gaussian" for tables, whose columns have units of their own, and where
+        mean and std are given; else "uniform"
     mean, std : numbers or arrays that broadcast to one sample, e.g. ``X_train.mean(axis=0)``
+    data : training data, as in ``fit`` of analyzers, from which mean and std of each column of a table are taken; None:
+        from x, with a warning
     rates : how many rates, evenly spaced from 0 to 1, or an increasing array of shares
     samples : noisy copies per sample of x and rate
     features : what is kept or randomised as one: "component" (every value), "pixel" (all channels of a pixel or
@@ -118,9 +123,13 @@ def relevance_ordering(
         index = read_neurons(neuron_selection, shape, len(array))
         right = read_classes(labels, shape, len(array))
         (one,) = arrangements(scores.graph, [array.shape[1:]], pictures=True)
-        kind = replacement("noise", noise, one, _TAKES, {"mean": mean, "std": std}, tuple(_TAKES), functions=True)
         grouping = read_features(features, len(array), one)
         maps = {name: relevance_of(grouping, name, values) for name, values in maps_by_name(relevance).items()}
+        given = {"mean": mean, "std": std}
+        read = (scores.structure, [scores.spec], _TAKES, _usual)
+        (kind,) = replacements(
+            "noise", noise, data, [given], [array], [one], *read, needed=tuple(_TAKES), functions=True
+        )
         test = _Test(scores, array, index, right, shares, kind, samples, grouping, size, seed)
         found = [dict(zip(maps, values, strict=True)) for values in test.run(list(maps.values()), progress)]
     return OrderingResult(shares, tuple(maps), *found)
@@ -253,6 +262,11 @@ class _Test:
                         for j, place in enumerate(places if count else places[:1]):
                             yield from ((row, (j, i, r)) for row in np.where(place < count, x, piece))
                 bar.update()
+
+
+def _usual(one: Arrangement, given: Mapping[str, Any]) -> str:
+    """The noise of what is no table."""
+    return "uniform" if all(value is None for value in given.values()) else "gaussian"
 
 
 def _read_rates(rates: Any) -> np.ndarray:

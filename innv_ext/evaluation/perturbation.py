@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 
 from innv_ext import arguments, files
 from innv_ext.analyzers.parts.partition import Partition
-from innv_ext.analyzers.parts.replacement import Replacement, fitted, replacement
-from innv_ext.backend.arrangement import arrangements
+from innv_ext.analyzers.parts.replacement import Replacement, fitted
+from innv_ext.backend.arrangement import Arrangement, arrangements
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
+from innv_ext.evaluation.columns import replacements
 from innv_ext.evaluation.features import RANDOM, ranks, read_regions, relevance_of
 from innv_ext.evaluation.results import EvaluationResult, Named, markdown, over_samples
 from innv_ext.evaluation.subject import Copies, Scores, check_model, generator, maps_by_name, read_neurons
@@ -37,10 +38,11 @@ def perturbation_analysis(
     *,
     regions: Any = None,
     order: str | tuple[str, ...] = "morf",
-    perturbation: str = "mean",
+    perturbation: str | None = None,
     value: Any = None,
     mean: Any = None,
     std: Any = None,
+    data: Any = None,
     sigma: Any = None,
     steps: int | None = None,
     aggregate: str = "mean",
@@ -74,8 +76,12 @@ def perturbation_analysis(
         "mean": the mean of each channel of the sample, or ``mean``; "constant": ``value``; "uniform": uniform noise
         over [min, max] of the sample; "gaussian": noise in place of the values, N(mean, std^2), by default with mean
         and standard deviation of each channel of the sample; "inversion": max + min - x, extremes of the sample;
-        "blur": the sample smoothed by a Gaussian with standard deviations ``sigma``
+        "blur": the sample smoothed by a Gaussian with standard deviations ``sigma``.
+        None: what the arguments below belong to; without any "mean", for tables, whose columns have units of their
+        own, "gaussian", for tokens "uniform"
     value, mean, std : numbers or arrays that broadcast to one sample, e.g. ``X_train.mean(axis=0)``
+    data : training data, as in ``fit`` of analyzers, from which mean and std of each column of a table are taken; None:
+        from x, with a warning
     sigma : a number, or one per axis of positions; None: an eighth of each side
     steps : how many regions are perturbed at most; None: all
     aggregate : the relevance of a region is the "mean" or the "sum" of its values
@@ -120,8 +126,6 @@ def perturbation_analysis(
         index = read_neurons(neuron_selection, scores.output_shape(array), len(array))
         (one,) = arrangements(scores.graph, [array.shape[1:]], pictures=True)
         parts = read_regions(regions, len(array), one)
-        given = {"value": value, "mean": mean, "std": std, "sigma": sigma}
-        noise = replacement("perturbation", perturbation, one, _TAKES, given)
         most = int(parts.counts.max())
         count = most if steps is None else arguments.positive_int("steps", steps)
         if count > most:
@@ -129,6 +133,9 @@ def perturbation_analysis(
         found = {name: relevance_of(parts, name, values, aggregate) for name, values in maps.items()}
         ranked = [ORDERS[o] * values for o in orders for values in found.values()]
         baseline = RANDOM_ORDERS if random_baseline else 0
+        given = {"value": value, "mean": mean, "std": std, "sigma": sigma}
+        read = (scores.structure, [scores.spec], _TAKES, _usual)
+        (noise,) = replacements("perturbation", perturbation, data, [given], [array], [one], *read)
         run = _Run(scores, array, index, parts, ranked, baseline, noise, noise.copies(samples), count, size, seed)
         rows = {f"{name} ({o})" if len(orders) > 1 else name: o for o in orders for name in maps}
         rows |= {RANDOM: RANDOM} if random_baseline else {}
@@ -279,6 +286,13 @@ class _Run:
     def _other(self, i: int, copy: int) -> np.ndarray:
         """What perturbed regions of sample i hold."""
         return fitted(self.noise.draw(self.x[i], 1, generator(self.seed, _NOISE, i, copy))[0], self.x.dtype)
+
+
+def _usual(one: Arrangement, given: Mapping[str, Any]) -> str:
+    """The perturbation that the arguments belong to; without any that of what is no table."""
+    told = {"value": "constant", "sigma": "blur", "std": "gaussian", "mean": "mean"}
+    plain = "mean" if one.positions else "uniform"
+    return next((kind for name, kind in told.items() if given[name] is not None), plain)
 
 
 def _read_orders(order: Any) -> tuple[str, ...]:
