@@ -17,7 +17,7 @@ from innv_ext.analyzers.core.info import AnalyzerInfo
 from innv_ext.analyzers.core.subject import output_position
 from innv_ext.cli.files import existing, run_module
 from innv_ext.errors import InnvError, InvalidInputError, UnsupportedModelError
-from innv_ext.evaluation.subject import OneInput
+from innv_ext.evaluation.subject import Inputs
 
 
 class AnalyzerFailed(InnvError):
@@ -106,7 +106,7 @@ def read_labels(path: Path | None) -> dict[int, str]:
         ) from error
 
 
-def check_labels(labels: Mapping[int, str], subject: OneInput, output: str | int | None) -> None:
+def check_labels(labels: Mapping[int, str], subject: Inputs, output: str | int | None) -> None:
     """One name per output; a list that is off by one would name every output wrongly."""
     graph = subject.graph
     shape = graph.specs[graph.outputs[output_position(subject.model, graph, output)]].shape

@@ -10,11 +10,17 @@ import keras
 import numpy as np
 
 from innv_ext.analyzers.core.base import Analyzer, Explanation
+from innv_ext.comparison.rows import Data, flat
 from innv_ext.evaluation.columns import Distribution
 
 
 class NotApplicable(Exception):
     """Raised by a metric that says nothing about an analyzer; the message says why."""
+
+
+def as_data(maps: Any) -> Data:
+    """The maps of an explanation as arrays."""
+    return {key: np.asarray(own) for key, own in maps.items()} if isinstance(maps, dict) else np.asarray(maps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +30,7 @@ class Setting:
     Attributes
     ----------
     model : as the user gave it
-    x : array (batch, ...) as the model takes it
+    x : array (batch, ...) as the model takes it; of several inputs {input: array}
     neurons : a ``neuron_selection`` of the explained neurons, one per sample
     labels : int array (batch,), or None
     masks : as in ``inside_ratio``, or None
@@ -38,7 +44,7 @@ class Setting:
     """
 
     model: keras.Model
-    x: np.ndarray
+    x: Data
     neurons: np.ndarray
     labels: np.ndarray | None
     masks: Any
@@ -51,9 +57,17 @@ class Setting:
     columns: Distribution | None
 
     @property
-    def span(self) -> float:
-        """The difference of the largest and the smallest value of x."""
-        return float(self.x.max()) - float(self.x.min())
+    def xs(self) -> list[np.ndarray]:
+        """One array per input."""
+        return flat(self.x)
+
+    @property
+    def spans(self) -> list[float]:
+        """The difference of the largest and the smallest value of each input."""
+        return [float(x.max()) - float(x.min()) for x in self.xs]
+
+    def __len__(self) -> int:
+        return len(self.neurons)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +90,6 @@ class Context(Setting):
     remake: Callable[[keras.Model], Analyzer]
 
     @property
-    def relevance(self) -> np.ndarray:
+    def relevance(self) -> Data:
         """The maps, shaped like x."""
-        return np.asarray(self.explanation.attribution)
+        return as_data(self.explanation.attribution)

@@ -13,7 +13,7 @@ import numpy as np
 from innv_ext import arguments
 from innv_ext.analyzers.gradient.averaged import IntegratedGradients
 from innv_ext.comparison.context import Context, NotApplicable, Setting
-from innv_ext.comparison.rows import Curves
+from innv_ext.comparison.rows import Curves, Data, flat
 from innv_ext.evaluation.attack import attack_interpretation
 from innv_ext.evaluation.measures import completeness_error, inside_ratio, sparsity
 from innv_ext.evaluation.ordering import relevance_ordering
@@ -21,7 +21,7 @@ from innv_ext.evaluation.perturbation import perturbation_analysis
 from innv_ext.evaluation.randomization import randomization_check
 from innv_ext.evaluation.sensitivity import sensitivity
 
-Maps = Mapping[str, np.ndarray]
+Maps = Mapping[str, Data]
 RANDOM = "random"  # the baseline's name in curves
 SHARE = 0.02  # of the range of x: how far "a little" is, where the caller doesn't say
 DEVIATIONS = 0.1  # of each column of a table: the same
@@ -40,11 +40,12 @@ class Metric:
     function : (context, **params) -> array (batch,), see ``innv_ext.comparison.Context``
     measures : one sentence
     better : "higher", "lower", or "none" where neither is
-    needs : "masks", "float input", "scikit-image"
+    needs : "masks", "float input", "one input", "scikit-image"
     takes : the names of its parameters, as in the function of ``innv_ext.evaluation`` behind it; None: not checked
     cost : forward passes or maps per sample
     source : the paper
     together : whether ``function`` is called once, (setting, {title: maps}, **params) -> Together
+    alone : why it takes one input only
     learns : the parameters that stand instead of what columns of tables are like, for metrics that make use of that
 
     Examples
@@ -62,12 +63,13 @@ class Metric:
     source: str = ""
     together: bool = False
     learns: tuple[str, ...] = ()
+    alone: str = ""
 
 
 class Together(NamedTuple):
     """What a metric of all maps found."""
 
-    values: Maps  # {title: array (batch,)}
+    values: Mapping[str, np.ndarray]  # {title: array (batch,)}
     curves: Curves  # the result behind them, which can be drawn
 
 
@@ -106,17 +108,22 @@ def _max_sensitivity(context: Context, radius: float | None = None, **options: A
 
 
 def _radius(context: Context) -> Any:
-    if context.columns is None:
-        return _little(context, "radius")
-    known = context.columns.columns.get(0)  # of a single sample without training data only its own size is known
-    found = SHARE * np.abs(context.x).mean(axis=0) if known is None else DEVIATIONS * known.std
-    if not found.any():
-        raise NotApplicable("the columns are constant, which says nothing about radius; pass radius=")
-    return found
+    """How far each value may move: within the deviation of its column, or the range of its input."""
+    known = context.columns.columns if context.columns is not None else {}
+    found: list[Any] = [SHARE * span for span in context.spans]
+    for number, x in enumerate(context.xs):
+        if number in known:
+            found[number] = DEVIATIONS * known[number].std
+        elif context.columns is not None and x.ndim < 3:  # of a single row only its own size is known
+            found[number] = SHARE * np.abs(x).mean(axis=0)
+    if not any(np.any(radius) for radius in found):
+        raise NotApplicable("x is constant, so that its range says nothing about radius; pass radius=")
+    return found if len(found) > 1 else found[0]
 
 
 def _gini(context: Context, **options: Any) -> np.ndarray:
-    return sparsity(context.relevance, **options)
+    maps = [own.reshape(len(own), -1) for own in flat(context.relevance)]
+    return sparsity(np.concatenate(maps, axis=1), **options)
 
 
 def _inside(context: Context, **options: Any) -> np.ndarray:
@@ -140,24 +147,20 @@ def _reference_score(context: Context) -> Any:
         if name in extras:
             return np.asarray(extras[name], "float64")
     if isinstance(analyzer, IntegratedGradients):
-        (reference,) = analyzer.references_like([context.x])
-        at = np.repeat(reference, len(context.x), axis=0)
+        at = [np.repeat(reference, len(context), axis=0) for reference in analyzer.references_like(context.xs)]
+        at = dict(zip(context.x, at, strict=True)) if isinstance(context.x, dict) else at[0]
         return np.asarray(analyzer.explain(at, context.neurons, batch_size=context.batch_size).score, "float64")
     return 0.0
-
-
-def _little(context: Context, parameter: str) -> float:
-    """How far "a little" is, which the range of x says."""
-    if not context.span:
-        raise NotApplicable(f"x is constant, so that its range says nothing about {parameter}; pass {parameter}=")
-    return SHARE * context.span
 
 
 def _attack_top_k(context: Context, epsilon: float | None = None, **options: Any) -> np.ndarray:
     if epsilon is None and context.columns is not None:
         raise NotApplicable("columns have units of their own, so that one epsilon= for all of them has to be passed")
     if epsilon is None:
-        epsilon = _little(context, "epsilon") * float(np.sqrt(np.prod(context.x.shape[1:])))
+        (span,) = context.spans
+        if not span:
+            raise NotApplicable("x is constant, so that its range says nothing about epsilon; pass epsilon=")
+        epsilon = SHARE * span * float(np.sqrt(np.prod(context.x.shape[1:])))
     found = attack_interpretation(context.analyzer, context.x, epsilon=epsilon, **_common(context), **options)
     return found.metrics.top_k
 
@@ -243,9 +246,10 @@ METRICS = (
         _inside,
         "share of the relevance (magnitudes) inside the mask",
         "higher",
-        ("masks",),
+        ("masks", "one input"),
         _takes(inside_ratio),
         source="Kohlbrenner et al. 2020",
+        alone="a mask is that of one array",
     ),
     Metric(
         "attack_top_k",
@@ -253,10 +257,11 @@ METRICS = (
         "share of the 10 % most relevant values that stay so under an attack on the map which keeps the class (L2 "
         "norm: 2 % of the range of x in every value; empty for tables without epsilon)",
         "higher",
-        ("float input", "scikit-image"),
+        ("float input", "one input", "scikit-image"),
         _takes(attack_interpretation),
         "30 maps and their gradients",
         "Ghorbani et al. 2019",
+        alone="the attack moves one array within one distance",
     ),
     Metric(
         "randomization",
@@ -264,10 +269,11 @@ METRICS = (
         "rank correlation of the magnitudes with maps of random weights, randomised from the top layer down: mean "
         "over the stages",
         "lower",
-        ("scikit-image",),
+        ("one input", "scikit-image"),
         _takes(randomization_check),
         "a map per layer",
         "Adebayo et al. 2018",
+        alone="it compares pictures of one map",
     ),
 )
 USUAL = ("aopc_morf", "ordering_distortion", "max_sensitivity", "gini", "completeness_error")

@@ -76,7 +76,7 @@ def distribution(
 
 def replacements(
     argument: str,
-    kind: Any,
+    kinds: Sequence[Any],
     data: Any,
     given: Sequence[Mapping[str, Any]],
     xs: Sequence[np.ndarray],
@@ -93,18 +93,20 @@ def replacements(
 
     Parameters
     ----------
-    kind : None: "gaussian" like the columns of tables, ``usual`` for other inputs and where ``given`` holds anything
-    data : a ``Distribution``, or training data; completes what is missing in ``given``. None: x, if ``kind`` is None
+    kinds : for each input; None: "gaussian" like the columns of tables, ``usual`` for others and where ``given`` holds
+        anything
+    data : a ``Distribution``, or training data; completes what is missing in ``given``. None: x, where kinds are None
     given : {argument: value}, for each input
     """
-    _check_data(data, argument, kind, arranged, takes)
+    _check_data(data, argument, kinds, arranged, takes)
     told = [any(value is not None for value in own.values()) for own in given]
-    unknown = kind is None and not all(t for t, one in zip(told, arranged, strict=True) if is_table(one))
+    tables = [is_table(one) and kind is None for one, kind in zip(arranged, kinds, strict=True)]
+    unknown = any(table and not says for table, says in zip(tables, told, strict=True))
     known = distribution(data, xs, arranged, structure, specs) if data is not None or unknown else None
     if known is not None and not isinstance(data, Distribution):
         known.warn("data=, or mean= and std=", stacklevel=4)
     found = []
-    for one, own, says in zip(arranged, given, told, strict=True):
+    for one, kind, own, says in zip(arranged, kinds, given, told, strict=True):
         columns = None if known is None else known.columns.get(one.number)
         chosen, own = usual(one, own) if kind is None else kind, dict(own)
         if kind is None and not says and columns is not None:
@@ -115,13 +117,17 @@ def replacements(
     return found
 
 
-def _check_data(data: Any, argument: str, kind: Any, arranged: Sequence[Arrangement], takes: Mapping[str, Any]) -> None:
+def _check_data(
+    data: Any, argument: str, kinds: Sequence[Any], arranged: Sequence[Arrangement], takes: Mapping[str, Any]
+) -> None:
     """Refuse training data that nothing would be made of."""
     if data is None or isinstance(data, Distribution):
         return
-    if not any(map(is_table, arranged)):
+    of_tables = [kind for kind, one in zip(kinds, arranged, strict=True) if is_table(one)]
+    if not of_tables:
         raise InvalidInputError(
             "data= says what the columns of tables are like, but the model takes none; leave it out."
         )
-    if callable(kind) or (isinstance(kind, str) and not {"mean", "std"} & set(takes.get(kind, ("mean",)))):
-        raise InvalidInputError(f"data= has no meaning with {argument}={kind!r}; leave it out.")
+    for kind in of_tables:
+        if callable(kind) or (isinstance(kind, str) and not {"mean", "std"} & set(takes.get(kind, ("mean",)))):
+            raise InvalidInputError(f"data= has no meaning with {argument}={kind!r}; leave it out.")

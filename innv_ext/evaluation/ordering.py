@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +21,17 @@ from innv_ext.evaluation import plotting
 from innv_ext.evaluation.columns import replacements
 from innv_ext.evaluation.features import ranks, read_features, relevance_of
 from innv_ext.evaluation.results import EvaluationResult, Named, markdown
-from innv_ext.evaluation.subject import Copies, Scores, check_model, generator, maps_by_name, read_classes, read_neurons
+from innv_ext.evaluation.subject import (
+    Arrays,
+    Copies,
+    Scores,
+    check_model,
+    generator,
+    maps_by_name,
+    per_input,
+    read_classes,
+    read_neurons,
+)
 
 # the vertical axis' label and upper end, and whether a large area is good
 PANELS = {
@@ -62,10 +72,12 @@ def relevance_ordering(
 
     Parameters
     ----------
-    model : built keras.Model with one input; it is never changed
-    x : array (batch, ...)
-    relevance : array shaped like x, or (batch, features); "random" for a random order; or a dict {name: either} to
-        compare. Larger means more relevant; equals are ordered at random
+    model : built keras.Model; it is never changed. Where it has several inputs, the features are those of all of them
+        together, and whatever is told about samples (noise, mean, std, features) may be a list with one entry per
+        input, or a dict by their names
+    x : array (batch, ...), or a list or dict of arrays for a model with several inputs
+    relevance : array shaped like x, or a list or dict of them for several inputs; or (batch, features); "random" for a
+        random order; or a dict {name: either} to compare. Larger means more relevant; equals are ordered at random
     neuron_selection : the neuron whose score is followed: one index, one per sample, or tuple indices for outputs of
         rank > 2; None: the largest output at x
     labels : int array (batch,), the classes that count as right; None: the classes predicted at x. A single output
@@ -93,7 +105,7 @@ def relevance_ordering(
     ------
     InvalidInputError
         for shapes that don't match, NaN, an empty batch, rates that are no increasing shares, labels or neurons out of
-        range, missing mean or std, or a model with several inputs
+        range, or missing mean or std
 
     Notes
     -----
@@ -117,20 +129,19 @@ def relevance_ordering(
     size, samples = arguments.positive_int("batch_size", batch_size), arguments.positive_int("samples", samples)
     shares, seed = _read_rates(rates), arguments.positive_int("seed", seed, 0)
     with untouched(model):
-        scores = Scores(model, on, output, "relevance_ordering")
-        array = scores.samples(x)
-        shape = scores.output_shape(array)
-        index = read_neurons(neuron_selection, shape, len(array))
-        right = read_classes(labels, shape, len(array))
-        (one,) = arrangements(scores.graph, [array.shape[1:]], pictures=True)
-        grouping = read_features(features, len(array), one)
-        maps = {name: relevance_of(grouping, name, values) for name, values in maps_by_name(relevance).items()}
-        given = {"mean": mean, "std": std}
-        read = (scores.structure, [scores.spec], _TAKES, _usual)
-        (kind,) = replacements(
-            "noise", noise, data, [given], [array], [one], *read, needed=tuple(_TAKES), functions=True
-        )
-        test = _Test(scores, array, index, right, shares, kind, samples, grouping, size, seed)
+        scores = Scores(model, on, output)
+        xs, keys = scores.flat(x), scores.keys
+        shape, count = scores.output_shape(xs), len(xs[0])
+        index = read_neurons(neuron_selection, shape, count)
+        right = read_classes(labels, shape, count)
+        arranged = arrangements(scores.graph, [a.shape[1:] for a in xs], pictures=True)
+        grouping = read_features(per_input("features", features, keys), count, arranged)
+        maps = {n: relevance_of(grouping, n, values, keys) for n, values in maps_by_name(relevance, keys).items()}
+        kinds, means, stds = (per_input(*of, keys) for of in (("noise", noise), ("mean", mean), ("std", std)))
+        given = [{"mean": m, "std": s} for m, s in zip(means, stds, strict=True)]
+        read = (scores.structure, scores.specs, _TAKES, _usual)
+        drawn = replacements("noise", kinds, data, given, xs, arranged, *read, needed=tuple(_TAKES), functions=True)
+        test = _Test(scores, xs, index, right, shares, drawn, samples, grouping, size, seed)
         found = [dict(zip(maps, values, strict=True)) for values in test.run(list(maps.values()), progress)]
     return OrderingResult(shares, tuple(maps), *found)
 
@@ -223,11 +234,11 @@ class _Test:
     """The checked arguments."""
 
     scores: Scores
-    x: np.ndarray
+    xs: Arrays
     index: np.ndarray
     labels: np.ndarray | None
     rates: np.ndarray
-    noise: Replacement
+    noise: Sequence[Replacement]
     samples: int
     features: Partition
     batch_size: int
@@ -235,9 +246,9 @@ class _Test:
 
     def run(self, maps: Sequence[np.ndarray], progress: bool) -> np.ndarray:
         """(2, maps, samples of x, rates): distortion and accuracy."""
-        score, target, predicted = self.scores.at(self.x, self.index, self.batch_size)
+        score, target, predicted = self.scores.at(self.xs, self.index, self.batch_size)
         labels = predicted if self.labels is None else self.labels
-        copies = self.noise.copies(self.samples)
+        copies = max(noise.copies(self.samples) for noise in self.noise)
         kept = np.rint(self.rates * self.features.counts[:, None]).astype("int64")  # features, per sample and rate
         sums = np.zeros((2, len(maps), *kept.shape))
         with files.Progress(kept.size, "relevance_ordering", progress, "rate") as bar:
@@ -253,15 +264,22 @@ class _Test:
 
     def _perturbed(self, maps: Sequence[np.ndarray], kept: np.ndarray, copies: int, bar: files.Progress) -> Copies:
         """Perturbed copies, each with its map, sample and rate; those of the first map where no feature is kept."""
-        for i, x in enumerate(self.x):
+        for i in range(len(self.index)):
             places = [ranks(self.features, values, i, generator(self.seed, _TIES, i)) for values in maps]
             for r, count in enumerate(kept[i]):
                 if count < self.features.counts[i]:
-                    rng = generator(self.seed, _NOISE, i, r)
-                    for piece in self.noise.pieces(x, copies, rng, self.batch_size):
+                    for pieces in self._noise(i, r, copies):
                         for j, place in enumerate(places if count else places[:1]):
-                            yield from ((row, (j, i, r)) for row in np.where(place < count, x, piece))
+                            each = zip(place, self.xs, pieces, strict=True)
+                            rows = [np.where(own < count, x[i], piece) for own, x, piece in each]
+                            yield from ((row, (j, i, r)) for row in zip(*rows, strict=True))
                 bar.update()
+
+    def _noise(self, i: int, r: int, copies: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """Copies of sample i for one rate, at most ``batch_size`` at a time, an array per input."""
+        streams = [generator(self.seed, _NOISE, i, r, *[number] * bool(number)) for number in range(len(self.xs))]
+        each = zip(self.noise, self.xs, streams, strict=True)
+        return zip(*(noise.pieces(x[i], copies, rng, self.batch_size) for noise, x, rng in each), strict=True)
 
 
 def _usual(one: Arrangement, given: Mapping[str, Any]) -> str:

@@ -70,7 +70,9 @@ USAGE = {
     "unknown parameter in a comparison": (f"{BOTH} lrp.z --param lrp.z:a=1 --out {{out}}", "'a'"),
     "unknown metric": (f"{BOTH} gradient --metrics ginny --report {{out}}/r.html", "gini"),
     "samples of several sizes": ("compare {tmp}/free.keras photo.png grey.png --analyzers gradient", "one size"),
-    "two inputs": (f"explain {{tmp}}/two.keras photo.png {END}", "with one input, but"),
+    "image for two inputs": (f"explain {{tmp}}/two.keras photo.png {END}", "has the inputs left, right: give .npz"),
+    "array for two inputs": (f"explain {{tmp}}/two.keras x.npz {END}", "left, right missing"),
+    "scale of two inputs": (f"explain {{tmp}}/two.keras x.npz {END} --scale 0,1", "--scale is for models with one"),
     "Lambda layers": (f"explain {{tmp}}/lambda.keras {{tmp}}/t.npy {END}", "--unsafe"),
 }  # fmt: skip
 
@@ -88,7 +90,7 @@ def more(tmp_path_factory):
     for name, text in texts.items():
         (root / name).write_text(text)
     np.save(root / "t.npy", np.ones(5))
-    a, b = keras.Input((5,)), keras.Input((5,))
+    a, b = keras.Input((5,), name="left"), keras.Input((5,), name="right")
     keras.Model([a, b], layers.Add()([a, b])).save(root / "two.keras")
     keras.Sequential([keras.Input((5,)), layers.Lambda(lambda x: 2 * x)]).save(root / "lambda.keras")
     keras.Sequential([keras.Input((None, None, 3)), layers.GlobalAveragePooling2D()]).save(root / "free.keras")

@@ -1,5 +1,7 @@
 """compare: the numbers are those of the evaluation functions, and what goes wrong becomes part of the result."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -413,9 +415,6 @@ def test_analyzers_of_other_models_and_outputs(model, x):
     sample = zoo.make("two_outputs")
     with pytest.raises(InvalidInputError, match="explains another output"):
         run(sample.model, sample.inputs(2), [zoo.create("gradient", sample.model, output="second")], output=0)
-    two = zoo.make("two_inputs")
-    with pytest.raises(InvalidInputError, match="compare takes models with one input"):
-        run(two.model, two.inputs(2), ["gradient"])
 
 
 def test_files_that_cannot_be_written_are_refused_before_anything_runs(model, x, tmp_path):
@@ -533,3 +532,66 @@ def test_tables_without_training_data_are_a_warning():
         run(model, x, [Interrupted(model)], fit=x[:, :3])
     noted = run(model, x, ["gradient"], metrics=["attack_top_k"]).rows[0].cells["attack_top_k"]
     assert "units of their own" in noted.note and noted.failure is None
+
+
+# --- several inputs ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["two_inputs", "dict_inputs"])
+def several(request):
+    sample = zoo.make(request.param)
+    x = sample.inputs(3)
+    metrics = {"aopc_morf": {"regions": [2, None], "samples": 2}, "ordering_distortion": {"rates": 3, "samples": 2},
+               "max_sensitivity": {"samples": 2}, "gini": {}, "completeness_error": {}}
+    metrics["mine"] = lambda context: context.relevance["table"].sum(axis=1) - context.x["table"].sum(axis=1)
+    analyzers = ["gradient", "integrated_gradients", "random"]
+    found = run(sample.model, x, analyzers, metrics=metrics, fit=sample.inputs(9), labels=[0, 1, 2])
+    return sample, x, found
+
+
+def test_models_with_several_inputs(several, tmp_path):
+    sample, x, found = several
+    named = x if isinstance(x, dict) else dict(zip(("image", "table"), x, strict=True))
+    maps = zoo.create("gradient", sample.model).analyze(named)
+    row = found.row("gradient")
+    assert all(row.problems == [] for row in found.rows) and set(row.maps) == {"image", "table"}
+    for name, own in maps.items():
+        np.testing.assert_allclose(row.maps[name], own, rtol=1e-5, atol=1e-7)
+    data = sample.inputs(9)
+    common = {"data": data, "progress": False, "neuron_selection": np.array(found.samples.neurons)}
+    morf = perturbation_analysis(sample.model, x, {"m": maps}, regions=[2, None], samples=2, **common).aopc["m"]
+    np.testing.assert_allclose(row.cells["aopc_morf"].values, morf, rtol=1e-4, atol=1e-6)
+    kept = relevance_ordering(sample.model, x, maps, rates=3, samples=2, labels=[0, 1, 2], **common)
+    np.testing.assert_allclose(row.cells["ordering_distortion"].values, kept.distortion_area["relevance"], rtol=1e-4)
+    table = (data["table"] if isinstance(data, dict) else data[1]).astype("float64")
+    radius = [0.02 * np.ptp(named["image"]), 0.1 * table.std(axis=0)]
+    moved = sensitivity(zoo.create("gradient", sample.model), x, radius=radius, samples=2, progress=False)
+    np.testing.assert_allclose(row.cells["max_sensitivity"].values, moved, rtol=1e-4, atol=1e-6)
+    flat = np.concatenate([maps["image"].reshape(3, -1), maps["table"]], axis=1)
+    np.testing.assert_allclose(row.cells["gini"].values, sparsity(flat), rtol=1e-5)
+    np.testing.assert_allclose(row.cells["mine"].values, (maps["table"] - named["table"]).sum(axis=1), rtol=1e-4)
+    assert (found.row("integrated_gradients").cells["completeness_error"].values < 0.1).all()
+
+
+def test_pictures_and_files_of_several_inputs(several, tmp_path):
+    _, _, found = several
+    assert len(found.plot().axes) == 3 * 4 and len(found.plot(input="table").axes) > 3
+    with pytest.raises(InvalidInputError, match="input must be one of 'image', 'table', got 'tabel'"):
+        found.plot(input="tabel")
+    found.save(tmp_path)
+    found.report(tmp_path / "report.html", samples=1)
+    assert {"maps_1.png", "maps_2.png", "comparison.json"} <= {p.name for p in tmp_path.iterdir()}
+    page = (tmp_path / "report.html").read_text()
+    assert "input image" in page and "input table" in page and "image: float32, shape (3, 6, 6, 1)" in page
+    again = Comparison.from_dict(json.loads(json.dumps(found.to_dict(maps=True))))
+    np.testing.assert_allclose(again.maps["gradient"]["table"], found.maps["gradient"]["table"])
+    assert again.table() == found.table() and len(again.plot(input="image").axes) == 3 * 4
+
+
+def test_metrics_of_one_array_say_why_they_refuse_several_inputs():
+    sample = zoo.make("two_inputs")
+    for name, why in (("attack_top_k", "moves one array"), ("randomization", "pictures of one map")):
+        with pytest.raises(InvalidInputError, match=rf"'{name}' takes models with one input, because .*{why}.*'table'"):
+            run(sample.model, sample.inputs(2), ["gradient"], metrics=[name], fit=sample.inputs(4))
+    with pytest.raises(InvalidInputError, match=r"masks are those of one input, but the model has .*'image'"):
+        run(sample.model, sample.inputs(2), ["gradient"], masks=[0, 0, 3, 3], fit=sample.inputs(4))

@@ -605,12 +605,6 @@ def test_bad_input_is_refused_before_anything_is_computed(case, monkeypatch):
         analysis(model, arguments.pop("x"), arguments.pop("relevance"), **arguments)
 
 
-def test_models_with_several_inputs_are_refused():
-    sample = zoo.make("two_inputs")
-    with pytest.raises(InvalidInputError, match=r"perturbation_analysis takes models with one input, but .* has 2"):
-        zeroed(sample.model, sample.inputs(2), "random")
-
-
 def test_maps_are_told_from_values_per_region_by_their_shape_alone():
     """Labels per sample, as many regions as columns in one of them: the means of the other sample are means still."""
     net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)])
