@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,7 @@ def plot_tables(
     cmap: str | Colormap = DIVERGING,
     bad_color: Color = GREEN,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    path: str | os.PathLike[str] | None = None,
 ) -> Figure:
     """Draw the relevance of features as bars, the largest magnitude on top: a row per sample, a column per analyzer.
 
@@ -64,6 +66,7 @@ def plot_tables(
     bad_color : of relevance that is not finite, green by default: it comes first, as a bar over the whole panel; ground
         of the labels where ``x`` is not finite
     ax : matplotlib axes to draw into, row by row, batch x analyzers of them; None: a new figure
+    path : also save the figure here; the suffix says the format
 
     Raises
     ------
@@ -95,7 +98,7 @@ def plot_tables(
         panels[-1, j].set_xlabel("relevance", labelpad=2, **layout.LABELLED)
     for axes, title in zip(panels[:, 0], titles, strict=True):
         axes.set_ylabel(title, **layout.LABELLED)
-    return layout.fit(panels, gap=_GAP) if ax is None else layout.root(panels)
+    return layout.finish(panels, ax, path, _GAP)
 
 
 def _bars(values: Floats, analyzer: Maps, row: int, names: Sequence[str], top: int) -> list[Bar]:
