@@ -8,8 +8,8 @@ from argparse import Namespace
 from typing import Any
 
 from innv_ext.analyzers.registry import find
-from innv_ext.cli import models
-from innv_ext.cli.files import existing, folder
+from innv_ext.cli import loading, models
+from innv_ext.cli.files import folder
 from innv_ext.cli.reading import Reader, make_reader, stacked, training_data
 from innv_ext.comparison import Comparison
 from innv_ext.comparison import compare as run_comparison
@@ -23,10 +23,8 @@ def compare(options: Namespace) -> int:
     for name in options.analyzers:
         models.check_fit(find(name), options)
         find(name).constructor_arguments(params[name])
-    for path in options.images:
-        existing(path, "IMAGE")
-    labels = models.read_labels(options.labels)
-    neuron = models.read_neuron(options.neuron, labels)
+    labels = loading.read_labels(options.labels)
+    neuron = loading.read_neuron(options.neuron, labels)
     with contextlib.ExitStack() as stack:
         if options.out is not None:
             stack.enter_context(folder(options.out, "--out"))

@@ -15,9 +15,9 @@ from keras import tree
 
 from innv_ext.analyzers import Explanation
 from innv_ext.analyzers.registry import find
-from innv_ext.cli import models
+from innv_ext.cli import loading, models
 from innv_ext.cli.drawing import Caption, can_be_drawn, check_mode, draw
-from innv_ext.cli.files import existing, folder
+from innv_ext.cli.files import folder
 from innv_ext.cli.reading import Reader, Sample, batches, make_reader, stacked, training_data
 from innv_ext.comparison.rows import Data, flat
 from innv_ext.files import Progress, write
@@ -77,10 +77,8 @@ def explain(options: Namespace) -> int:
     own = models.definitions(options)
     row, params = find(options.analyzer), dict(options.param)
     models.check_fit(row, options)
-    for path in options.images:
-        existing(path, "IMAGE")
-    labels = models.read_labels(options.labels)
-    neuron = models.read_neuron(options.neuron, labels)
+    labels = loading.read_labels(options.labels)
+    neuron = loading.read_neuron(options.neuron, labels)
     shows_progress = not options.quiet and sys.stderr.isatty()
     with folder(options.out, "--out") as out:
         model = models.load_model(options, own)

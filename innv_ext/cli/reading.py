@@ -13,6 +13,7 @@ from keras import tree
 from PIL import Image, ImageOps
 
 from innv_ext.backend import numerics
+from innv_ext.cli.loading import ARRAYS, load_array, load_arrays, open_image
 from innv_ext.cli.models import failures
 from innv_ext.cli.preprocessing import Preprocessing, read_preprocessing
 from innv_ext.comparison.rows import Data, flat
@@ -20,7 +21,6 @@ from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.subject import Inputs
 
 Array = np.ndarray
-ARRAYS = (".npy", ".npz")
 _PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -112,7 +112,7 @@ class Reader:
         mode = _PILLOW_MODES.get(3 if channels is None else channels)
         if mode is None:
             raise InvalidInputError(f"the model takes {channels} channels; files have 1, 3 or 4. Give arrays: .npy.")
-        image = _open(path).convert(mode)
+        image = open_image(path).convert(mode)
         target = _size(image, size)
         resize = Image.Image.resize if self.stretch else ImageOps.fit
         return np.asarray(resize(image, target, Image.Resampling.BILINEAR)).reshape(1, target[1], target[0], -1)
@@ -130,43 +130,6 @@ def make_reader(options: Namespace, model: keras.Model) -> Reader:
         )
     preprocessing = read_preprocessing(options, integers=not numerics.is_float(subject.specs[0].dtype))
     return Reader(subject, options.resize == "stretch", preprocessing)
-
-
-def load_array(path: Path) -> Array:
-    """The array of an .npy file, or of an .npz file: the only one, or the one named x."""
-    found = load_arrays(path)
-    if len(found) > 1 and "x" not in found:
-        raise InvalidInputError(f"has the arrays {list(found)}; name the one to read x.")
-    return found["x"] if "x" in found else next(iter(found.values()))
-
-
-def load_arrays(path: Path) -> dict[str, Array]:
-    """All arrays of a file by their names; the one of an .npy file is called x."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            found = {name: loaded[name] for name in loaded}
-    except Exception as error:  # numpy raises whatever a broken file leads to
-        raise InvalidInputError(f"cannot be read as arrays: {error}") from error
-    if not found:
-        raise InvalidInputError("holds no arrays.")
-    return found
-
-
-def _open(path: Path) -> Image.Image:
-    """An image, turned upright, with 8 bits per channel."""
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits
-                image = Image.fromarray(np.rint(np.asarray(image).clip(0, 65535) / 257).astype("uint8"))
-    except Exception as error:  # decoders raise whatever a broken file leads to
-        raise InvalidInputError(f"cannot be read as an image: {error}") from error
-    if image.mode == "F":
-        raise InvalidInputError("has floating-point pixels, whose range nobody knows. Give it as .npy.")
-    return image
 
 
 def _size(image: Image.Image, size: Sequence[int | None]) -> tuple[int, int]:
