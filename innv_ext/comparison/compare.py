@@ -114,9 +114,10 @@ def compare(
         batch_size=batch_size,
         seed=seed,
         class_names=class_names,
+        columns=named is None or any(m.metric.learns and not {*m.metric.learns} & {*m.params} for m in named),
     )
     chosen = possible(named, setting)
-    if setting.columns is not None and any(m.metric.learns and not {*m.metric.learns} & {*m.params} for m in chosen):
+    if setting.columns is not None:
         setting.columns.warn("fit=")
     file = None if report is None else files.writable_file("report", report)
     folder = None if out is None else files.writable_folder("out", out)

@@ -40,7 +40,8 @@ class Setting:
     channel_axis : 1 if the model keeps its channels first, else -1
     batch_size : most samples in one forward pass
     seed : of everything random
-    columns : for tables what their columns are like, from fit or else x; None without tables
+    columns : for tables what their columns are like, from fit or else x; None without tables, and where no metric of
+        ``list_metrics()`` asks for them
     """
 
     model: keras.Model

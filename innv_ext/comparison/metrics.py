@@ -262,6 +262,7 @@ METRICS = (
         "30 maps and their gradients",
         "Ghorbani et al. 2019",
         alone="the attack moves one array within one distance",
+        learns=("epsilon",),
     ),
     Metric(
         "randomization",

@@ -140,6 +140,7 @@ def read_samples(
     batch_size: int,
     seed: int,
     class_names: Any,
+    columns: bool,
 ) -> tuple[Setting, Samples]:
     """Check the arguments of ``compare`` that say what is explained, and look at x once: neurons, classes, scores."""
     size, seed = arguments.positive_int("batch_size", batch_size), arguments.positive_int("seed", seed, 0)
@@ -163,9 +164,9 @@ def read_samples(
             probability = None if np.array_equal(found, score) else found
     neurons = target if len(shape) < 3 else np.stack(np.unravel_index(target, shape[1:]), axis=1)
     arranged = arrangements(scores.graph, [a.shape[1:] for a in xs], pictures=True)
-    columns = distribution(fit, xs, arranged, scores.structure, scores.specs)
+    known = distribution(fit, xs, arranged, scores.structure, scores.specs) if columns else None
     packed = scores.packed(xs)
-    setting = Setting(model, packed, neurons, true, masks, fit, on, output, channel_axis, size, seed, columns)
+    setting = Setting(model, packed, neurons, true, masks, fit, on, output, channel_axis, size, seed, known)
     shown = tuple(int(n) if np.ndim(n) == 0 else str(tuple(n.tolist())) for n in neurons)
     return setting, Samples(predicted, shown, score, probability, true, names, classes, channel_axis, packed)
 

@@ -529,8 +529,10 @@ def test_tables_without_training_data_are_a_warning():
     np.testing.assert_allclose(alone.rows[0].cells["max_sensitivity"].values, direct, rtol=1e-6)
     run(model, x, ["gradient"], metrics={"aopc_morf": {"mean": x.mean(axis=0)}, "gini": {}})  # is told: no warning
     with pytest.raises(InvalidInputError, match="Batch 0 of the training data"):
-        run(model, x, [Interrupted(model)], fit=x[:, :3])
-    noted = run(model, x, ["gradient"], metrics=["attack_top_k"]).rows[0].cells["attack_top_k"]
+        run(model, x, [Interrupted(model)], metrics=["aopc_morf"], fit=x[:, :3])
+    endless = ([x] for _ in iter(int, 1))  # is not read where nothing asks for it
+    assert run(model, x, ["gradient"], metrics=["gini"], fit=endless).rows[0].problems == []
+    noted = run(model, x, ["gradient"], metrics=["attack_top_k"], fit=x).rows[0].cells["attack_top_k"]
     assert "units of their own" in noted.note and noted.failure is None
 
 
