@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from innv_ext import files
 from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
+from innv_ext.files import writable_file, write
 from innv_ext.visualization.checks import Floats, Mask
 from innv_ext.visualization.images import find_cmap
 from innv_ext.visualization.scaling import Color
@@ -266,11 +266,11 @@ def save(figure: Figure, path: str | os.PathLike[str] | None, dpi: float | str =
     """
     if path is None:
         return figure
-    target = files.writable_file("path", path)
+    target = writable_file("path", path)
     kind = target.suffix[1:].lower() or "png"
     choice("path: the suffix", kind, tuple(figure.canvas.get_supported_filetypes()))
     target = target if target.suffix else target.with_name(f"{target.name}.png")
-    files.write(target, lambda file: _render(figure, file, kind, dpi))
+    write(target, lambda file: _render(figure, file, kind, dpi))
     return figure
 
 

@@ -168,7 +168,7 @@ def test_warnings_are_lines_with_the_name_of_the_file(run, tmp_path):
 
 
 def test_labels_of_windows_editors_and_labels_that_are_objects(tmp_path):
-    from innv_ext.cli.models import read_labels
+    from innv_ext.cli.loading import read_labels
     from innv_ext.errors import InvalidInputError
 
     path = tmp_path / "labels.txt"
