@@ -174,7 +174,9 @@ def choice(name: str, value: Any, allowed: Collection[Any], also: str = "") -> A
 
 
 def as_array(name: str, values: Any) -> np.ndarray:
-    """Anything array-like; lists of different lengths are refused."""
+    """Anything array-like; lists of different lengths and masked values are refused."""
+    if np.ma.is_masked(values):
+        raise InvalidInputError(f"{name} is a masked array with masked values: fill them, {name}.filled(...).")
     try:
         return np.asarray(values)
     except (TypeError, ValueError) as error:

@@ -87,21 +87,25 @@ def write(path: Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
     OSError
         if it cannot be written; the error is the one that Python raises, and names ``path``
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}.part")  # short, as the name may be as long as names can be
+    special = path.exists() and not path.is_file()  # a pipe or a device stays what it is
+    # a short name, as that of the file may be as long as names can be
+    temporary = path if special else path.with_name(f".{uuid.uuid4().hex[:12]}.part")
     try:
         with open(temporary, "wb") as file:
             if callable(content):
                 content(file)
             else:
                 file.write(content)
-        os.replace(temporary, path)
+        if not special:
+            os.replace(temporary, path)
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
-        with contextlib.suppress(OSError):  # it has its name by now, or was never made
-            temporary.unlink()
+        if not special:
+            with contextlib.suppress(OSError):  # it has its name by now, or was never made
+                temporary.unlink()
 
 
 def _as_path(argument: str, path: Any) -> Path:

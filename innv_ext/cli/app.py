@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> int:
+    from innv_ext.cli import early  # needs numpy, for which --help does not wait
+
+    early.check(options)
     with _quiet_start():
         from innv_ext.cli import compare, explain, listing
     commands = {"explain": explain.explain, "compare": compare.compare}

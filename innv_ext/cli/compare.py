@@ -7,12 +7,10 @@ import sys
 from argparse import Namespace
 from typing import Any
 
-import numpy as np
-
 from innv_ext.analyzers.registry import find
-from innv_ext.cli import models
-from innv_ext.cli.files import existing, folder
-from innv_ext.cli.reading import Reader, make_reader, training_data
+from innv_ext.cli import loading, models
+from innv_ext.cli.files import folder
+from innv_ext.cli.reading import Reader, make_reader, stacked, training_data
 from innv_ext.comparison import Comparison
 from innv_ext.comparison import compare as run_comparison
 from innv_ext.errors import InvalidInputError
@@ -25,10 +23,8 @@ def compare(options: Namespace) -> int:
     for name in options.analyzers:
         models.check_fit(find(name), options)
         find(name).constructor_arguments(params[name])
-    for path in options.images:
-        existing(path, "IMAGE")
-    labels = models.read_labels(options.labels)
-    neuron = models.read_neuron(options.neuron, labels)
+    labels = loading.read_labels(options.labels)
+    neuron = loading.read_neuron(options.neuron, labels)
     with contextlib.ExitStack() as stack:
         if options.out is not None:
             stack.enter_context(folder(options.out, "--out"))
@@ -61,13 +57,13 @@ def _run(
     options: Namespace, reader: Reader, params: dict[str, dict[str, Any]], neuron: Any, labels: dict[int, str]
 ) -> Comparison:
     samples = list(reader.samples(*options.images))
-    shapes = {sample.x.shape for sample in samples}
+    shapes = {sample.shapes if len(sample.shapes) > 1 else sample.shapes[0] for sample in samples}
     if len(shapes) != 1:
         raise InvalidInputError(f"compare needs samples of one size, got {sorted(shapes)}. Resize the images.")
     data = None if options.fit is None else training_data(options.fit, reader, options.batch_size)
     return run_comparison(
         reader.subject.model,
-        np.stack([sample.x for sample in samples]),
+        stacked(samples),
         {name: (name, params[name]) for name in options.analyzers},
         metrics=None if options.metrics is None else list(options.metrics),
         fit=data,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +32,18 @@ class Caption:
         return ", ".join(f"{name}: {shorten(value)}" for name, value in parts if value is not None)
 
 
-def check_mode(mode: str, rank: int, image: bool) -> None:
-    """Refuse unknown modes, and all but heatmaps for what is no image."""
+def check_mode(mode: str, ranks: Sequence[int], image: bool) -> None:
+    """Refuse unknown modes, all but heatmaps for what is no image, and what has no input that can be drawn."""
     arguments.choice("--mode", mode, MODES)
-    if rank > 4 or rank < 1:
-        raise InvalidInputError(f"Samples with {rank} axes cannot be drawn.")
-    if mode != "heatmap" and not image and rank != 3:
+    if not any(map(can_be_drawn, ranks)):
+        raise InvalidInputError(f"Samples with {', '.join(map(str, ranks))} axes cannot be drawn.")
+    if mode != "heatmap" and not image and 3 not in ranks:
         raise InvalidInputError(f"--mode {mode} is for images; signals, tables, volumes and tokens have only heatmap.")
+
+
+def can_be_drawn(rank: int) -> bool:
+    """Whether there is a picture of samples with so many axes."""
+    return 1 <= rank <= 4
 
 
 def draw(shown: Array, relevance: Array, image: bool, name: str, caption: Caption, mode: str) -> bytes:

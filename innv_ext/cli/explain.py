@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from keras import tree
 
 from innv_ext.analyzers import Explanation
 from innv_ext.analyzers.registry import find
-from innv_ext.cli import models
-from innv_ext.cli.drawing import Caption, check_mode, draw
-from innv_ext.cli.files import existing, folder
-from innv_ext.cli.reading import Reader, Sample, batches, make_reader, training_data
+from innv_ext.cli import loading, models
+from innv_ext.cli.drawing import Caption, can_be_drawn, check_mode, draw
+from innv_ext.cli.files import folder
+from innv_ext.cli.reading import Reader, Sample, batches, make_reader, stacked, training_data
+from innv_ext.comparison.rows import Data, flat
 from innv_ext.files import Progress, write
 from innv_ext.visualization.scaling import relay
 
@@ -31,18 +34,24 @@ class _Output:
     channels_first: bool
 
     def save(self, name: str, sample: Sample, found: Explanation, i: int) -> None:
-        """One PNG, and one .npz if wanted."""
-        caption = self.caption(found, i)
-        relevance = found.attribution[i]
-        has_channels = relevance.ndim > (2 if sample.image else 1)  # grey images may lack the axis
-        shown_map = np.moveaxis(relevance, 0, -1) if self.channels_first and has_channels else relevance
-        path = self.folder / f"{name}.png"
-        own = (sample.shown, shown_map, sample.image, self.options.analyzer, caption, self.options.mode)
-        write(path, relay(path.name, lambda: draw(*own)))
+        """One PNG for each input that can be drawn, and one .npz if wanted."""
+        maps = tree.map_structure(lambda array: array[i], found.attribution)
+        for key, shown, relevance in _by_input(sample.shown, maps):
+            if can_be_drawn(relevance.ndim):
+                caption = self.caption(found, i)
+                self._draw(name if key is None else f"{name}_{key}", shown, relevance, sample.image, caption)
         if self.options.npz:
-            arrays = {"x": sample.x, "relevance": relevance, "output": found.output[i], "target": found.target[i]}
-            arrays["score"] = found.score[i]
+            arrays = {"x" if key is None else f"x_{key}": x for key, x, _ in _by_input(sample.x, maps)}
+            arrays |= {"relevance" if key is None else f"relevance_{key}": own for key, _, own in _by_input(maps, maps)}
+            arrays |= {"output": found.output[i], "target": found.target[i], "score": found.score[i]}
             write(self.folder / f"{name}.npz", lambda file: np.savez_compressed(file, **arrays))
+
+    def _draw(self, name: str, shown: np.ndarray, relevance: np.ndarray, image: bool, caption: Caption) -> None:
+        has_channels = relevance.ndim > (2 if image else 1)  # grey images may lack the axis
+        shown_map = np.moveaxis(relevance, 0, -1) if self.channels_first and has_channels else relevance
+        path, mode = self.folder / f"{name}.png", self.options.mode if image or relevance.ndim == 3 else "heatmap"
+        own = (shown, shown_map, image, self.options.analyzer, caption, mode)
+        write(path, relay(path.name, lambda: draw(*own)))
         if not self.options.quiet:
             sys.stdout.write(f"{path}: {caption}\n")
 
@@ -68,10 +77,8 @@ def explain(options: Namespace) -> int:
     own = models.definitions(options)
     row, params = find(options.analyzer), dict(options.param)
     models.check_fit(row, options)
-    for path in options.images:
-        existing(path, "IMAGE")
-    labels = models.read_labels(options.labels)
-    neuron = models.read_neuron(options.neuron, labels)
+    labels = loading.read_labels(options.labels)
+    neuron = loading.read_neuron(options.neuron, labels)
     shows_progress = not options.quiet and sys.stderr.isatty()
     with folder(options.out, "--out") as out:
         model = models.load_model(options, own)
@@ -87,7 +94,7 @@ def explain(options: Namespace) -> int:
         with Progress(sum(counts), "explain", shows_progress, "sample") as bar:
             for batch in batches(reader.samples(*options.images), analyzer.batch_size):
                 with models.failures(row.name):
-                    found = analyzer.explain(np.stack([sample.x for sample in batch]), neuron)
+                    found = analyzer.explain(stacked(batch), neuron)
                 bar.clear()  # for the lines that follow
                 for i, sample in enumerate(batch):
                     output.save(next(names), sample, found, i)
@@ -95,11 +102,17 @@ def explain(options: Namespace) -> int:
     return 0
 
 
+def _by_input(a: Data, b: Data) -> Iterator[tuple[str | None, np.ndarray, np.ndarray]]:
+    """(input, its part of ``a``, its part of ``b``), by names that files may have; the only input has none."""
+    names = [re.sub(r"\W", "_", key) for key in a] if isinstance(a, dict) else [None]
+    return zip(names, flat(a), flat(b), strict=True)
+
+
 def _survey(reader: Reader, path: Path, mode: str) -> int:
     """How many samples a file has; all of them are read, so that what is wrong is told before the work."""
     count = 0
     for sample in reader.samples(path):
-        check_mode(mode, sample.x.ndim, sample.image)
+        check_mode(mode, [len(shape) for shape in sample.shapes], sample.image)
         count += 1
     return count
 

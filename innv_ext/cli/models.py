@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
 
-from innv_ext import arguments
 from innv_ext.analyzers import Analyzer, create_analyzer
 from innv_ext.analyzers.core.info import AnalyzerInfo
 from innv_ext.analyzers.core.subject import output_position
-from innv_ext.cli.files import existing, run_module
+from innv_ext.cli.files import run_module
 from innv_ext.errors import InnvError, InvalidInputError, UnsupportedModelError
-from innv_ext.evaluation.subject import OneInput
+from innv_ext.evaluation.subject import Inputs
 
 
 class AnalyzerFailed(InnvError):
@@ -47,13 +44,14 @@ def definitions(options: Namespace) -> dict[str, Any]:
 
 def load_model(options: Namespace, custom_objects: dict[str, Any]) -> keras.Model:
     """The model of a command line."""
-    existing(options.model, "MODEL")
     try:
         model = keras.models.load_model(
             options.model, custom_objects=custom_objects, compile=False, safe_mode=not options.unsafe
         )
     except Exception as error:  # whatever the file holds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "No model config" in reason:  # of an HDF5 file that was written by save_weights
+            reason = "it holds weights alone; build the model, load them, and write both by model.save('model.keras')."
         raise InvalidInputError(
             f"{options.model} cannot be loaded as a Keras model: {reason} (Custom layers: --module "
             f"FILE.py. Lambda layers of a file that you trust: --unsafe.)"
@@ -83,46 +81,9 @@ def check_fit(row: AnalyzerInfo, options: Namespace) -> None:
         raise InvalidInputError(f"{row.name} learns from data: give some with --fit FOLDER or --fit X.npz.")
 
 
-def read_labels(path: Path | None) -> dict[int, str]:
-    """Output number -> name, from lines, a JSON list, or a JSON object {number: name or [..., name]}."""
-    if path is None:
-        return {}
-    try:
-        text = existing(path, "--labels").read_text(encoding="utf-8-sig")
-        if not text.lstrip().startswith(("[", "{")):
-            return dict(enumerate(line.strip() for line in text.strip().splitlines()))
-        found = json.loads(text)
-        pairs = found.items() if isinstance(found, dict) else enumerate(found)
-        # Keras' imagenet_class_index.json has [WordNet number, name]
-        names = {int(k): v[-1] if isinstance(v, list) else v for k, v in pairs}
-        if not all(isinstance(name, (str, int, float)) for name in names.values()):
-            raise ValueError("names are needed, not objects")
-        return {k: str(name) for k, name in names.items()}
-    except (ValueError, IndexError) as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        raise InvalidInputError(
-            f"--labels: {path} has neither lines of text nor a JSON list or object: {error}"
-        ) from error
-
-
-def check_labels(labels: Mapping[int, str], subject: OneInput, output: str | int | None) -> None:
+def check_labels(labels: Mapping[int, str], subject: Inputs, output: str | int | None) -> None:
     """One name per output; a list that is off by one would name every output wrongly."""
     graph = subject.graph
     shape = graph.specs[graph.outputs[output_position(subject.model, graph, output)]].shape
     if labels and len(shape) == 2 and shape[1] is not None and set(labels) != set(range(shape[1])):
         raise InvalidInputError(f"--labels has {len(labels)} names, but the model has {shape[1]} outputs.")
-
-
-def read_neuron(neuron: int | tuple[int, ...] | str | None, labels: Mapping[int, str]) -> int | tuple[int, ...] | None:
-    """The number of a label; case does not matter, and it must be the label of one output only."""
-    if not isinstance(neuron, str):
-        return neuron
-    if not labels:
-        raise InvalidInputError(f"--neuron {neuron!r} is no number; names need a file of them: --labels FILE.")
-    names = {k: v.casefold() for k, v in labels.items()}
-    name = arguments.choice("--neuron", neuron.casefold(), tuple(names.values()))
-    found = [k for k, v in names.items() if v == name]
-    if len(found) > 1:
-        raise InvalidInputError(f"--neuron {neuron!r} is the name of several outputs: {found}. Give the number.")
-    return found[0]

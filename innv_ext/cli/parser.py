@@ -26,7 +26,7 @@ _INPUTS = """images are turned upright and cut to the middle part that has the p
 (--resize stretch: not cut), resized by Pillow's bilinear filter, turned into grey or RGB as the model needs it, and
 scaled from 0..255 to 0..1 (--scale). Models that take any size get the image's own. Arrays (.npy, or .npz with one
 array or one named x) are one sample or several; they are fed as they are unless --scale, --mean, --std or --preprocess
-is given."""
+is given. Models with several inputs take .npz files with an array for each, by its name."""
 
 _EXPLAIN = f"""examples:
   innv-ext explain model.keras cat.jpg dog.jpg --analyzer gradient --out maps

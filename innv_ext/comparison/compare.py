@@ -11,14 +11,15 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import tree
 
 from innv_ext import files
-from innv_ext.comparison.context import Context, Setting
+from innv_ext.comparison.context import Context, Setting, as_data
 from innv_ext.comparison.explaining import Outcome, Plan, attempt, explain
 from innv_ext.comparison.metrics import Together
 from innv_ext.comparison.reading import Chosen, possible, read_analyzers, read_metrics, read_samples
 from innv_ext.comparison.result import Comparison
-from innv_ext.comparison.rows import Cell, Criterion, Curves, Failure, Row, describe
+from innv_ext.comparison.rows import Cell, Criterion, Curves, Failure, Row, describe, flat
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.subject import check_model
 
@@ -48,15 +49,18 @@ def compare(
 
     Parameters
     ----------
-    model : built keras.Model with one input; it is never changed
-    x : array (batch, ...)
+    model : built keras.Model; it is never changed
+    x : array (batch, ...), or a list or dict of arrays for a model with several inputs. Metrics see a dict then, and
+        those that are of a single array ("inside_ratio", "attack_top_k", "randomization") refuse such models
     analyzers : a list of names, of pairs (name, parameters) and of analyzers of this model; or a dict {title: name},
         {name: parameters}, {title: (name, parameters)}, {title: analyzer}. The name "random" is the baseline
     metrics : names of ``list_metrics()``, functions (context) -> array (batch,) and ``Metric`` rows, as a list or a
         dict like ``analyzers``. None: "aopc_morf", "ordering_distortion", "max_sensitivity" (unless x holds tokens),
         "gini", "completeness_error", and with masks "inside_ratio"
     fit : training data for the named analyzers that cannot do without; each of them reads them anew, so no generator
-        that can be read only once. Others are not fitted, also where they could be: pass such an analyzer itself
+        that can be read only once. Others are not fitted, also where they could be: pass such an analyzer itself.
+        Also mean and deviation of each column of a table, to which metrics that perturb x keep (without ``fit`` those
+        of x, with a warning)
     labels : int array (batch,), the true classes
     masks : where the object is, as in ``inside_ratio``
     neuron_selection : the explained neuron: one index, one per sample, or tuple indices for outputs of rank > 2; None:
@@ -80,7 +84,8 @@ def compare(
     ------
     InvalidInputError
         before anything is explained: for unknown analyzers, metrics or parameters (with the nearest names), inputs,
-        labels or masks that don't fit, a metric without the masks that it needs, and files that cannot be written
+        labels, masks or, of tables, training data that don't fit, a metric without the masks that it needs or of a
+        model that it does not take, and files that cannot be written
 
     Notes
     -----
@@ -109,8 +114,11 @@ def compare(
         batch_size=batch_size,
         seed=seed,
         class_names=class_names,
+        columns=named is None or any(m.metric.learns and not {*m.metric.learns} & {*m.params} for m in named),
     )
     chosen = possible(named, setting)
+    if setting.columns is not None:
+        setting.columns.warn("fit=")
     file = None if report is None else files.writable_file("report", report)
     folder = None if out is None else files.writable_folder("out", out)
     rows, curves = _Explaining(setting, plans, chosen).run(progress)
@@ -153,11 +161,11 @@ class _Explaining:
         return row
 
     def _explain(self, plan: Plan) -> tuple[Row, Context | None]:
-        setting, count = self.setting, len(self.setting.x)
+        setting, count = self.setting, len(self.setting)
         built = attempt(lambda: self._built(plan))
         failed = built.failure is not None
         ran = Outcome(None, built.failure) if failed else attempt(lambda: explain(built.value, setting))
-        maps = None if ran.failure is not None else np.asarray(ran.value.attribution)
+        maps = None if ran.failure is not None else as_data(ran.value.attribution)
         params = plan.params if failed else built.value.get_params()
         row = Row(
             plan.title,
@@ -185,8 +193,9 @@ class _Explaining:
     def _built(self, plan: Plan) -> Any:
         """The analyzer, after a first call that traces its functions."""
         analyzer = plan.build(self.setting.model, self.setting)
-        if len(self.setting.x) > 1:
-            first = replace(self.setting, x=self.setting.x[:1], neurons=self.setting.neurons[:1])
+        if len(self.setting) > 1:
+            first = tree.map_structure(lambda array: array[:1], self.setting.x)
+            first = replace(self.setting, x=first, neurons=self.setting.neurons[:1])
             explain(analyzer, first)
         return analyzer
 
@@ -215,7 +224,7 @@ class _Explaining:
         return Together({t: self._values(metric.title, found.values[t]) for t in maps}, found.curves)
 
     def _values(self, title: str, values: Any) -> np.ndarray:
-        array, count = np.asarray(values, "float64"), len(self.setting.x)
+        array, count = np.asarray(values, "float64"), len(self.setting)
         if array.shape != (count,):
             raise InvalidInputError(
                 f"The metric {title!r} returned an array of shape {array.shape}; one number per sample is needed, "
@@ -226,10 +235,12 @@ class _Explaining:
 
 def _not_finite(row: Row) -> Failure | None:
     """Why maps cannot be measured, if they cannot."""
-    finite = [bool(np.isfinite(own).all()) for own in row.maps] if row.maps is not None else []
-    if all(finite):
+    if row.maps is None:
         return None
-    text = f"The maps of {finite.count(False)} samples (first: {finite.index(False)}) are not finite."
+    finite = np.all([np.isfinite(maps).reshape(len(maps), -1).all(axis=1) for maps in flat(row.maps)], axis=0)
+    if finite.all():
+        return None
+    text = f"The maps of {(~finite).sum()} samples (first: {finite.argmin()}) are not finite."
     return Failure("InvalidInputError", text)
 
 
@@ -242,25 +253,30 @@ def _criterion(chosen: Chosen) -> Criterion:
 
 def _settings(setting: Setting, neuron_selection: Any) -> dict[str, Any]:
     """What makes the comparison repeatable, as texts and numbers."""
+    named = setting.x if isinstance(setting.x, dict) else {"x": setting.x}
+    ranges = {name: [float(x.min()), float(x.max())] for name, x in named.items()}
     explained = "largest output at x" if neuron_selection is None else describe(np.asarray(neuron_selection))
     return {
         "model": setting.model.name,
         "model class": type(setting.model).__name__,
         "parameters of the model": int(setting.model.count_params()),
         "x": _described(setting.x),
-        "range of x": [float(setting.x.min()), float(setting.x.max())],
+        "range of x": ranges if isinstance(setting.x, dict) else ranges["x"],
         "neuron_selection": explained,
         "on": setting.on,
         "output": setting.output,
         "labels": setting.labels is not None,
         "masks": setting.masks is not None,
         "fit": _described(setting.fit),
+        **({} if setting.columns is None else {"columns": setting.columns.source}),
         "batch_size": setting.batch_size,
         "seed": setting.seed,
     }
 
 
 def _described(data: Any) -> str | None:
+    if isinstance(data, dict) and all(isinstance(own, np.ndarray) for own in data.values()):
+        return "; ".join(f"{name}: {own.dtype}, shape {own.shape}" for name, own in data.items())
     if isinstance(data, np.ndarray):
         return f"{data.dtype}, shape {data.shape}"
     return None if data is None else type(data).__name__

@@ -10,10 +10,17 @@ import keras
 import numpy as np
 
 from innv_ext.analyzers.core.base import Analyzer, Explanation
+from innv_ext.comparison.rows import Data, flat
+from innv_ext.evaluation.columns import Distribution
 
 
 class NotApplicable(Exception):
     """Raised by a metric that says nothing about an analyzer; the message says why."""
+
+
+def as_data(maps: Any) -> Data:
+    """The maps of an explanation as arrays."""
+    return {key: np.asarray(own) for key, own in maps.items()} if isinstance(maps, dict) else np.asarray(maps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +30,7 @@ class Setting:
     Attributes
     ----------
     model : as the user gave it
-    x : array (batch, ...) as the model takes it
+    x : array (batch, ...) as the model takes it; of several inputs {input: array}
     neurons : a ``neuron_selection`` of the explained neurons, one per sample
     labels : int array (batch,), or None
     masks : as in ``inside_ratio``, or None
@@ -33,10 +40,12 @@ class Setting:
     channel_axis : 1 if the model keeps its channels first, else -1
     batch_size : most samples in one forward pass
     seed : of everything random
+    columns : for tables what their columns are like, from fit or else x; None without tables, and where no metric of
+        ``list_metrics()`` asks for them
     """
 
     model: keras.Model
-    x: np.ndarray
+    x: Data
     neurons: np.ndarray
     labels: np.ndarray | None
     masks: Any
@@ -46,11 +55,20 @@ class Setting:
     channel_axis: int
     batch_size: int
     seed: int
+    columns: Distribution | None
 
     @property
-    def span(self) -> float:
-        """The difference of the largest and the smallest value of x."""
-        return float(self.x.max()) - float(self.x.min())
+    def xs(self) -> list[np.ndarray]:
+        """One array per input."""
+        return flat(self.x)
+
+    @property
+    def spans(self) -> list[float]:
+        """The difference of the largest and the smallest value of each input."""
+        return [float(x.max()) - float(x.min()) for x in self.xs]
+
+    def __len__(self) -> int:
+        return len(self.neurons)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +91,6 @@ class Context(Setting):
     remake: Callable[[keras.Model], Analyzer]
 
     @property
-    def relevance(self) -> np.ndarray:
+    def relevance(self) -> Data:
         """The maps, shaped like x."""
-        return np.asarray(self.explanation.attribution)
+        return as_data(self.explanation.attribution)

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 
 from innv_ext.analyzers.core.base import Analyzer, Explanation
 from innv_ext.analyzers.core.info import AnalyzerInfo
 from innv_ext.analyzers.registry import create_analyzer
-from innv_ext.comparison.context import NotApplicable, Setting
-from innv_ext.comparison.rows import Failure
+from innv_ext.comparison.context import NotApplicable, Setting, as_data
+from innv_ext.comparison.rows import Failure, flat
 from innv_ext.errors import InvalidInputError, NotFittedError
 
 SHARED = ("batch_size", "seed", "on", "output", "progress")  # parameters of analyzers that a comparison sets itself
@@ -99,7 +98,7 @@ class Plan:
 def explain(analyzer: Analyzer, setting: Setting) -> Explanation:
     """The maps of all samples, checked."""
     found = analyzer.explain(setting.x, setting.neurons, batch_size=setting.batch_size)
-    shape = np.shape(found.attribution)
-    if shape != setting.x.shape:
-        raise InvalidInputError(f"The maps have shape {shape}, but x has {setting.x.shape}.")
+    for maps, x in zip(flat(as_data(found.attribution)), setting.xs, strict=True):
+        if maps.shape != x.shape:
+            raise InvalidInputError(f"The maps have shape {maps.shape}, but x has {x.shape}.")
     return found

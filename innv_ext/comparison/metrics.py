@@ -13,7 +13,7 @@ import numpy as np
 from innv_ext import arguments
 from innv_ext.analyzers.gradient.averaged import IntegratedGradients
 from innv_ext.comparison.context import Context, NotApplicable, Setting
-from innv_ext.comparison.rows import Curves
+from innv_ext.comparison.rows import Curves, Data, flat
 from innv_ext.evaluation.attack import attack_interpretation
 from innv_ext.evaluation.measures import completeness_error, inside_ratio, sparsity
 from innv_ext.evaluation.ordering import relevance_ordering
@@ -21,9 +21,10 @@ from innv_ext.evaluation.perturbation import perturbation_analysis
 from innv_ext.evaluation.randomization import randomization_check
 from innv_ext.evaluation.sensitivity import sensitivity
 
-Maps = Mapping[str, np.ndarray]
+Maps = Mapping[str, Data]
 RANDOM = "random"  # the baseline's name in curves
 SHARE = 0.02  # of the range of x: how far "a little" is, where the caller doesn't say
+DEVIATIONS = 0.1  # of each column of a table: the same
 # parameters of the tests that a comparison sets itself
 SET = {"neuron_selection", "labels", "output", "channel_axis", "params", "random_baseline"}
 SET |= {"batch_size", "seed", "progress"}
@@ -39,11 +40,13 @@ class Metric:
     function : (context, **params) -> array (batch,), see ``innv_ext.comparison.Context``
     measures : one sentence
     better : "higher", "lower", or "none" where neither is
-    needs : "masks", "float input", "scikit-image"
+    needs : "masks", "float input", "one input", "scikit-image"
     takes : the names of its parameters, as in the function of ``innv_ext.evaluation`` behind it; None: not checked
     cost : forward passes or maps per sample
     source : the paper
     together : whether ``function`` is called once, (setting, {title: maps}, **params) -> Together
+    alone : why it takes one input only
+    learns : the parameters that stand instead of what columns of tables are like, for metrics that make use of that
 
     Examples
     --------
@@ -59,24 +62,22 @@ class Metric:
     cost: str = ""
     source: str = ""
     together: bool = False
+    learns: tuple[str, ...] = ()
+    alone: str = ""
 
 
 class Together(NamedTuple):
     """What a metric of all maps found."""
 
-    values: Maps  # {title: array (batch,)}
+    values: Mapping[str, np.ndarray]  # {title: array (batch,)}
     curves: Curves  # the result behind them, which can be drawn
 
 
 # --- all maps at once ----------------------------------------------------------------------------------------------
 
 
-def _aopc(setting: Setting, maps: Maps, *, order: str, perturbation: str | None = None, **options: Any) -> Together:
-    if perturbation is None:  # tables and texts have no neighbours of one kind to take a mean of
-        told = {"value": "constant", "sigma": "blur", "std": "gaussian", "mean": "mean"}
-        usual = "mean" if setting.x.ndim > 2 else "uniform"
-        perturbation = next((told[name] for name in told if options.get(name) is not None), usual)
-    options |= {"order": order, "perturbation": perturbation, "output": setting.output, **_common(setting)}
+def _aopc(setting: Setting, maps: Maps, *, order: str, **options: Any) -> Together:
+    options = {"data": setting.columns, **options, "order": order, "output": setting.output, **_common(setting)}
     found = perturbation_analysis(setting.model, setting.x, dict(maps), random_baseline=RANDOM not in maps, **options)
     return Together({title: found.aopc[title] for title in maps}, found)
 
@@ -85,7 +86,8 @@ def _ordering(
     setting: Setting, maps: Maps, *, area: str, rates: Any = 11, samples: int = 8, **options: Any
 ) -> Together:
     """Fewer rates and samples than usual: a comparison averages over the samples of x."""
-    options |= {"rates": rates, "samples": samples, "output": setting.output, **_common(setting)}
+    options = {"data": setting.columns, **options, "rates": rates, "samples": samples, "output": setting.output}
+    options |= _common(setting)
     relevance = {**maps, RANDOM: maps.get(RANDOM, RANDOM)}
     found = relevance_ordering(setting.model, setting.x, relevance, labels=setting.labels, **options)
     areas = getattr(found, area)
@@ -101,12 +103,27 @@ def _common(setting: Setting) -> dict[str, Any]:
 
 
 def _max_sensitivity(context: Context, radius: float | None = None, **options: Any) -> np.ndarray:
-    radius = _little(context, "radius") if radius is None else radius
+    radius = _radius(context) if radius is None else radius
     return sensitivity(context.analyzer, context.x, radius=radius, **_common(context), **options)
 
 
+def _radius(context: Context) -> Any:
+    """How far each value may move: within the deviation of its column, or the range of its input."""
+    known = context.columns.columns if context.columns is not None else {}
+    found: list[Any] = [SHARE * span for span in context.spans]
+    for number, x in enumerate(context.xs):
+        if number in known:
+            found[number] = DEVIATIONS * known[number].std
+        elif context.columns is not None and x.ndim < 3:  # of a single row only its own size is known
+            found[number] = SHARE * np.abs(x).mean(axis=0)
+    if not any(np.any(radius) for radius in found):
+        raise NotApplicable("x is constant, so that its range says nothing about radius; pass radius=")
+    return found if len(found) > 1 else found[0]
+
+
 def _gini(context: Context, **options: Any) -> np.ndarray:
-    return sparsity(context.relevance, **options)
+    maps = [own.reshape(len(own), -1) for own in flat(context.relevance)]
+    return sparsity(np.concatenate(maps, axis=1), **options)
 
 
 def _inside(context: Context, **options: Any) -> np.ndarray:
@@ -130,22 +147,20 @@ def _reference_score(context: Context) -> Any:
         if name in extras:
             return np.asarray(extras[name], "float64")
     if isinstance(analyzer, IntegratedGradients):
-        (reference,) = analyzer.references_like([context.x])
-        at = np.repeat(reference, len(context.x), axis=0)
+        at = [np.repeat(reference, len(context), axis=0) for reference in analyzer.references_like(context.xs)]
+        at = dict(zip(context.x, at, strict=True)) if isinstance(context.x, dict) else at[0]
         return np.asarray(analyzer.explain(at, context.neurons, batch_size=context.batch_size).score, "float64")
     return 0.0
 
 
-def _little(context: Context, parameter: str) -> float:
-    """How far "a little" is, which the range of x says."""
-    if not context.span:
-        raise NotApplicable(f"x is constant, so that its range says nothing about {parameter}; pass {parameter}=")
-    return SHARE * context.span
-
-
 def _attack_top_k(context: Context, epsilon: float | None = None, **options: Any) -> np.ndarray:
+    if epsilon is None and context.columns is not None:
+        raise NotApplicable("columns have units of their own, so that one epsilon= for all of them has to be passed")
     if epsilon is None:
-        epsilon = _little(context, "epsilon") * float(np.sqrt(np.prod(context.x.shape[1:])))
+        (span,) = context.spans
+        if not span:
+            raise NotApplicable("x is constant, so that its range says nothing about epsilon; pass epsilon=")
+        epsilon = SHARE * span * float(np.sqrt(np.prod(context.x.shape[1:])))
     found = attack_interpretation(context.analyzer, context.x, epsilon=epsilon, **_common(context), **options)
     return found.metrics.top_k
 
@@ -174,6 +189,7 @@ def _falling(order: str, first: str, better: str) -> Metric:
         cost="regions",
         source="Samek et al. 2017",
         together=True,
+        learns=("perturbation", "value", "mean", "std", "sigma", "data"),
     )
 
 
@@ -188,6 +204,7 @@ def _keeping(what: str, measures: str, better: str) -> Metric:
         cost="rates * samples",
         source="Macdonald et al. 2022",
         together=True,
+        learns=("noise", "mean", "std", "data"),
     )
 
 
@@ -199,12 +216,14 @@ METRICS = (
     Metric(
         "max_sensitivity",
         _max_sensitivity,
-        "largest relative change of the map at random points near x (radius: 2 % of the range of x)",
+        "largest relative change of the map at random points near x (radius: 2 % of the range of x, "
+        "in tables a tenth of each column's deviation)",
         "lower",
         ("float input",),
         _takes(sensitivity),
         "10 maps",
         "Yeh et al. 2019",
+        learns=("radius",),
     ),
     Metric(
         "gini",
@@ -227,20 +246,23 @@ METRICS = (
         _inside,
         "share of the relevance (magnitudes) inside the mask",
         "higher",
-        ("masks",),
+        ("masks", "one input"),
         _takes(inside_ratio),
         source="Kohlbrenner et al. 2020",
+        alone="a mask is that of one array",
     ),
     Metric(
         "attack_top_k",
         _attack_top_k,
         "share of the 10 % most relevant values that stay so under an attack on the map which keeps the class (L2 "
-        "norm: 2 % of the range of x in every value)",
+        "norm: 2 % of the range of x in every value; empty for tables without epsilon)",
         "higher",
-        ("float input", "scikit-image"),
+        ("float input", "one input", "scikit-image"),
         _takes(attack_interpretation),
         "30 maps and their gradients",
         "Ghorbani et al. 2019",
+        alone="the attack moves one array within one distance",
+        learns=("epsilon",),
     ),
     Metric(
         "randomization",
@@ -248,10 +270,11 @@ METRICS = (
         "rank correlation of the magnitudes with maps of random weights, randomised from the top layer down: mean "
         "over the stages",
         "lower",
-        ("scikit-image",),
+        ("one input", "scikit-image"),
         _takes(randomization_check),
         "a map per layer",
         "Adebayo et al. 2018",
+        alone="it compares pictures of one map",
     ),
 )
 USUAL = ("aopc_morf", "ordering_distortion", "max_sensitivity", "gini", "completeness_error")

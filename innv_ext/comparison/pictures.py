@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from innv_ext.comparison.rows import Criterion, Row, Samples, place
+from innv_ext import arguments
+from innv_ext.comparison.rows import Criterion, Data, Row, Samples, place
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.plotting import COLOURS, axes_for, tidy
 from innv_ext.visualization.grid import imshow_grid
@@ -23,6 +25,32 @@ from innv_ext.visualization.volumes import plot_volumes
 MOST_CHANNELS = 12  # of a signal; with more, (batch, H, W) is taken for an image
 ACROSS = 3  # panels of metrics in a row
 BASELINE = "#8c8c8c"
+
+View = tuple[str | None, Samples, dict[str, np.ndarray]]  # one input: its name, its x, its maps
+
+
+def views(samples: Samples, maps: Mapping[str, Data]) -> list[View]:
+    """(input, samples, maps) of each input that there is a picture of; the only input has no name."""
+    if not isinstance(samples.x, dict):
+        return [(None, samples, dict(maps))] if kind_of(samples) is not None and maps else []
+    of_inputs = [(name, replace(samples, x=x), {t: m[name] for t, m in maps.items()}) for name, x in samples.x.items()]
+    return [of for of in of_inputs if kind_of(of[1]) is not None and maps]
+
+
+def view(samples: Samples, maps: Mapping[str, Data], name: str | None) -> View:
+    """That of ``views`` which is drawn: the input of this name, by default the first."""
+    if samples.x is None or not maps:
+        why = "was read without x and maps" if samples.x is None else "has no analyzer that did not fail"
+        raise InvalidInputError(f"There is nothing to draw: the comparison {why}.")
+    found = {of[0]: of for of in views(samples, maps)}
+    if name is not None and not isinstance(samples.x, dict):
+        raise InvalidInputError(f"input={name!r}, but the model has a single input; leave it out.")
+    if name is not None:
+        arguments.choice("input", name, tuple(samples.x))
+    if not found or name not in {None, *found}:
+        shapes = {key: x.shape for key, x in samples.x.items()} if isinstance(samples.x, dict) else samples.x.shape
+        raise InvalidInputError(f"There is no picture of x with shape {shapes if name is None else shapes[name]}.")
+    return found[name] if name in found else next(iter(found.values()))
 
 
 def kind_of(samples: Samples) -> str | None:
@@ -40,13 +68,8 @@ def kind_of(samples: Samples) -> str | None:
 def draw_maps(
     samples: Samples, maps: Mapping[str, np.ndarray], rows: Sequence[int], ax: Any = None, cell: float = 0.8
 ) -> Figure:
-    """Some samples with their maps; ``cell`` is the longer side of an image in inches."""
+    """Some samples of one input with their maps; ``cell`` is the longer side of an image in inches."""
     kind = kind_of(samples)
-    if samples.x is None or not maps:
-        why = "was read without x and maps" if samples.x is None else "has no analyzer that did not fail"
-        raise InvalidInputError(f"There is nothing to draw: the comparison {why}.")
-    if kind is None:
-        raise InvalidInputError(f"There is no picture of x with shape {samples.x.shape}.")
     index = list(rows)
     x, chosen = samples.x[index], {title: values[index] for title, values in maps.items()}
     axis, texts = samples.channel_axis, [caption(samples, i) for i in index]

@@ -11,12 +11,14 @@ import numpy as np
 from innv_ext import arguments
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.registry import create_analyzer, find
+from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.tracing import untouched
 from innv_ext.comparison.context import Setting
 from innv_ext.comparison.explaining import Plan
 from innv_ext.comparison.metrics import TABLE, USUAL, Metric
 from innv_ext.comparison.rows import Samples
 from innv_ext.errors import InvalidInputError
+from innv_ext.evaluation.columns import distribution
 from innv_ext.evaluation.measures import inside_and_size
 from innv_ext.evaluation.subject import Scores, read_classes, read_neurons
 
@@ -82,17 +84,22 @@ def read_metrics(given: Any) -> list[Chosen] | None:
 
 def possible(metrics: list[Chosen] | None, setting: Setting) -> list[Chosen]:
     """The same metrics, if all that they need is there; for None, those of the usual ones that are possible."""
-    floats = setting.x.dtype.kind == "f"
+    whole = [x.dtype for x in setting.xs if x.dtype.kind != "f"]
     if metrics is None:
         names = [*USUAL, "inside_ratio"] if setting.masks is not None else USUAL
-        return [Chosen(n, TABLE[n], {}) for n in names if floats or "float input" not in TABLE[n].needs]
+        return [Chosen(n, TABLE[n], {}) for n in names if not whole or "float input" not in TABLE[n].needs]
     for chosen in metrics:
         needs = chosen.metric.needs
         if "masks" in needs and setting.masks is None:
             raise InvalidInputError(f"The metric {chosen.title!r} needs masks=, which say where the object is.")
-        if "float input" in needs and not floats:
+        if "one input" in needs and isinstance(setting.x, dict):
             raise InvalidInputError(
-                f"The metric {chosen.title!r} moves x by a little, but the model takes {setting.x.dtype} numbers."
+                f"The metric {chosen.title!r} takes models with one input, because {chosen.metric.alone}; this one has "
+                f"{list(setting.x)}."
+            )
+        if "float input" in needs and whole:
+            raise InvalidInputError(
+                f"The metric {chosen.title!r} moves x by a little, but the model takes {whole[0]} numbers."
             )
     return metrics
 
@@ -133,29 +140,35 @@ def read_samples(
     batch_size: int,
     seed: int,
     class_names: Any,
+    columns: bool,
 ) -> tuple[Setting, Samples]:
     """Check the arguments of ``compare`` that say what is explained, and look at x once: neurons, classes, scores."""
     size, seed = arguments.positive_int("batch_size", batch_size), arguments.positive_int("seed", seed, 0)
     names = _read_names(class_names)
     with untouched(model):
-        scores = Scores(model, on, output, "compare")
-        array = scores.samples(x)
-        shape = scores.output_shape(array)
-        index = read_neurons(neuron_selection, shape, len(array))
+        scores = Scores(model, on, output)
+        xs = scores.flat(x)
+        count, shape = len(xs[0]), scores.output_shape(xs)
+        index = read_neurons(neuron_selection, shape, count)
         classes = shape[-1] if len(shape) > 1 else 1
-        true = read_classes(labels, shape, len(array))
+        true = read_classes(labels, shape, count)
         channel_axis = 1 if scores.channels_first else -1
+        if masks is not None and len(xs) > 1:
+            raise InvalidInputError(f"masks are those of one input, but the model has {scores.keys}; leave them out.")
         if masks is not None:
-            inside_and_size(array, masks, channel_axis)  # refuses masks that don't fit
-        score, target, predicted = scores.at(array, index, size)
+            inside_and_size(xs[0], masks, channel_axis)  # refuses masks that don't fit
+        score, target, predicted = scores.at(xs, index, size)
         probability = None
         if on == "logits":
-            found = Scores(model, "output", output, "compare").at(array, target, size)[0]
+            found = Scores(model, "output", output).at(xs, target, size)[0]
             probability = None if np.array_equal(found, score) else found
     neurons = target if len(shape) < 3 else np.stack(np.unravel_index(target, shape[1:]), axis=1)
-    setting = Setting(model, array, neurons, true, masks, fit, on, output, channel_axis, size, seed)
+    arranged = arrangements(scores.graph, [a.shape[1:] for a in xs], pictures=True)
+    known = distribution(fit, xs, arranged, scores.structure, scores.specs) if columns else None
+    packed = scores.packed(xs)
+    setting = Setting(model, packed, neurons, true, masks, fit, on, output, channel_axis, size, seed, known)
     shown = tuple(int(n) if np.ndim(n) == 0 else str(tuple(n.tolist())) for n in neurons)
-    return setting, Samples(predicted, shown, score, probability, true, names, classes, channel_axis, array)
+    return setting, Samples(predicted, shown, score, probability, true, names, classes, channel_axis, packed)
 
 
 def _read_names(class_names: Any) -> dict[int, str] | None:

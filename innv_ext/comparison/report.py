@@ -134,23 +134,24 @@ def _curves(found: Findings) -> list[Markup] | None:
 
 
 def _samples(found: Findings, count: int) -> list[Markup] | None:
-    kind = pictures.kind_of(found.samples)
-    if kind is None or not found.maps:
+    views = pictures.views(found.samples, found.maps)
+    if not views:
         return None
-    titles = list(found.maps)
-    groups = [titles[i : i + WIDTH[kind]] for i in range(0, len(titles), WIDTH[kind])]
     total = len(found.samples)
     lead = f"The first {count} of {total} samples. " if count < total else ""
     lead += "Every map has its own scale: compare where it is strong, not how strong it is."
-    return [tag("p", lead, class_="soft"), *(_sample(found, i, groups) for i in range(count))]
+    return [tag("p", lead, class_="soft"), *(_sample(found, i, views) for i in range(count))]
 
 
-def _sample(found: Findings, i: int, groups: Sequence[Sequence[str]]) -> Markup:
-    samples, maps = found.samples, found.maps
-    drawn = []
-    for group in groups:
-        figure = pictures.draw_maps(samples, {title: maps[title] for title in group}, [i], cell=CELL)
-        drawn.append(picture(figure, f"Sample {i} and its maps by {', '.join(group)}."))
+def _sample(found: Findings, i: int, views: Sequence[pictures.View]) -> Markup:
+    samples, drawn = found.samples, []
+    for name, of_input, maps in views:
+        titles, wide = list(maps), WIDTH[pictures.kind_of(of_input)]
+        drawn += [] if name is None else [tag("p", f"input {name}", class_="soft")]
+        for group in (titles[j : j + wide] for j in range(0, len(titles), wide)):
+            figure = pictures.draw_maps(of_input, {title: maps[title] for title in group}, [i], cell=CELL)
+            about = f"Sample {i} and its maps by {', '.join(group)}."
+            drawn.append(picture(figure, about if name is None else f"{about[:-1]}, input {name}."))
     neuron = samples.neurons[i]
     about = f"explained neuron {samples.name(neuron) if samples.classes > 1 and isinstance(neuron, int) else neuron}"
     about += f", score {samples.score[i]:.4g}"

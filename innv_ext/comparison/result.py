@@ -78,7 +78,7 @@ class Comparison(Findings):
         curves = {metric: KINDS[of["kind"]].from_dict(of) for metric, of in stored["curves"].items()}
         return replace(super().from_dict({**stored, "curves": {}}), curves=curves)
 
-    def draw(self, ax: Any = None, *, samples: int = 8) -> Figure:
+    def draw(self, ax: Any = None, *, samples: int = 8, input: str | None = None) -> Figure:
         """Draw the maps: images in a grid, signals as lines, tables as bars, volumes in slices, tokens as text.
 
         Channels of images and volumes that are no colours are averaged. Arrays (batch, H, W) with more than 12 columns
@@ -89,14 +89,17 @@ class Comparison(Findings):
         ax : matplotlib axes, as many as the function of ``innv_ext.visualization`` for this kind of data wants; None
             makes a figure
         samples : the first ones are drawn, at most so many
+        input : the name of the input, for models with several; None: the first one that there is a picture of
 
         Raises
         ------
         InvalidInputError
-            where there are no maps, because all analyzers failed or the comparison was read without them
+            for an input that does not exist or that there is no picture of, and where there are no maps, because all
+            analyzers failed or the comparison was read without them
         """
         count = min(arguments.positive_int("samples", samples), len(self.samples))
-        return pictures.draw_maps(self.samples, self.maps, range(count), ax)
+        _, of_input, maps = pictures.view(self.samples, self.maps, input)
+        return pictures.draw_maps(of_input, maps, range(count), ax)
 
     def plot_metrics(self, ax: Any = None, *, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draw a panel per metric: means with standard errors over the samples, the best on top.
@@ -133,6 +136,7 @@ class Comparison(Findings):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write maps.png, metrics.png, a picture of each metric's curves, table.md and comparison.json.
 
+        Of several inputs each has a picture of its own, maps_1.png, maps_2.png ...
         Numbers that are not finite stand in comparison.json as Python writes and reads them: NaN, Infinity.
 
         Parameters
@@ -148,8 +152,8 @@ class Comparison(Findings):
         drawn = {f"curves_{i}.png": found.plot() for i, found in enumerate(self.curves.values(), 1)}
         if self.criteria:
             drawn["metrics.png"] = self.plot_metrics()
-        if self.maps and pictures.kind_of(self.samples) is not None:
-            drawn["maps.png"] = self.plot()
+        for i, (name, *_) in enumerate(pictures.views(self.samples, self.maps), 1):
+            drawn["maps.png" if name is None else f"maps_{i}.png"] = self.plot(input=name)
         for name, figure in drawn.items():
             files.write(target / name, png(figure))
         files.write(target / "table.md", f"{self.table()}\n".encode("utf-8", "replace"))

@@ -14,8 +14,14 @@ from innv_ext.evaluation.perturbation import PerturbationResult
 from innv_ext.evaluation.results import EvaluationResult, Statistics, over_samples, shown
 
 Curves = PerturbationResult | OrderingResult
+Data = np.ndarray | dict[str, np.ndarray]  # x or a map: an array, or of several inputs {input: array}
 
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
+
+
+def flat(data: Data) -> list[np.ndarray]:
+    """One array per input."""
+    return list(data.values()) if isinstance(data, dict) else [data]
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Row:
     failure : why there are no maps
     warnings : while it was built and explained
     cells : {metric: Cell}; those of an analyzer that failed are empty
-    maps : array shaped like x, or None
+    maps : shaped like x, or None
     """
 
     title: str
@@ -88,7 +94,7 @@ class Row:
     failure: Failure | None = None
     warnings: tuple[str, ...] = ()
     cells: dict[str, Cell] = field(default_factory=dict)
-    maps: np.ndarray | None = None
+    maps: Data | None = None
 
     def cell(self, metric: str) -> Cell:
         """That of a metric, empty where the analyzer has none."""
@@ -149,7 +155,7 @@ class Samples:
     class_names : {class: name}, or None
     classes : how many classes the output has
     channel_axis : of x and the maps, -1 or 1
-    x : array (samples, ...), or None where the comparison was read from a file
+    x : array (samples, ...), of several inputs {input: array}; or None where the comparison was read from a file
     """
 
     predicted: np.ndarray
@@ -160,7 +166,7 @@ class Samples:
     class_names: dict[int, str] | None
     classes: int
     channel_axis: int
-    x: np.ndarray | None = None
+    x: Data | None = None
 
     def __len__(self) -> int:
         return len(self.score)
@@ -189,8 +195,8 @@ class Findings(EvaluationResult):
         }
 
     @property
-    def maps(self) -> dict[str, np.ndarray]:
-        """{title: array shaped like x}, of the analyzers that did not fail."""
+    def maps(self) -> dict[str, Data]:
+        """{title: map shaped like x}, of the analyzers that did not fail."""
         return {row.title: row.maps for row in self.rows if row.maps is not None}
 
     def row(self, title: str) -> Row:

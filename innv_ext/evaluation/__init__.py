@@ -5,7 +5,7 @@ from innv_ext.evaluation.attack_result import AttackResult
 from innv_ext.evaluation.measures import CompletenessError, completeness_error, inside_ratio, sparsity
 from innv_ext.evaluation.ordering import OrderingResult, relevance_ordering
 from innv_ext.evaluation.perturbation import PerturbationResult, perturbation_analysis
-from innv_ext.evaluation.quantus import as_quantus_explain_func
+from innv_ext.evaluation.quantus import as_quantus_a_batch, as_quantus_explain_func
 from innv_ext.evaluation.randomization import RandomizationResult, randomization_check
 from innv_ext.evaluation.results import EvaluationResult, Statistics
 from innv_ext.evaluation.robustness import RobustnessMetrics, robustness_metrics
@@ -22,6 +22,7 @@ __all__ = [
     "RobustnessMetrics",
     "Statistics",
     "SystematicResult",
+    "as_quantus_a_batch",
     "as_quantus_explain_func",
     "attack_interpretation",
     "completeness_error",

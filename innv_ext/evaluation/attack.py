@@ -100,7 +100,8 @@ def attack_interpretation(
     beta = None if softplus is None else arguments.number("softplus", softplus, positive=True)
     bounds = _read_range(value_range)
     with untouched(analyzer.model):
-        scores = Scores(analyzer.model, "output", analyzer.output, "attack_interpretation")
+        scores = Scores(analyzer.model, "output", analyzer.output)
+        scores.need_one("attack_interpretation")
         array = _read_x(x, scores, bounds)
         count = read_k(k, int(np.prod(array.shape[1:])))
         before = analyzer.explain(array, neuron_selection, batch_size=size)
@@ -108,7 +109,7 @@ def attack_interpretation(
         check_finite("The map", maps)
         top = top_weights(maps.reshape(len(maps), -1), count).reshape(maps.shape).astype("float32")
         mass = mass_share(maps, top)
-        _, position, classes = scores.at(array, before.target, size)
+        _, position, classes = scores.at([array], before.target, size)
         gradient = None
         if method == "topk":
             mode = selection if isinstance(selection, str) else analyzer.neuron_selection_mode
@@ -118,7 +119,7 @@ def attack_interpretation(
         search = _Search(analyzer, scores, array, *at_x, gradient, epsilon, steps, length, bounds, size, seed)
         found = search.run(progress)
         after = np.asarray(analyzer.explain(found, selection, batch_size=size).attribution)
-        classes_after = scores.at(found, position, size)[2]  # verified by another forward pass
+        classes_after = scores.at([found], position, size)[2]  # verified by another forward pass
     axis = 1 if scores.channels_first else -1
     return AttackResult(
         x=array,
@@ -196,7 +197,7 @@ class _Search:
                 slope[flat] = direction[flat]
                 trial = point - lengths.reshape(-1, *[1] * (x.ndim - 1)) * slope
             trial = self._feasible(trial, x)
-            same = self.scores(trial, self.position[rows])[2] == self.classes[rows]
+            same = self.scores([trial], self.position[rows])[2] == self.classes[rows]
             kept = same & (_norms(trial, x) <= self.epsilon)  # after rounding
             point[kept] = trial[kept]
             lengths[~kept] /= 2
@@ -255,12 +256,13 @@ def _read_range(value_range: Any) -> tuple[float, float] | None:
 
 
 def _read_x(x: Any, scores: Scores, value_range: tuple[float, float] | None) -> np.ndarray:
-    if not numerics.is_float(scores.spec.dtype):
+    taken = scores.specs[0].dtype
+    if not numerics.is_float(taken):
         raise InvalidInputError(
-            f"The attack moves x continuously, but the model takes {scores.spec.dtype} numbers. Attack the part of the "
-            f"model behind the embedding or the cast: keras.Model(layer.output, model.output)."
+            f"The attack moves x continuously, but the model takes {taken} numbers. Attack the part of the model "
+            f"behind the embedding or the cast: keras.Model(layer.output, model.output)."
         )
-    array = scores.samples(x)
+    (array,) = scores.flat(x)
     if value_range is not None and (array.min() < value_range[0] or array.max() > value_range[1]):
         raise InvalidInputError(
             f"x holds values from {array.min():g} to {array.max():g}, outside of value_range={value_range}."

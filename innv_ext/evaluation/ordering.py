@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,19 +13,22 @@ from scipy.integrate import trapezoid
 
 from innv_ext import arguments, files
 from innv_ext.analyzers.parts.partition import Partition
-from innv_ext.analyzers.parts.replacement import Replacement, Sampler, replacement
-from innv_ext.backend.arrangement import arrangements
+from innv_ext.analyzers.parts.replacement import Replacement, Sampler
+from innv_ext.backend.arrangement import Arrangement, arrangements
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
+from innv_ext.evaluation.columns import replacements
 from innv_ext.evaluation.features import ranks, read_features, relevance_of
 from innv_ext.evaluation.results import EvaluationResult, Named, markdown
 from innv_ext.evaluation.subject import (
+    Arrays,
     Copies,
     Scores,
     check_model,
     generator,
     maps_by_name,
+    per_input,
     read_classes,
     read_neurons,
     tell_not_finite,
@@ -47,9 +50,10 @@ def relevance_ordering(
     *,
     neuron_selection: Any = None,
     labels: Any = None,
-    noise: str | Sampler = "uniform",
+    noise: str | Sampler | None = None,
     mean: Any = None,
     std: Any = None,
+    data: Any = None,
     rates: Any = 51,
     samples: int = 64,
     features: Any = "component",
@@ -69,18 +73,23 @@ def relevance_ordering(
 
     Parameters
     ----------
-    model : built keras.Model with one input; it is never changed
-    x : array (batch, ...)
-    relevance : array shaped like x, or (batch, features); "random" for a random order; or a dict {name: either} to
-        compare. Larger means more relevant; equals are ordered at random
+    model : built keras.Model; it is never changed. Where it has several inputs, the features are those of all of them
+        together, and whatever is told about samples (noise, mean, std, features) may be a list with one entry per
+        input, or a dict by their names
+    x : array (batch, ...), or a list or dict of arrays for a model with several inputs
+    relevance : array shaped like x, or a list or dict of them for several inputs; or (batch, features); "random" for a
+        random order; or a dict {name: either} to compare. Larger means more relevant; equals are ordered at random
     neuron_selection : the neuron whose score is followed: one index, one per sample, or tuple indices for outputs of
         rank > 2; None: the largest output at x
     labels : int array (batch,), the classes that count as right; None: the classes predicted at x. A single output
         neuron has the classes 0 and 1, told apart by 0.5 behind a sigmoid and by 0 otherwise
     noise : "uniform" over [min, max] of each sample; "gaussian", N(mean, std^2); "constant", ``mean``; or a function
         (x (batch, ...), samples, rng) -> (batch, samples, ...), called with one sample at a time. Where the model takes
-        whole numbers, noise is rounded
+        whole numbers, noise is rounded. None: "gaussian" for tables, whose columns have units of their own, and where
+        mean and std are given; else "uniform"
     mean, std : numbers or arrays that broadcast to one sample, e.g. ``X_train.mean(axis=0)``
+    data : training data, as in ``fit`` of analyzers, from which mean and std of each column of a table are taken; None:
+        from x, with a warning
     rates : how many rates, evenly spaced from 0 to 1, or an increasing array of shares
     samples : noisy copies per sample of x and rate
     features : what is kept or randomised as one: "component" (every value), "pixel" (all channels of a pixel or
@@ -97,7 +106,7 @@ def relevance_ordering(
     ------
     InvalidInputError
         for shapes that don't match, NaN, an empty batch, rates that are no increasing shares, labels or neurons out of
-        range, missing mean or std, or a model with several inputs
+        range, or missing mean or std
 
     Notes
     -----
@@ -121,16 +130,19 @@ def relevance_ordering(
     size, samples = arguments.positive_int("batch_size", batch_size), arguments.positive_int("samples", samples)
     shares, seed = _read_rates(rates), arguments.positive_int("seed", seed, 0)
     with untouched(model):
-        scores = Scores(model, on, output, "relevance_ordering")
-        array = scores.samples(x)
-        shape = scores.output_shape(array)
-        index = read_neurons(neuron_selection, shape, len(array))
-        right = read_classes(labels, shape, len(array))
-        (one,) = arrangements(scores.graph, [array.shape[1:]], pictures=True)
-        kind = replacement("noise", noise, one, _TAKES, {"mean": mean, "std": std}, tuple(_TAKES), functions=True)
-        grouping = read_features(features, len(array), one)
-        maps = {name: relevance_of(grouping, name, values) for name, values in maps_by_name(relevance).items()}
-        test = _Test(scores, array, index, right, shares, kind, samples, grouping, size, seed)
+        scores = Scores(model, on, output)
+        xs, keys = scores.flat(x), scores.keys
+        shape, count = scores.output_shape(xs), len(xs[0])
+        index = read_neurons(neuron_selection, shape, count)
+        right = read_classes(labels, shape, count)
+        arranged = arrangements(scores.graph, [a.shape[1:] for a in xs], pictures=True)
+        grouping = read_features(per_input("features", features, keys), count, arranged)
+        maps = {n: relevance_of(grouping, n, values, keys) for n, values in maps_by_name(relevance, keys).items()}
+        kinds, means, stds = (per_input(*of, keys) for of in (("noise", noise), ("mean", mean), ("std", std)))
+        given = [{"mean": m, "std": s} for m, s in zip(means, stds, strict=True)]
+        read = (scores.structure, scores.specs, _TAKES, _usual)
+        drawn = replacements("noise", kinds, data, given, xs, arranged, *read, needed=tuple(_TAKES), functions=True)
+        test = _Test(scores, xs, index, right, shares, drawn, samples, grouping, size, seed)
         found = [dict(zip(maps, values, strict=True)) for values in test.run(list(maps.values()), progress)]
     return OrderingResult(shares, tuple(maps), *found)
 
@@ -223,11 +235,11 @@ class _Test:
     """The checked arguments."""
 
     scores: Scores
-    x: np.ndarray
+    xs: Arrays
     index: np.ndarray
     labels: np.ndarray | None
     rates: np.ndarray
-    noise: Replacement
+    noise: Sequence[Replacement]
     samples: int
     features: Partition
     batch_size: int
@@ -235,9 +247,9 @@ class _Test:
 
     def run(self, maps: Sequence[np.ndarray], progress: bool) -> np.ndarray:
         """(2, maps, samples of x, rates): distortion and accuracy."""
-        score, target, predicted = self.scores.at(self.x, self.index, self.batch_size)
+        score, target, predicted = self.scores.at(self.xs, self.index, self.batch_size)
         labels = predicted if self.labels is None else self.labels
-        copies = self.noise.copies(self.samples)
+        copies = max(noise.copies(self.samples) for noise in self.noise)
         kept = np.rint(self.rates * self.features.counts[:, None]).astype("int64")  # features, per sample and rate
         sums = np.zeros((2, len(maps), *kept.shape))
         with files.Progress(kept.size, "relevance_ordering", progress, "rate") as bar:
@@ -254,15 +266,27 @@ class _Test:
 
     def _perturbed(self, maps: Sequence[np.ndarray], kept: np.ndarray, copies: int, bar: files.Progress) -> Copies:
         """Perturbed copies, each with its map, sample and rate; those of the first map where no feature is kept."""
-        for i, x in enumerate(self.x):
+        for i in range(len(self.index)):
             places = [ranks(self.features, values, i, generator(self.seed, _TIES, i)) for values in maps]
             for r, count in enumerate(kept[i]):
                 if count < self.features.counts[i]:
-                    rng = generator(self.seed, _NOISE, i, r)
-                    for piece in self.noise.pieces(x, copies, rng, self.batch_size):
+                    for pieces in self._noise(i, r, copies):
                         for j, place in enumerate(places if count else places[:1]):
-                            yield from ((row, (j, i, r)) for row in np.where(place < count, x, piece))
+                            each = zip(place, self.xs, pieces, strict=True)
+                            rows = [np.where(own < count, x[i], piece) for own, x, piece in each]
+                            yield from ((row, (j, i, r)) for row in zip(*rows, strict=True))
                 bar.update()
+
+    def _noise(self, i: int, r: int, copies: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """Copies of sample i for one rate, at most ``batch_size`` at a time, an array per input."""
+        streams = [generator(self.seed, _NOISE, i, r, *[number] * bool(number)) for number in range(len(self.xs))]
+        each = zip(self.noise, self.xs, streams, strict=True)
+        return zip(*(noise.pieces(x[i], copies, rng, self.batch_size) for noise, x, rng in each), strict=True)
+
+
+def _usual(one: Arrangement, given: Mapping[str, Any]) -> str:
+    """The noise of what is no table."""
+    return "uniform" if all(value is None for value in given.values()) else "gaussian"
 
 
 def _read_rates(rates: Any) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,19 +13,22 @@ from matplotlib.figure import Figure
 
 from innv_ext import arguments, files
 from innv_ext.analyzers.parts.partition import Partition
-from innv_ext.analyzers.parts.replacement import Replacement, fitted, replacement
-from innv_ext.backend.arrangement import arrangements
+from innv_ext.analyzers.parts.replacement import Replacement, fitted
+from innv_ext.backend.arrangement import Arrangement, arrangements
 from innv_ext.backend.tracing import untouched
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation import plotting
+from innv_ext.evaluation.columns import replacements
 from innv_ext.evaluation.features import RANDOM, ranks, read_regions, relevance_of
 from innv_ext.evaluation.results import EvaluationResult, Named, markdown, over_samples
 from innv_ext.evaluation.subject import (
+    Arrays,
     Copies,
     Scores,
     check_model,
     generator,
     maps_by_name,
+    per_input,
     read_neurons,
     tell_not_finite,
 )
@@ -45,10 +48,11 @@ def perturbation_analysis(
     *,
     regions: Any = None,
     order: str | tuple[str, ...] = "morf",
-    perturbation: str = "mean",
+    perturbation: str | None = None,
     value: Any = None,
     mean: Any = None,
     std: Any = None,
+    data: Any = None,
     sigma: Any = None,
     steps: int | None = None,
     aggregate: str = "mean",
@@ -68,9 +72,12 @@ def perturbation_analysis(
 
     Parameters
     ----------
-    model, x, on, output, neuron_selection, batch_size, progress : as in ``relevance_ordering``
-    relevance : array shaped like x (or like it without channels), or (batch, regions), blocks row by row; or a dict
-        {name: either} to compare; "random" for a random order. Regions of equal relevance are ordered at random
+    model, x, on, output, neuron_selection, batch_size, progress : as in ``relevance_ordering``; of several inputs, the
+        regions of all are perturbed in one order, and regions, perturbation, value, mean, std and sigma may be a list
+        with one entry per input, or a dict by their names
+    relevance : array shaped like x (or like it without channels), or a list or dict of them for several inputs; or
+        (batch, regions), blocks row by row, input by input; or a dict {name: either} to compare; "random" for a random
+        order. Regions of equal relevance are ordered at random
     regions : an integer or a tuple with one size per axis of positions: blocks with all channels of their positions,
         cut off at the far sides if these are no multiples; pictures without a channel axis need one size per axis.
         "component" (every value), "pixel" (all channels of a pixel or time step), or an int array of labels
@@ -82,8 +89,12 @@ def perturbation_analysis(
         "mean": the mean of each channel of the sample, or ``mean``; "constant": ``value``; "uniform": uniform noise
         over [min, max] of the sample; "gaussian": noise in place of the values, N(mean, std^2), by default with mean
         and standard deviation of each channel of the sample; "inversion": max + min - x, extremes of the sample;
-        "blur": the sample smoothed by a Gaussian with standard deviations ``sigma``
+        "blur": the sample smoothed by a Gaussian with standard deviations ``sigma``.
+        None: what the arguments below belong to; without any "mean", for tables, whose columns have units of their
+        own, "gaussian", for tokens "uniform"
     value, mean, std : numbers or arrays that broadcast to one sample, e.g. ``X_train.mean(axis=0)``
+    data : training data, as in ``fit`` of analyzers, from which mean and std of each column of a table are taken; None:
+        from x, with a warning
     sigma : a number, or one per axis of positions; None: an eighth of each side
     steps : how many regions are perturbed at most; None: all
     aggregate : the relevance of a region is the "mean" or the "sum" of its values
@@ -95,7 +106,7 @@ def perturbation_analysis(
     ------
     InvalidInputError
         for shapes that don't match, NaN, an empty batch, regions larger than x, more steps than regions, missing or
-        superfluous arguments of the perturbation, or a model with several inputs
+        superfluous arguments of the perturbation
 
     Notes
     -----
@@ -116,28 +127,34 @@ def perturbation_analysis(
     """
     check_model(model)
     size, samples = arguments.positive_int("batch_size", batch_size), arguments.positive_int("samples", samples)
-    seed, orders, maps = arguments.positive_int("seed", seed, 0), _read_orders(order), maps_by_name(relevance)
-    if random_baseline and RANDOM in maps:
-        raise InvalidInputError(
-            "relevance has the name 'random', which is the baseline's. Give the map another name, or pass "
-            "random_baseline=False."
-        )
+    seed, orders = arguments.positive_int("seed", seed, 0), _read_orders(order)
     with untouched(model):
-        scores = Scores(model, on, output, "perturbation_analysis")
-        array = scores.samples(x)
-        index = read_neurons(neuron_selection, scores.output_shape(array), len(array))
-        (one,) = arrangements(scores.graph, [array.shape[1:]], pictures=True)
-        parts = read_regions(regions, len(array), one)
-        given = {"value": value, "mean": mean, "std": std, "sigma": sigma}
-        noise = replacement("perturbation", perturbation, one, _TAKES, given)
+        scores = Scores(model, on, output)
+        keys = scores.keys
+        maps = maps_by_name(relevance, keys)
+        if random_baseline and RANDOM in maps:
+            raise InvalidInputError(
+                "relevance has the name 'random', which is the baseline's. Give the map another name, or pass "
+                "random_baseline=False."
+            )
+        xs = scores.flat(x)
+        index = read_neurons(neuron_selection, scores.output_shape(xs), len(xs[0]))
+        arranged = arrangements(scores.graph, [a.shape[1:] for a in xs], pictures=True)
+        parts = read_regions(per_input("regions", regions, keys), len(xs[0]), arranged)
         most = int(parts.counts.max())
         count = most if steps is None else arguments.positive_int("steps", steps)
         if count > most:
             raise InvalidInputError(f"steps={steps}, but x has only {most} regions. None perturbs all of them.")
-        found = {name: relevance_of(parts, name, values, aggregate) for name, values in maps.items()}
+        found = {name: relevance_of(parts, name, values, keys, aggregate) for name, values in maps.items()}
         ranked = [ORDERS[o] * values for o in orders for values in found.values()]
         baseline = RANDOM_ORDERS if random_baseline else 0
-        run = _Run(scores, array, index, parts, ranked, baseline, noise, noise.copies(samples), count, size, seed)
+        told = {"value": value, "mean": mean, "std": std, "sigma": sigma}
+        told = {argument: per_input(argument, given, keys) for argument, given in told.items()}
+        given = [{argument: own[i] for argument, own in told.items()} for i in range(len(keys))]
+        kinds, read = per_input("perturbation", perturbation, keys), (scores.structure, scores.specs, _TAKES, _usual)
+        noise = replacements("perturbation", kinds, data, given, xs, arranged, *read)
+        copies = max(own.copies(samples) for own in noise)
+        run = _Run(scores, xs, index, parts, ranked, baseline, noise, copies, count, size, seed)
         rows = {f"{name} ({o})" if len(orders) > 1 else name: o for o in orders for name in maps}
         rows |= {RANDOM: RANDOM} if random_baseline else {}
         found = [dict(zip(rows, values, strict=True)) for values in run.run(progress)]
@@ -242,12 +259,12 @@ class _Run:
     """The checked arguments; ``maps`` has the relevance of regions, (batch, most regions), the first largest."""
 
     scores: Scores
-    x: np.ndarray
+    xs: Arrays
     index: np.ndarray
     regions: Partition
     maps: Sequence[np.ndarray]
     random_orders: int
-    noise: Replacement
+    noise: Sequence[Replacement]
     copies: int
     steps: int
     batch_size: int
@@ -255,11 +272,11 @@ class _Run:
 
     def run(self, progress: bool) -> np.ndarray:
         """(2, rows, samples of x, steps + 1): scores and shares of copies of unchanged class."""
-        score, target, predicted = self.scores.at(self.x, self.index, self.batch_size)
+        score, target, predicted = self.scores.at(self.xs, self.index, self.batch_size)
         orders = np.array([1] * len(self.maps) + [self.random_orders] * bool(self.random_orders))
-        found = np.zeros((2, len(orders), len(self.x), self.steps + 1))
+        found = np.zeros((2, len(orders), len(self.index), self.steps + 1))
         found[:, :, :, 0] = np.stack([score, np.ones_like(score)])[:, None]
-        total = len(self.x) * orders.sum() * self.copies * self.steps
+        total = len(self.index) * orders.sum() * self.copies * self.steps
         with files.Progress(int(total), "perturbation_analysis", progress, "copy") as bar:
             for (row, i, step), scores, classes in self.scores.follow(self._perturbed(), target, self.batch_size):
                 weight = 1 / (self.copies * orders[row])
@@ -271,23 +288,36 @@ class _Run:
 
     def _perturbed(self) -> Copies:
         """Perturbed copies, each with its row, sample and step; random orders share the row behind those of maps."""
-        for i, j in itertools.product(range(len(self.x)), range(len(self.maps) + self.random_orders)):
+        for i, j in itertools.product(range(len(self.index)), range(len(self.maps) + self.random_orders)):
             places = self._places(i, j)
             for copy in range(self.copies):
                 other = self._other(i, copy)
                 for step in range(self.steps):
-                    yield np.where(places <= step, other, self.x[i]), (min(j, len(self.maps)), i, step + 1)
+                    each = zip(places, other, self.xs, strict=True)
+                    row = [np.where(p <= step, own, x[i]) for p, own, x in each]
+                    yield row, (min(j, len(self.maps)), i, step + 1)
 
-    def _places(self, i: int, j: int) -> np.ndarray:
-        """For each value of sample i the number of the step that perturbs it."""
+    def _places(self, i: int, j: int) -> list[np.ndarray]:
+        """For each value of sample i the number of the step that perturbs it, an array per input."""
         if j < len(self.maps):
             return ranks(self.regions, self.maps[j], i, generator(self.seed, _TIES, i))
         number = j - len(self.maps)  # so that the baseline does not depend on the maps
         return ranks(self.regions, np.zeros_like(self.maps[0]), i, generator(self.seed, _BASELINE, i, number))
 
-    def _other(self, i: int, copy: int) -> np.ndarray:
-        """What perturbed regions of sample i hold."""
-        return fitted(self.noise.draw(self.x[i], 1, generator(self.seed, _NOISE, i, copy))[0], self.x.dtype)
+    def _other(self, i: int, copy: int) -> list[np.ndarray]:
+        """What perturbed regions of sample i hold, an array per input."""
+        found = []
+        for number, (noise, x) in enumerate(zip(self.noise, self.xs, strict=True)):
+            rng = generator(self.seed, _NOISE, i, copy, *[number] * bool(number))
+            found.append(fitted(noise.draw(x[i], 1, rng)[0], x.dtype))
+        return found
+
+
+def _usual(one: Arrangement, given: Mapping[str, Any]) -> str:
+    """The perturbation that the arguments belong to; without any that of what is no table."""
+    told = {"value": "constant", "sigma": "blur", "std": "gaussian", "mean": "mean"}
+    plain = "mean" if one.positions else "uniform"
+    return next((kind for name, kind in told.items() if given[name] is not None), plain)
 
 
 def _read_orders(order: Any) -> tuple[str, ...]:

@@ -197,8 +197,9 @@ def from_lists(kind: Any, value: Any) -> Any:
     origin, parts = get_origin(kind), get_args(kind)
     if value is None:
         return None
-    if origin in (Union, UnionType):  # "array | None"
-        return from_lists(parts[0], value)
+    if origin in (Union, UnionType):  # "array | None", "array | dict of arrays | None"
+        dicts = [part for part in parts if get_origin(part) is dict]
+        return from_lists(dicts[0] if dicts and isinstance(value, dict) else parts[0], value)
     if is_dataclass(kind):
         needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
         if missing := [name for name in needed if name not in value]:

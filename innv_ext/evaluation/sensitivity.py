@@ -22,7 +22,7 @@ def sensitivity(
     analyzer: Analyzer,
     x: Any,
     *,
-    radius: float = 0.02,
+    radius: Any = 0.02,
     samples: int = 10,
     norm: str = "linf",
     kind: str = "max",
@@ -37,7 +37,9 @@ def sensitivity(
     ----------
     analyzer : an analyzer, fitted where it needs that
     x : array (batch, ...), or a list or dict of arrays for a model with several inputs, which move together
-    radius : of the ball, in units of x
+    radius : of the ball, in units of x: a number, or one per value as an array that broadcasts to one sample, e.g.
+        ``0.1 * X_train.std(axis=0)`` for tables, whose columns have units of their own; for several inputs one for
+        all, or a list of one each
     samples : points, drawn uniformly from the ball; the maximum over them is a lower bound of that over the ball
     norm : of the ball: "linf" (each value moves by at most ``radius``) or "l2"
     kind : "max" or "mean" over the points
@@ -73,7 +75,7 @@ def sensitivity(
     [0.0]
     """
     check_analyzer(analyzer)
-    radius, samples = arguments.number("radius", radius, positive=True), arguments.positive_int("samples", samples)
+    samples = arguments.positive_int("samples", samples)
     arguments.choice("norm", norm, ("linf", "l2"))
     summary = SUMMARIES[arguments.choice("kind", kind, tuple(SUMMARIES))]
     seed = arguments.positive_int("seed", seed, 0)
@@ -81,6 +83,7 @@ def sensitivity(
     xs = subject.standardize(x, analyzer.input_structure_, analyzer.input_specs(), True)
     if any(a.dtype.kind != "f" for a in xs):
         raise InvalidInputError("x holds whole numbers (tokens or bytes), which cannot move by a little.")
+    radii = _read_radius(radius, [a.shape[1:] for a in xs])
     at_x = analyzer.explain(x, neuron_selection, batch_size=size)
     start = _rows(at_x.attribution)
     neurons = same_neurons(at_x, neuron_selection)
@@ -89,7 +92,7 @@ def sensitivity(
     for first in files.Progress(range(0, total, size), "sensitivity", progress):
         number = np.arange(first, min(first + size, total))
         i = number // samples
-        moved = _moved(xs, i, [generator(seed, *divmod(int(n), samples)) for n in number], radius, norm)
+        moved = _moved(xs, i, [generator(seed, *divmod(int(n), samples)) for n in number], radii, norm)
         given = subject.pack_like(x, moved, analyzer.input_structure_)
         found = _rows(analyzer.analyze(given, rows_of(neurons, i), batch_size=size))
         changes[number] = np.linalg.norm(found - start[i], axis=1)
@@ -103,13 +106,28 @@ def _rows(maps: Any) -> np.ndarray:
     return np.concatenate([p.reshape(len(p), int(np.prod(p.shape[1:]))) for p in parts], axis=1)
 
 
+def _read_radius(radius: Any, shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """The radius of every value of a sample, over all inputs together."""
+    several = isinstance(radius, list) and len(shapes) > 1
+    given = radius if several else [radius] * len(shapes)
+    if len(given) != len(shapes):
+        raise InvalidInputError(f"radius has {len(given)} entries, but the model has {len(shapes)} inputs.")
+    if not several and np.ndim(radius) == 0:
+        arguments.number("radius", radius, positive=True)
+    read = [arguments.one_sample("radius", r, shape).ravel() for r, shape in zip(given, shapes, strict=True)]
+    found = np.concatenate(read)
+    if (found < 0).any() or not found.any():
+        raise InvalidInputError(f"radius must not be negative, and not 0 everywhere; its smallest is {found.min():g}.")
+    return found
+
+
 def _moved(
-    xs: Sequence[np.ndarray], i: np.ndarray, generators: Sequence[np.random.Generator], radius: float, norm: str
+    xs: Sequence[np.ndarray], i: np.ndarray, generators: Sequence[np.random.Generator], radii: np.ndarray, norm: str
 ) -> list[np.ndarray]:
     """For each generator a point of the ball around sample ``i``, over all inputs together."""
     ends = np.cumsum([int(np.prod(x.shape[1:])) for x in xs])
     drawn = np.stack([_in_unit_ball(rng, ends[-1], norm) for rng in generators])
-    steps = np.split(radius * drawn, ends[:-1], axis=1)
+    steps = np.split(radii * drawn, ends[:-1], axis=1)
     return [(x[i] + s.reshape(-1, *x.shape[1:])).astype(x.dtype) for x, s in zip(xs, steps, strict=True)]
 
 

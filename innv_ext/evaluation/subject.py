@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Analyzer, Explanation
 from innv_ext.analyzers.core.reverse import select
 from innv_ext.backend import facts, numerics
+from innv_ext.backend.graph import Spec
 from innv_ext.backend.models import model_wo_softmax
 from innv_ext.backend.numerics import Compiled, widen
 from innv_ext.backend.squash import cut_softmax
@@ -24,7 +25,8 @@ from innv_ext.errors import InvalidInputError, NonFiniteWarning
 from innv_ext.evaluation.features import RANDOM
 
 Tensor = Any
-Copies = Iterator[tuple[np.ndarray, tuple[int, int, int]]]  # of samples, with their places: map, sample, on the curve
+Arrays = Sequence[np.ndarray]  # one per input
+Copies = Iterator[tuple[Arrays, tuple[int, int, int]]]  # of samples, with their places: map, sample, on the curve
 
 
 def check_model(model: Any) -> None:
@@ -41,35 +43,59 @@ def generator(seed: int, *key: int) -> np.random.Generator:
 # --- the model -----------------------------------------------------------------------------------------------------
 
 
-class OneInput:
+class Inputs:
+    """A traced model, and what it takes.
+
+    Attributes
+    ----------
+    keys : what the inputs are called where several of them stand in a dict
+    """
+
+    def __init__(self, model: keras.Model):
+        check_model(model)
+        self.model, self.subject = model, subject.subject_of(model)
+        self.structure, self.graph = self.subject.input_structure, self.subject.form("linear")
+        named = [getattr(tensor, "name", f"input {i}") for i, tensor in enumerate(tree.flatten(self.structure))]
+        self.keys = sorted(self.structure) if isinstance(self.structure, dict) else named
+        self.channels_first = facts.channels_first(self.graph)
+        tokens, specs = facts.token_inputs(self.graph), self.graph.specs
+        self.specs = [replace(specs[s], dtype="int32") if s in tokens else specs[s] for s in self.graph.inputs]
+
+    def flat(self, x: Any) -> list[np.ndarray]:
+        """x as the model takes it, one array per input; what does not fit, holds NaN, or is empty is refused."""
+        arrays = subject.standardize(x, self.structure, self.specs, True)
+        for array in arrays:
+            if not array.size:
+                raise InvalidInputError(f"x has shape {array.shape}; there is nothing to explain.")
+        return arrays
+
+    def packed(self, arrays: Sequence[np.ndarray]) -> Any:
+        """An array, or {input: array} of several."""
+        return arrays[0] if len(arrays) == 1 else dict(zip(self.keys, arrays, strict=True))
+
+    def need_one(self, caller: str) -> Spec:
+        """The only input; InvalidInputError in the name of ``caller`` if there are others."""
+        if len(self.specs) > 1:
+            raise InvalidInputError(
+                f"{caller} takes models with one input, but {self.model.name!r} has {len(self.keys)}: {self.keys}. "
+                f"Hold the others fixed: keras.Model(a, model([a, b])) with a = keras.Input(...) and b a function of a."
+            )
+        return self.specs[0]
+
+
+class OneInput(Inputs):
     """A traced model with one input; others are refused in the name of ``caller``."""
 
     def __init__(self, model: keras.Model, caller: str):
-        check_model(model)
-        self.model, self.subject = model, subject.subject_of(model)
-        self.structure = self.subject.input_structure
-        names = [getattr(i, "name", "?") for i in tree.flatten(self.structure)]
-        if len(names) > 1:
-            raise InvalidInputError(
-                f"{caller} takes models with one input, but {model.name!r} has {len(names)}: {names}. Hold the "
-                f"others fixed: keras.Model(a, model([a, b])) with a = keras.Input(...) and b a function of a."
-            )
-        self.graph = self.subject.graph
-        self.channels_first = facts.channels_first(self.graph)
-        (slot,) = self.graph.inputs
-        self.spec = self.graph.specs[slot]
-        if slot in facts.token_inputs(self.graph) and numerics.is_float(self.spec.dtype):
-            self.spec = replace(self.spec, dtype="int32")
+        super().__init__(model)
+        self.spec = self.need_one(caller)
 
     def samples(self, x: Any) -> np.ndarray:
         """x as the model takes it; what does not fit, holds NaN, or is empty is refused."""
-        (array,) = subject.standardize(x, self.structure, [self.spec], True)
-        if not array.size:
-            raise InvalidInputError(f"x has shape {array.shape}; there is nothing to explain.")
-        return array
+        return self.flat(x)[0]
 
 
-class Scores(OneInput):
+class Scores(Inputs):
     """The score of one neuron and the predicted class, compiled once.
 
     Parameters
@@ -78,39 +104,39 @@ class Scores(OneInput):
     output : name or position of the output, for models with several
     """
 
-    def __init__(self, model: keras.Model, on: str, output: str | int | None, caller: str):
+    def __init__(self, model: keras.Model, on: str, output: str | int | None):
         numerics.check_backend()
         arguments.choice("on", on, ("output", "logits"))
-        super().__init__(model, caller)
+        super().__init__(model)
         self.position = subject.output_position(model, self.graph, output)
         self.scorer = model if on == "output" else model_wo_softmax(model)
         self.threshold = 0.5 if on == "output" and self._squashed() else 0.0
-        fed = self.spec.dtype
-        fed = numerics.wide_dtype(fed) if numerics.is_float(fed) else fed
-        self._run = Compiled(self._forward, [((None, *self.spec.shape[1:]), fed), ((None,), "int32")], False)
+        fed = [numerics.wide_dtype(s.dtype) if numerics.is_float(s.dtype) else s.dtype for s in self.specs]
+        taken = [((None, *s.shape[1:]), dtype) for s, dtype in zip(self.specs, fed, strict=True)]
+        self._run = Compiled(self._forward, [((None,), "int32"), *taken], False)
 
     def _squashed(self) -> bool:
         """Whether the output is a probability."""
         whole = self.subject.form("linear")
         return bool(cut_softmax(whole.rebuilt(whole.nodes, outputs=(whole.outputs[self.position],)))[1])
 
-    def output_shape(self, x: np.ndarray) -> tuple[int | None, ...]:
+    def output_shape(self, xs: Arrays) -> tuple[int | None, ...]:
         """The shape of the output, worked out for x where the model leaves dimensions free."""
-        return self.subject.output_shape(self.model, self.position, [x])
+        return self.subject.output_shape(self.model, self.position, xs)
 
-    def __call__(self, x: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(self, xs: Arrays, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(score in float64, flat index of the neuron, predicted class) per sample; index -1: the largest output.
 
         The class is the largest entry of the last axis at the neuron's position. A single neuron has the classes 0 and
         1, told apart by 0.5 where it is a probability and by 0 otherwise.
         """
-        score, target, predicted = (np.asarray(t) for t in self._run(x, index))
+        score, target, predicted = (np.asarray(t) for t in self._run(index, *xs))
         return score.astype("float64"), target, predicted
 
-    def at(self, x: np.ndarray, index: np.ndarray, size: int) -> list[np.ndarray]:
+    def at(self, xs: Arrays, index: np.ndarray, size: int) -> list[np.ndarray]:
         """The same for many samples, ``size`` at a time."""
-        rows = [slice(start, start + size) for start in range(0, len(x), size)]
-        parts = [self(x[s], index[s]) for s in rows]
+        rows = [slice(start, start + size) for start in range(0, len(index), size)]
+        parts = [self([x[s] for x in xs], index[s]) for s in rows]
         return [np.concatenate(p) for p in zip(*parts, strict=True)]
 
     def follow(self, copies: Copies, index: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, ...]]:
@@ -118,11 +144,11 @@ class Scores(OneInput):
         while batch := list(itertools.islice(copies, size)):
             rows, places = zip(*batch, strict=True)
             where = np.array(places).T
-            score, _, predicted = self(np.stack(rows), index[where[1]])
+            score, _, predicted = self([np.stack(own) for own in zip(*rows, strict=True)], index[where[1]])
             yield where, score, predicted
 
-    def _forward(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        outputs = self.scorer(tree.pack_sequence_as(self.structure, [x]), training=False)
+    def _forward(self, index: Tensor, *xs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        outputs = self.scorer(tree.pack_sequence_as(self.structure, list(xs)), training=False)
         y = widen(tree.flatten(outputs)[self.position])
         _, score, target = select(y, index)
         classes = ops.shape(y)[-1] if len(y.shape) > 1 else 1
@@ -149,9 +175,24 @@ def tell_not_finite(caller: str, values: np.ndarray) -> None:
 # --- arguments -----------------------------------------------------------------------------------------------------
 
 
-def maps_by_name(relevance: Any) -> dict[str, Any]:
+def per_input(argument: str, given: Any, keys: Sequence[str]) -> list[Any]:
+    """What holds for each input: of several, a list with one each, or a dict (None where a key is missing)."""
+    if len(keys) == 1 or not isinstance(given, (list, Mapping)):
+        return [given] * len(keys)
+    if isinstance(given, Mapping):
+        for key in given:
+            arguments.choice(f"{argument}: input", key, tuple(keys))
+        return [given.get(key) for key in keys]
+    if len(given) != len(keys):
+        raise InvalidInputError(f"{argument} has {len(given)} entries, but the model has the inputs {list(keys)}.")
+    return given
+
+
+def maps_by_name(relevance: Any, keys: Sequence[str]) -> dict[str, Any]:
     """{name: map}; a single map is called "relevance", a random order "random"."""
-    if not isinstance(relevance, Mapping):
+    one_of_several = len(keys) > 1 and isinstance(relevance, Mapping) and set(relevance) == set(keys)
+    one_of_several = one_of_several and not any(isinstance(v, (str, Mapping)) for v in relevance.values())
+    if not isinstance(relevance, Mapping) or one_of_several:
         return {RANDOM if isinstance(relevance, str) else "relevance": relevance}
     wrong = [name for name in relevance if not isinstance(name, str)]
     if wrong or not relevance:

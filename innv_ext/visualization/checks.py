@@ -36,8 +36,14 @@ TABLE = DataKind("row", "feature", ("features",), channels=False)
 
 
 def as_numbers(values: ArrayLike, argument: str) -> Floats:
-    """Copy anything array-like to float64, so that nothing later can reach the caller's memory."""
+    """Copy anything array-like to float64, so that nothing later can reach the caller's memory.
+
+    Masked values become NaN.
+    """
     try:
+        listed = isinstance(values, (list, tuple)) and any(map(np.ma.isMaskedArray, values))
+        if listed or np.ma.isMaskedArray(values):
+            values = np.ma.asarray(values).astype(np.float64).filled(np.nan)
         array = np.asarray(values)
         if array.dtype.kind in "cSUTmM":
             raise TypeError(f"dtype {array.dtype}")

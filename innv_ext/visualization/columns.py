@@ -14,9 +14,10 @@ from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization.checks import Floats, as_batch, check_same_size
 from innv_ext.visualization.images import Range
-from innv_ext.visualization.maps import back_project, graymap, heatmap
+from innv_ext.visualization.maps import back_project, graymap, heatmap, own_scales
 from innv_ext.visualization.overlays import SHARE, blend, mask_input, scale_input
-from innv_ext.visualization.scaling import DIVERGING, SCALES, Reduction, magnitude, peaks, share, signed
+from innv_ext.visualization.panels import Heat
+from innv_ext.visualization.scaling import DIVERGING, GREEN, SCALES, Reduction, magnitude, peaks, share, signed, to_unit
 
 Draw = Callable[[Any, Any], ArrayLike]  # (relevance, images) as the caller gave them -> (batch, H, W, 3) in [0, 1]
 
@@ -111,7 +112,7 @@ def read_columns(
             choice(f"mode of {argument}", own, MODES)
         values = as_batch(given, argument, channel_axis)
         check_same_size(values, images, argument)
-        columns.append(Column(str(name), np.asarray(given), values, own, str(titles.get(name, name))))
+        columns.append(Column(str(name), np.asanyarray(given), values, own, str(titles.get(name, name))))
     return columns
 
 
@@ -147,6 +148,16 @@ def draw_column(column: Column, images: np.ndarray, scale: Floats | None, option
             f"{expected}; got {rgb.dtype} of shape {rgb.shape}."
         )
     return rgb
+
+
+def heat_of(column: Column, scale: Floats | None, options: Options) -> list[Heat] | None:
+    """The values behind the pictures of a column of heatmaps; None for other modes."""
+    if column.mode != "heatmap":
+        return None
+    values, bad = signed(column.values, options.reduce)
+    scales = own_scales(values, bad, options.percentile) if scale is None else scale
+    pairs = zip(to_unit(values, scales), bad, strict=True)
+    return [Heat(*pair, options.cmap, GREEN, options.gamma) for pair in pairs]
 
 
 def describe(columns: Sequence[Column], options: Options, images: Floats) -> list[str]:

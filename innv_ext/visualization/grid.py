@@ -17,7 +17,7 @@ from innv_ext.arguments import choice, number
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization import panels as layout
 from innv_ext.visualization.checks import as_batch
-from innv_ext.visualization.columns import Draw, Options, describe, draw_column, read_columns, shared_scales
+from innv_ext.visualization.columns import Draw, Options, describe, draw_column, heat_of, read_columns, shared_scales
 from innv_ext.visualization.images import Range, find_cmap, to_rgb
 from innv_ext.visualization.rows import ClassNames, Lines, left_texts, right_texts
 from innv_ext.visualization.scaling import DIVERGING, SCALES, Reduction, relay
@@ -129,8 +129,9 @@ def imshow_grid(
     scales = shared_scales(columns, options)
     drawn = [relay("input", partial(to_rgb, images, channel_axis, value_range))]
     for column, shared in zip(columns, scales, strict=True):
-        draw = partial(draw_column, column, np.asarray(images), shared, options)
+        draw = partial(draw_column, column, np.asanyarray(images), shared, options)
         drawn.append(relay(column.name, draw))
+    heats = [None, *(heat_of(column, shared, options) for column, shared in zip(columns, scales, strict=True))]
 
     width, height = layout.cell_size(*pictures.shape[1:3], cell)
     panels = layout.panel_grid(ax, len(drawn), width, [height] * len(pictures), figure)
@@ -138,7 +139,8 @@ def imshow_grid(
         of_heatmaps = [s for c, s in zip(columns, scales, strict=True) if c.mode == "heatmap" and s is not None]
         layout.bar_below(panels, cmap, ax is not None, f"{of_heatmaps[0][0]:.3g}" if scale == "all" else "max")
     for (row, j), axes in np.ndenumerate(panels):
-        layout.draw_picture(axes, drawn[j][row], "auto" if ax is None else "equal")
+        heat = heats[j][row] if heats[j] is not None else None
+        layout.draw_picture(axes, drawn[j][row], "auto" if ax is None else "equal", heat)
         axes.set_label(f"{row}, {columns[j - 1].name if j else 'input'}")
         if j and not columns[j - 1].values[row].any():
             style = {**layout.NOTED, "color": "#888888", "ha": "center", "va": "center"}

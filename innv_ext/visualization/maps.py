@@ -145,6 +145,13 @@ def back_project(
     return paint(np.broadcast_to((unit + 1) / 2, (*bad.shape, 3)), bad, bad_color)
 
 
+def own_scales(values: Floats, bad: Mask, percentile: float) -> Floats:
+    """What each map is divided by: the percentile of its finite magnitudes, their maximum where that is 0."""
+    pairs = zip(np.abs(values), ~bad, strict=True)
+    clipped = np.array([np.percentile(v[good], percentile) if good.any() else 0.0 for v, good in pairs])
+    return np.where(clipped > 0, clipped, peaks(values))
+
+
 def _scaled(values: Floats, bad: Mask, scale: ArrayLike | None, percentile: float, bad_color: Color) -> Floats:
     """The maps of a public function in [-1, 1], after warnings to its caller.
 
@@ -154,9 +161,7 @@ def _scaled(values: Floats, bad: Mask, scale: ArrayLike | None, percentile: floa
     report(largest, bad, bad_color, stacklevel=4)
     number("percentile", percentile, positive=True, most=100)
     if scale is None:
-        pairs = zip(np.abs(values), ~bad, strict=True)
-        clipped = np.array([np.percentile(v[good], percentile) if good.any() else 0.0 for v, good in pairs])
-        return to_unit(values, np.where(clipped > 0, clipped, largest))
+        return to_unit(values, own_scales(values, bad, percentile))
     if percentile != 100:
         raise InvalidInputError(f"percentile={percentile!r} has no effect when scale is given; pass only one of them.")
     scales = as_numbers(scale, "scale")

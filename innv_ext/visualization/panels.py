@@ -11,6 +11,7 @@ import io
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
@@ -18,16 +19,17 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Colormap, FuncNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
-from innv_ext.visualization.checks import Floats
+from innv_ext.files import writable_file, write
+from innv_ext.visualization.checks import Floats, Mask
 from innv_ext.visualization.images import find_cmap
-
-Target = str | os.PathLike[str] | IO[bytes]
+from innv_ext.visualization.scaling import Color
 
 DPI = 200
 TITLE, LABEL, SMALL = 8.0, 7.0, 6.5  # text sizes in points
@@ -194,12 +196,36 @@ def cell_size(height: int, width: int, target: float) -> tuple[float, float]:
     return max(1, round(width * per_pixel)) / DPI, max(1, round(height * per_pixel)) / DPI
 
 
-def draw_picture(axes: Axes, picture: Floats, aspect: str) -> None:
-    """Show an RGB picture in a thin frame."""
+@dataclass(frozen=True, eq=False)
+class Heat:
+    """The values behind a picture: (H, W) in [-1, 1], which of them are not finite, and how they become colours."""
+
+    unit: Floats
+    bad: Mask
+    cmap: str | Colormap
+    bad_color: Color
+    gamma: float = 1.0
+
+    def draw(self, axes: Axes, aspect: str) -> None:
+        """Show the mean of the values in each dot: colours of opposite values have no mean that means anything."""
+        power = self.gamma
+        curve = (lambda u: np.sign(u) * np.abs(u) ** power, lambda u: np.sign(u) * np.abs(u) ** (1 / power))
+        norm = Normalize(-1, 1) if power == 1 else FuncNorm(curve, -1, 1)
+        values = np.ma.array(np.where(self.bad, 0.0, self.unit), mask=self.bad)
+        colours = find_cmap(self.cmap).with_extremes(bad=self.bad_color)
+        how = {"interpolation": "antialiased", "interpolation_stage": "data"}
+        axes.imshow(values, cmap=colours, norm=norm, aspect=aspect, **how)
+
+
+def draw_picture(axes: Axes, picture: Floats, aspect: str, heat: Heat | None = None) -> None:
+    """Show an RGB picture in a thin frame; ``heat`` are its values, if colours stand for such."""
     # where a picture has more pixels than its place has dots, "nearest" would drop some: average them instead
     width, height = (round(side * axes.figure.dpi) for side in inches(axes))
     shrunk = picture.shape[1] > width or picture.shape[0] > height
-    axes.imshow(picture, interpolation="antialiased" if shrunk else "nearest", aspect=aspect)
+    if shrunk and heat is not None:
+        heat.draw(axes, aspect)
+    else:
+        axes.imshow(picture, interpolation="antialiased" if shrunk else "nearest", aspect=aspect)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(edgecolor=EDGE, linewidth=0.4)
 
@@ -223,15 +249,37 @@ def bar_below(panels: np.ndarray, cmap: str | Colormap, given: bool, end: str) -
     return bar
 
 
-def save(figure: Figure, path: Target | None, dpi: float | str = "figure", kind: str | None = None) -> Figure:
-    """Write all of the figure to ``path``, if there is one, whatever the settings say; the suffix is the format."""
-    if path is not None:
-        figure.savefig(path, dpi=dpi, format=kind, facecolor="white", bbox_inches=figure.bbox_inches)
+def finish(panels: np.ndarray, ax: Any, path: str | os.PathLike[str] | None, gap: float) -> Figure:
+    """The figure of the panels, made to fit where it is new, and saved where there is a ``path``."""
+    return save(fit(panels, gap=gap) if ax is None else root(panels), path)
+
+
+def save(figure: Figure, path: str | os.PathLike[str] | None, dpi: float | str = "figure") -> Figure:
+    """Write all of the figure to ``path``, if there is one, whatever the settings say; the suffix is the format.
+
+    Raises
+    ------
+    InvalidInputError
+        for an unknown format, a folder, and what cannot be written to
+    OSError
+        if the disk is full; the error names the file
+    """
+    if path is None:
+        return figure
+    target = writable_file("path", path)
+    kind = target.suffix[1:].lower() or "png"
+    choice("path: the suffix", kind, tuple(figure.canvas.get_supported_filetypes()))
+    target = target if target.suffix else target.with_name(f"{target.name}.png")
+    write(target, lambda file: _render(figure, file, kind, dpi))
     return figure
+
+
+def _render(figure: Figure, file: IO[bytes], kind: str, dpi: float | str = "figure") -> None:
+    figure.savefig(file, dpi=dpi, format=kind, facecolor="white", bbox_inches=figure.bbox_inches)
 
 
 def png(figure: Figure) -> bytes:
     """The figure as the content of a PNG file."""
     buffer = io.BytesIO()
-    save(figure, buffer, kind="png")
+    _render(figure, buffer, "png")
     return buffer.getvalue()

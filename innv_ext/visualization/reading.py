@@ -27,8 +27,11 @@ class Maps:
 
     def colours(self, row: int, cmap: str | Colormap, bad_color: Color) -> Floats:
         """RGB of every value of one sample, on a new last axis."""
-        unit = to_unit(self.values[row : row + 1], self.scales[row : row + 1])[0]
-        return paint(apply_cmap((unit + 1) / 2, cmap), self.bad[row], bad_color)
+        return paint(apply_cmap((self.unit(row) + 1) / 2, cmap), self.bad[row], bad_color)
+
+    def unit(self, row: int) -> Floats:
+        """The values of one sample over its scale, in [-1, 1]."""
+        return to_unit(self.values[row : row + 1], self.scales[row : row + 1])[0]
 
 
 def read_data(x: Any, kind: DataKind, bad_color: Color, channel_axis: int = -1) -> Floats:

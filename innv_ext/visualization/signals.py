@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ def plot_signals(
     channel_axis: int = -1,
     bad_color: Color = GREEN,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    path: str | os.PathLike[str] | None = None,
 ) -> Figure:
     """Draw signals as lines, coloured by relevance: a row per signal, a column per analyzer.
 
@@ -63,6 +65,7 @@ def plot_signals(
         panel's whole height
     ax : matplotlib axes to draw into, row by row: batch x analyzers of them, times the number of channels with
         ``channels="panels"``; None: a new figure
+    path : also save the figure here; the suffix says the format
 
     Raises
     ------
@@ -98,7 +101,7 @@ def plot_signals(
     _label_time(panels, time_label, whole=times is None)
     if colorbar:
         colour_bar(panels, found, cmap, bad_color, ax is not None)
-    return layout.fit(panels, gap=_GAP) if ax is None else layout.root(panels)
+    return layout.finish(panels, ax, path, _GAP)
 
 
 def _edges(times: ArrayLike | None, steps: int) -> Floats:

@@ -1,7 +1,8 @@
-"""Relevance of tables: bars per feature, the largest first."""
+"""Relevance of tables: bars per feature, the largest first; summaries of a data set."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,14 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from innv_ext.arguments import choice
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization import panels as layout
 from innv_ext.visualization.checks import TABLE, Floats
 from innv_ext.visualization.images import apply_cmap, paint
 from innv_ext.visualization.reading import Maps, number_text, read_data, read_maps, read_names, row_titles, signed_text
 from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, share
+from innv_ext.visualization.summaries import draw_summary, lines_of
 
 _USUAL = 15  # features without ``top``
 _WIDTH, _HEIGHT, _GAP = 1.75, 0.18, 0.15  # inches of a panel, of a bar's line, and between panels
@@ -40,42 +43,59 @@ def plot_tables(
     x: ArrayLike,
     maps: Any,
     *,
+    kind: str = "rows",
     feature_names: Sequence[str] | None = None,
     row_names: Sequence[str] | None = None,
     top: int | None = None,
     scale: str = "map",
-    cmap: str | Colormap = DIVERGING,
+    cmap: str | Colormap | None = None,
     bad_color: Color = GREEN,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Draw the relevance of features as bars, the largest magnitude on top: a row per sample, a column per analyzer.
+    """Draw the relevance of features, the largest magnitude on top: of each sample, or of a data set as a whole.
 
-    Left of each bar stand the feature and its value, right of it the relevance. What is beyond ``top`` is summed
-    in a pale bar "others (n features)", so that the bars of a panel always add up to the whole.
+    With ``kind="rows"`` there is a row of bars per sample and a column per analyzer. Left of each bar stand the feature
+    and its value, right of it the relevance. What is beyond ``top`` is summed in a pale bar "others (n features)", so
+    that the bars of a panel always add up to the whole.
 
     Parameters
     ----------
     x : array (batch, F)
+    kind : "rows"; or, of all samples together, a panel per analyzer: "bars", the mean magnitudes, or "beeswarm", a
+        point per sample, whose place is its relevance and whose colour the value of the feature, between its 5 % and
+        95 % percentiles; there "others" are grey points at their sum
     maps : array (batch, F), or {name: such an array}
     feature_names, row_names : names of the features, cut to 48 characters, and of the samples; None: their numbers
     top : how many features get a bar of their own; None: all, but at most 15
-    scale : "map", "row", "column" or "all", the panels that share the ends of their axis, symmetric around zero
-    cmap : as in `plot_signals`; bars have the colours at three quarters of its positive and negative side
+    scale : "map", "row", "column" or "all", the panels that share the ends of their axis, symmetric around zero in rows
+    cmap : as in `plot_signals`; bars have the colours at three quarters of its positive and negative side. Of a
+        beeswarm the colours of low to high values, None: from blue to red
     bad_color : of relevance that is not finite, green by default: it comes first, as a bar over the whole panel; ground
         of the labels where ``x`` is not finite
     ax : matplotlib axes to draw into, row by row, batch x analyzers of them; None: a new figure
+    path : also save the figure here; the suffix says the format
 
     Raises
     ------
     InvalidInputError
-        as `plot_signals`, and for ``top`` below 1
+        as `plot_signals`, for ``top`` below 1, and for names of rows or a colour map where there are none
 
     Examples
     --------
     >>> figure = plot_tables([[5.1, 3.5, 1.4]], [[0.1, -2.0, 0.2]], feature_names=["a", "b", "c"], top=1)
     >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
     ['b = 3.5', 'others (2 features)']
+    >>> figure = plot_tables([[5.1, 3.5], [4.0, 0.1]], [[0.1, -2.0], [0.0, 1.0]], kind="beeswarm")
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['feature 1', 'feature 0']
+
+    Notes
+    -----
+    Summaries as in Lundberg et al. (2020), "From local explanations to global understanding with explainable AI for
+    trees", figures 4 and 5.
     """
+    choice("kind", kind, ("rows", "bars", "beeswarm"))
     data = read_data(x, TABLE, bad_color)
     found = read_maps(maps, data, TABLE, scale=scale, bad_color=bad_color, reduce="sum")
     features = data.shape[1]
@@ -84,6 +104,15 @@ def plot_tables(
         top = _USUAL
     elif isinstance(top, bool) or not isinstance(top, (int, np.integer)) or top < 1:
         raise InvalidInputError(f"top must be an integer of at least 1, the number of features drawn; got {top!r}.")
+    if kind != "rows":
+        for argument, given in (("row_names", row_names), ("cmap", cmap if kind == "bars" else None)):
+            if given is not None:
+                raise InvalidInputError(f"{argument} has no meaning with kind={kind!r}; leave it out.")
+        lines = [lines_of(data[..., 0], analyzer, names, kind, top) for analyzer in found]
+        shared = scale in ("row", "all")
+        panels = draw_summary(lines, [analyzer.name for analyzer in found], kind, shared, cmap, bad_color, ax)
+        return layout.finish(panels, ax, path, _GAP)
+    cmap = DIVERGING if cmap is None else cmap
     titles = row_titles(row_names, len(data))
     charts = [[_bars(data[i, :, 0], analyzer, i, names, top) for i in range(len(data))] for analyzer in found]
     panels = layout.panel_grid(ax, len(found), _WIDTH, [_HEIGHT * (len(charts[0][0]) + 0.2)] * len(data))
@@ -95,7 +124,7 @@ def plot_tables(
         panels[-1, j].set_xlabel("relevance", labelpad=2, **layout.LABELLED)
     for axes, title in zip(panels[:, 0], titles, strict=True):
         axes.set_ylabel(title, **layout.LABELLED)
-    return layout.fit(panels, gap=_GAP) if ax is None else layout.root(panels)
+    return layout.finish(panels, ax, path, _GAP)
 
 
 def _bars(values: Floats, analyzer: Maps, row: int, names: Sequence[str], top: int) -> list[Bar]:

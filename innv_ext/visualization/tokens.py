@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -46,6 +47,7 @@ def plot_tokens(
     colorbar: bool = True,
     bad_color: Color = GREEN,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    path: str | os.PathLike[str] | None = None,
 ) -> Figure:
     """Draw texts with every token on a ground of the colour of its relevance: a row per text, a column per analyzer.
 
@@ -65,6 +67,7 @@ def plot_tokens(
     cmap, colorbar : as in `plot_signals`
     bad_color : ground of tokens whose relevance is not finite, green by default
     ax : matplotlib axes to draw into, row by row, batch x analyzers of them, in their present size; None: a new figure
+    path : also save the figure here; the suffix says the format
 
     Raises
     ------
@@ -94,7 +97,7 @@ def plot_tokens(
         _write(axes, drawn[i][j], fontsize)
         if not j and names[i]:
             layout.write_beside(axes, names[i], (0.0, 0.5), (-5, 0), ha="right", va="center", **layout.LABELLED)
-    return layout.fit(panels, gap=_GAP) if ax is None else layout.root(panels)
+    return layout.finish(panels, ax, path, _GAP)
 
 
 def tokens_to_html(

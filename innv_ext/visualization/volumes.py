@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ def plot_volumes(
     value_range: Range = None,
     bad_color: Color = GREEN,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    path: str | os.PathLike[str] | None = None,
 ) -> Figure:
     """Draw slices of volumes: for each sample a row of its input, then a row per analyzer.
 
@@ -60,6 +62,7 @@ def plot_volumes(
     value_range : (low, high), the input's values of black and white
     bad_color : of voxels that are not finite, green by default
     ax : matplotlib axes to draw into, row by row, batch x (1 + analyzers) rows of a panel per slice; None: a new figure
+    path : also save the figure here; the suffix says the format
 
     Raises
     ------
@@ -79,7 +82,9 @@ def plot_volumes(
     data = read_data(x, VOLUME, bad_color, channel_axis)
     three_channels(data, "x")
     tall = data.reshape(len(data), -1, *data.shape[3:])  # one picture per volume, so that it has one range
-    pictures = paint(*as_picture(tall.astype(np.asarray(x).dtype), -1, value_range), bad_color)
+    if value_range is None and np.asanyarray(x).dtype == np.uint8:
+        value_range = (0.0, 255.0)
+    pictures = paint(*as_picture(tall, -1, value_range), bad_color)
     pictures = pictures.reshape(*data.shape[:-1], 3)
     found = read_maps(maps, data, VOLUME, scale=scale, bad_color=bad_color, channel_axis=channel_axis, reduce=reduce)
     shown = _positions(slices, choose, data.shape[axis + 1], axis, found)
@@ -92,7 +97,10 @@ def plot_volumes(
     for row, (i, j) in zip(panels, rows, strict=True):
         cube = pictures[i] if j < 0 else found[j].colours(i, cmap, bad_color)
         for axes, z in zip(row, shown[i], strict=True):
-            layout.draw_picture(axes, cube.take(z, axis), "auto" if ax is None else "equal")
+            heat = None
+            if j >= 0:
+                heat = layout.Heat(found[j].unit(i).take(z, axis), found[j].bad[i].take(z, axis), cmap, bad_color)
+            layout.draw_picture(axes, cube.take(z, axis), "auto" if ax is None else "equal", heat)
             if j < 0:
                 axes.set_title(f"slice {z}", fontsize=layout.SMALL, color=layout.TEXT, pad=2)
         beside = [names[i], "input"] if j < 0 else [found[j].name or "relevance", peak_text(found[j], i, found)]
@@ -100,7 +108,7 @@ def plot_volumes(
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", **layout.LABELLED)
     if colorbar:
         colour_bar(panels, found, cmap, bad_color, ax is not None)
-    return layout.fit(panels, gap=_GAP) if ax is None else layout.root(panels)
+    return layout.finish(panels, ax, path, _GAP)
 
 
 def _positions(slices: int | Sequence[int], choose: str, depth: int, axis: int, found: Sequence[Maps]) -> np.ndarray:

@@ -8,13 +8,14 @@ import weakref
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import zoo
 from keras import layers
 
 import innv_ext
 from innv_ext.analyzers.core.subject import ALL, BEST, subject_of
 from innv_ext.backend import passes, tracing
-from innv_ext.errors import SaveError
+from innv_ext.errors import InvalidInputError, SaveError
 
 pytestmark = zoo.QUICK
 
@@ -234,3 +235,19 @@ def test_what_cannot_be_copied_says_so():
     by_function = innv_ext.create_analyzer("gradient", dense_net(), neuron_selection_mode=lambda y: y[:, 0])
     with pytest.raises(SaveError, match="neuron_selection_mode=<function"):
         pickle.dumps(by_function)
+
+
+def test_data_sets_are_explained_batch_by_batch():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    analyzer, x = zoo.create("gradient", model), np.ones((4, 3), "float32")
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, i):
+            return x
+
+    for data in (tf.data.Dataset.from_tensor_slices(x).batch(2), iter([x]), Batches()):
+        with pytest.raises(InvalidInputError, match=r"x is a .*, but one batch at a time is explained: .*Dataset"):
+            analyzer.analyze(data, 0)

@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import zoo
 from cli_pictures import pictures, pixels
 
 import innv_ext
@@ -167,7 +168,7 @@ def test_warnings_are_lines_with_the_name_of_the_file(run, tmp_path):
 
 
 def test_labels_of_windows_editors_and_labels_that_are_objects(tmp_path):
-    from innv_ext.cli.models import read_labels
+    from innv_ext.cli.loading import read_labels
     from innv_ext.errors import InvalidInputError
 
     path = tmp_path / "labels.txt"
@@ -189,3 +190,28 @@ def test_an_encoding_without_our_signs_costs_nothing(monkeypatch):
     assert cli_main(["list"]) == 0
     assert stream.errors == "strict"
     assert stream.buffer.getvalue() == rb"aopc \u2191" + b"\n"
+
+
+def test_models_with_several_inputs_take_an_array_for_each(run, tmp_path):
+    """Pictures and arrays of each input; the same maps as in Python, and a comparison."""
+    sample = zoo.make("two_inputs")
+    sample.model.save(tmp_path / "two.keras")
+    image, table = sample.inputs(2)
+    np.savez(tmp_path / "x.npz", image=image, table=table, other=np.zeros(3))
+    np.savez(tmp_path / "one.npz", image=image[1], table=table[1])
+    line = "explain {tmp}/two.keras {tmp}/x.npz {tmp}/one.npz --analyzer gradient --npz --out {out}"
+    code, out, err = run(line)
+    assert (code, err, len(out.splitlines())) == (0, "", 6)
+    stems = ["x_0_gradient", "x_1_gradient", "one_gradient"]
+    files = {f"{stem}{end}" for stem in stems for end in ("_image.png", "_table.png", ".npz")}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == files
+    maps = zoo.create("gradient", sample.model).analyze([image, table])
+    for stem, i in zip(stems, (0, 1, 1), strict=True):
+        with np.load(tmp_path / "out" / f"{stem}.npz") as arrays:
+            np.testing.assert_allclose(arrays["relevance_image"], maps[0][i], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(arrays["relevance_table"], maps[1][i], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(arrays["x_table"], table[i], rtol=1e-6)
+    line = "compare {tmp}/two.keras {tmp}/x.npz --analyzers gradient,random --fit {tmp}/x.npz --out {out}/c"
+    code, out, err = run(line)
+    assert (code, err) == (0, "") and "| gradient |" in out
+    assert {"maps_1.png", "maps_2.png"} <= {p.name for p in (tmp_path / "out" / "c").iterdir()}

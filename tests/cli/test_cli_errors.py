@@ -33,6 +33,7 @@ USAGE = {
     "no model": (f"explain none.keras photo.png {END}", "no file none.keras"),
     "corrupt model": (f"explain cut.keras photo.png {END}", "cut.keras cannot be loaded as a Keras"),
     "foreign model": (f"explain photo.png photo.png {END}", "photo.png cannot be loaded"),
+    "weights alone": (f"explain {{tmp}}/weights.h5 photo.png {END}", "holds weights alone; build the model"),
     "no image": (f"explain net.keras none.png {END}", "no file none.png"),
     "torn image": (f"explain net.keras photo.png torn.png {END}", "torn.png: cannot be read"),
     "no image at all": (f"explain net.keras labels.txt {END}", "labels.txt: cannot be read as an im"),
@@ -70,7 +71,9 @@ USAGE = {
     "unknown parameter in a comparison": (f"{BOTH} lrp.z --param lrp.z:a=1 --out {{out}}", "'a'"),
     "unknown metric": (f"{BOTH} gradient --metrics ginny --report {{out}}/r.html", "gini"),
     "samples of several sizes": ("compare {tmp}/free.keras photo.png grey.png --analyzers gradient", "one size"),
-    "two inputs": (f"explain {{tmp}}/two.keras photo.png {END}", "with one input, but"),
+    "image for two inputs": (f"explain {{tmp}}/two.keras photo.png {END}", "has the inputs left, right: give .npz"),
+    "array for two inputs": (f"explain {{tmp}}/two.keras x.npz {END}", "left, right missing"),
+    "scale of two inputs": (f"explain {{tmp}}/two.keras x.npz {END} --scale 0,1", "--scale is for models with one"),
     "Lambda layers": (f"explain {{tmp}}/lambda.keras {{tmp}}/t.npy {END}", "--unsafe"),
 }  # fmt: skip
 
@@ -88,7 +91,9 @@ def more(tmp_path_factory):
     for name, text in texts.items():
         (root / name).write_text(text)
     np.save(root / "t.npy", np.ones(5))
-    a, b = keras.Input((5,)), keras.Input((5,))
+    keras.Sequential([keras.Input((5,)), layers.Dense(2)]).save_weights(root / "a.weights.h5")
+    (root / "a.weights.h5").rename(root / "weights.h5")
+    a, b = keras.Input((5,), name="left"), keras.Input((5,), name="right")
     keras.Model([a, b], layers.Add()([a, b])).save(root / "two.keras")
     keras.Sequential([keras.Input((5,)), layers.Lambda(lambda x: 2 * x)]).save(root / "lambda.keras")
     keras.Sequential([keras.Input((None, None, 3)), layers.GlobalAveragePooling2D()]).save(root / "free.keras")

@@ -11,6 +11,8 @@ import numpy as np
 from cli_pictures import pictures, pixels
 
 import innv_ext
+from innv_ext import list_analyzers, list_metrics
+from innv_ext.cli import names
 from innv_ext.visualization import imshow_grid
 
 ROOT = Path(innv_ext.__file__).parent.parent
@@ -63,6 +65,52 @@ def test_help_does_not_wait_for_tensorflow():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[[0, 0, 0, 2], []]"
     assert done.stdout.endswith(f"innv-ext {innv_ext.__version__}\n") and "examples:" in done.stdout
+
+
+WRONG = {
+    "model": ("explain none.keras photo.png --analyzer gradient --out o", "MODEL: there is no file none.keras"),
+    "folder": ("summary saved --analyzer gradient", "saved is a folder with a TensorFlow SavedModel"),
+    "no model": ("summary photo.png --analyzer gradient", "neither a .keras archive nor an HDF5 file"),
+    "half a model": ("summary cut.keras --analyzer gradient", "cut.keras cannot be loaded as a Keras model: the arc"),
+    "weights": ("summary a.weights.h5 --analyzer gradient", "a.weights.h5 holds weights alone: build the model"),
+    "analyzer": ("explain net.keras photo.png --analyzer gradiant --out o", "Did you mean 'gradient'"),
+    "analyzers": ("compare net.keras photo.png --analyzers lrp.z,lrp.y", "no analyzer 'lrp.y'. Did you mean 'lrp.z'"),
+    "metric": ("compare net.keras photo.png --analyzers lrp.z --metrics ginny", "no metric 'ginny'. Did you mean 'gi"),
+    "image": ("explain net.keras none.png --analyzer gradient --out o", "IMAGE: there is no file none.png"),
+    "no image": ("explain net.keras labels.txt --analyzer gradient --out o", "labels.txt: cannot be read as an image"),
+    "no array": ("explain net.keras bad.npy --analyzer gradient --out o", "bad.npy: cannot be read as arrays"),
+    "labels": ("explain net.keras photo.png --analyzer gradient --out o --labels no.txt", "--labels: there is no file"),
+    "fit": ("compare net.keras photo.png --analyzers lrp.z --fit nowhere", "--fit: there is no file or folder nowhere"),
+    "out": ("explain net.keras photo.png --analyzer gradient --out labels.txt/o", "--out"),
+    "report": ("compare net.keras photo.png --analyzers lrp.z --report .", "--report: . is a folder"),
+}  # fmt: skip
+
+
+def test_what_is_wrong_at_first_sight_does_not_wait_for_tensorflow(files, tmp_path):
+    """All in one process: nothing but the check runs, and nothing is left behind."""
+    (tmp_path / "saved").mkdir()
+    for name in ("saved/saved_model.pb", "a.weights.h5", "bad.npy"):
+        (tmp_path / name).write_bytes(b"nothing")
+    for name in ("net.keras", "cut.keras", "photo.png", "labels.txt"):
+        os.link(files / name, tmp_path / name)
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    code = (
+        "import sys; from innv_ext.cli import main; lines = sys.stdin.read().splitlines(); "
+        "print([main(line.split()) for line in lines], {'tensorflow', 'keras'} & set(sys.modules))"
+    )
+    lines = "\n".join(line for line, _ in WRONG.values())
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=env, input=lines, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{[2] * len(WRONG)} set()\n"
+    for told, (line, text) in zip(done.stderr.splitlines(), WRONG.values(), strict=True):
+        assert told.startswith("innv-ext: error: ") and text in told, line
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+def test_names_are_those_of_the_library():
+    assert sorted(names.ANALYZERS) == sorted(row.name for row in list_analyzers() if row.family != "user")
+    assert sorted(names.METRICS) == sorted(metric.name for metric in list_metrics())
 
 
 def test_a_reader_that_leaves_is_no_error():

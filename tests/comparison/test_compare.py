@@ -1,5 +1,7 @@
 """compare: the numbers are those of the evaluation functions, and what goes wrong becomes part of the result."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -152,7 +154,7 @@ def test_all_explain_the_same_neurons(model, x, given):
 def test_output_and_on():
     sample = zoo.make("two_outputs")
     found = run(sample.model, sample.inputs(2), ["gradient", ("gradient", {"output": "second"})][:1], output="second",
-                metrics=["aopc_morf"])
+                metrics=["aopc_morf"], fit=sample.inputs(4))
     direct_map = zoo.create("gradient", sample.model, output="second").analyze(sample.inputs(2))
     np.testing.assert_allclose(found.row("gradient").maps, direct_map, rtol=1e-6)
     probability = run(net((6,)), images(3, (6,)), ["gradient"], on="output")
@@ -413,9 +415,6 @@ def test_analyzers_of_other_models_and_outputs(model, x):
     sample = zoo.make("two_outputs")
     with pytest.raises(InvalidInputError, match="explains another output"):
         run(sample.model, sample.inputs(2), [zoo.create("gradient", sample.model, output="second")], output=0)
-    two = zoo.make("two_inputs")
-    with pytest.raises(InvalidInputError, match="compare takes models with one input"):
-        run(two.model, two.inputs(2), ["gradient"])
 
 
 def test_files_that_cannot_be_written_are_refused_before_anything_runs(model, x, tmp_path):
@@ -433,9 +432,9 @@ def test_list_metrics():
     assert [m.name for m in found.values() if "masks" in m.needs] == ["inside_ratio"]
     assert found["attack_top_k"].takes == ("epsilon", "k", "steps", "step_size", "method", "value_range", "softplus")
     assert found["aopc_morf"].takes == found["aopc_lerf"].takes == (
-        "regions", "perturbation", "value", "mean", "std", "sigma", "steps", "aggregate", "samples", "on")
+        "regions", "perturbation", "value", "mean", "std", "data", "sigma", "steps", "aggregate", "samples", "on")
     assert found["randomization"].takes == ("order", "how") and found["inside_ratio"].takes == ("kind",)
-    assert found["ordering_accuracy"].takes == ("noise", "mean", "std", "rates", "samples", "features", "on")
+    assert found["ordering_accuracy"].takes == ("noise", "mean", "std", "data", "rates", "samples", "features", "on")
 
 
 def test_progress(model, x, capsys):
@@ -465,7 +464,136 @@ def test_the_perturbation_of_a_table_follows_what_it_is_told():
     net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
     x = np.random.default_rng(0).normal(size=(3, 5))
     gradient = innv_ext.create_analyzer("input_t_gradient", net).analyze(x)
-    for told, kind in (({"mean": x.mean(0)}, "mean"), ({"value": 0}, "constant"), ({}, "uniform")):
+    ways = (({"mean": x.mean(0)}, "mean"), ({"value": 0}, "constant"), ({"perturbation": "uniform"}, "uniform"))
+    for told, kind in ways:
         found = compare(net, x, ["input_t_gradient"], metrics={"aopc_morf": told}, progress=False)
-        direct = perturbation_analysis(net, x, {"a": gradient}, perturbation=kind, progress=False, **told)
+        told = {"perturbation": kind, **told}
+        direct = perturbation_analysis(net, x, {"a": gradient}, progress=False, **told)
         np.testing.assert_allclose(found.rows[0].cells["aopc_morf"].values, direct.aopc["a"], rtol=1e-5, atol=1e-6)
+
+
+UNITS = np.array([1000.0, 1.0, 0.01, 5.0])
+
+
+def weighed():
+    """A linear score of columns with units of their own, and data with one deviation of each unit."""
+    rng = np.random.default_rng(1)
+    with zoo.precision("float64"):
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(1, use_bias=False)])
+    model.set_weights([np.array([[1.0], [4.0], [8.0], [0.0]]) / UNITS[:, None]])
+    return model, UNITS * (3 + rng.normal(size=(6, 4))), UNITS * (3 + rng.normal(size=(5000, 4)))
+
+
+def test_tables_are_perturbed_like_the_training_data():
+    """E (score lost)^2 = (sum of w (x - mean))^2 + sum of w^2 std^2, with moments of fit=; and each radius by hand."""
+    model, x, data = weighed()
+    w, mean, std = np.array([1, 4, 8, 0.0]) / UNITS, data.mean(axis=0), data.std(axis=0)
+    metrics = {"ordering_distortion": {"rates": [0, 1], "samples": 4000}, "aopc_morf": {"samples": 2000},
+               "max_sensitivity": {"samples": 2}}
+    for fit in (data, iter([data[:1000], data[1000:]])):  # an array, or batches
+        found = run(model, x, ["input_t_gradient", "random"], metrics=metrics, fit=fit)
+        area = ((x - mean) @ w) ** 2 + (w**2 * std**2).sum()
+        np.testing.assert_allclose(found.rows[0].cells["ordering_distortion"].values, area / 2, rtol=0.1)
+        order = np.argsort(-w * x, axis=1)
+        lost = np.cumsum(np.take_along_axis(w * (x - mean), order, axis=1), axis=1).sum(axis=1) / 5
+        np.testing.assert_allclose(found.rows[0].cells["aopc_morf"].values, lost, atol=0.45)
+        radius = sensitivity(innv_ext.create_analyzer("input_t_gradient", model), x, radius=0.1 * std, samples=2)
+        np.testing.assert_allclose(found.rows[0].cells["max_sensitivity"].values, radius, rtol=1e-6)
+    assert found.settings["columns"] == "those of the training data" and not found.rows[0].problems
+
+
+def test_no_unit_of_a_column_decides():
+    """The same model of the same data in other units has the same numbers."""
+    model, x, data = weighed()
+    with zoo.precision("float64"):
+        plain = keras.Sequential([keras.Input((4,)), layers.Dense(1, use_bias=False)])
+    plain.set_weights([model.get_weights()[0] * UNITS[:, None]])
+    found = run(model, x, ["input_t_gradient", "random"], metrics=None, fit=data)
+    other = run(plain, x / UNITS, ["input_t_gradient", "random"], metrics=None, fit=data / UNITS)
+    assert len(found.criteria) == 5 and found.row("input_t_gradient").problems == []
+    for metric, of in found.measures().items():
+        for title, values in of.items():
+            np.testing.assert_allclose(values, other.measures()[metric][title], rtol=1e-6, atol=1e-9, err_msg=metric)
+    ranking = dict(found.ranking("aopc_morf"))
+    assert ranking["input_t_gradient"] > 1.5 * ranking["random"]
+
+
+def test_tables_without_training_data_are_a_warning():
+    model, x, _ = weighed()
+    with pytest.warns(UserWarning, match="columns are those of the 6 samples of x. Pass training data, fit="):
+        found = run(model, x, ["gradient"], metrics=["aopc_morf"])
+    assert found.settings["columns"] == "those of the 6 samples of x"
+    with pytest.warns(UserWarning, match="mixes their units. Pass training data, fit="):
+        alone = run(model, x[:1], ["input_t_gradient"], metrics=["ordering_distortion", "max_sensitivity"])
+    direct = sensitivity(innv_ext.create_analyzer("input_t_gradient", model), x[:1], radius=0.02 * abs(x[0]))
+    np.testing.assert_allclose(alone.rows[0].cells["max_sensitivity"].values, direct, rtol=1e-6)
+    run(model, x, ["gradient"], metrics={"aopc_morf": {"mean": x.mean(axis=0)}, "gini": {}})  # is told: no warning
+    with pytest.raises(InvalidInputError, match="Batch 0 of the training data"):
+        run(model, x, [Interrupted(model)], metrics=["aopc_morf"], fit=x[:, :3])
+    endless = ([x] for _ in iter(int, 1))  # is not read where nothing asks for it
+    assert run(model, x, ["gradient"], metrics=["gini"], fit=endless).rows[0].problems == []
+    noted = run(model, x, ["gradient"], metrics=["attack_top_k"], fit=x).rows[0].cells["attack_top_k"]
+    assert "units of their own" in noted.note and noted.failure is None
+
+
+# --- several inputs ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["two_inputs", "dict_inputs"])
+def several(request):
+    sample = zoo.make(request.param)
+    x = sample.inputs(3)
+    metrics = {"aopc_morf": {"regions": [2, None], "samples": 2}, "ordering_distortion": {"rates": 3, "samples": 2},
+               "max_sensitivity": {"samples": 2}, "gini": {}, "completeness_error": {}}
+    metrics["mine"] = lambda context: context.relevance["table"].sum(axis=1) - context.x["table"].sum(axis=1)
+    analyzers = ["gradient", "integrated_gradients", "random"]
+    found = run(sample.model, x, analyzers, metrics=metrics, fit=sample.inputs(9), labels=[0, 1, 2])
+    return sample, x, found
+
+
+def test_models_with_several_inputs(several, tmp_path):
+    sample, x, found = several
+    named = x if isinstance(x, dict) else dict(zip(("image", "table"), x, strict=True))
+    maps = zoo.create("gradient", sample.model).analyze(named)
+    row = found.row("gradient")
+    assert all(row.problems == [] for row in found.rows) and set(row.maps) == {"image", "table"}
+    for name, own in maps.items():
+        np.testing.assert_allclose(row.maps[name], own, rtol=1e-5, atol=1e-7)
+    data = sample.inputs(9)
+    common = {"data": data, "progress": False, "neuron_selection": np.array(found.samples.neurons)}
+    morf = perturbation_analysis(sample.model, x, {"m": maps}, regions=[2, None], samples=2, **common).aopc["m"]
+    np.testing.assert_allclose(row.cells["aopc_morf"].values, morf, rtol=1e-4, atol=1e-6)
+    kept = relevance_ordering(sample.model, x, maps, rates=3, samples=2, labels=[0, 1, 2], **common)
+    np.testing.assert_allclose(row.cells["ordering_distortion"].values, kept.distortion_area["relevance"], rtol=1e-4)
+    table = (data["table"] if isinstance(data, dict) else data[1]).astype("float64")
+    radius = [0.02 * np.ptp(named["image"]), 0.1 * table.std(axis=0)]
+    moved = sensitivity(zoo.create("gradient", sample.model), x, radius=radius, samples=2, progress=False)
+    np.testing.assert_allclose(row.cells["max_sensitivity"].values, moved, rtol=1e-4, atol=1e-6)
+    flat = np.concatenate([maps["image"].reshape(3, -1), maps["table"]], axis=1)
+    np.testing.assert_allclose(row.cells["gini"].values, sparsity(flat), rtol=1e-5)
+    np.testing.assert_allclose(row.cells["mine"].values, (maps["table"] - named["table"]).sum(axis=1), rtol=1e-4)
+    assert (found.row("integrated_gradients").cells["completeness_error"].values < 0.1).all()
+
+
+def test_pictures_and_files_of_several_inputs(several, tmp_path):
+    _, _, found = several
+    assert len(found.plot().axes) == 3 * 4 and len(found.plot(input="table").axes) > 3
+    with pytest.raises(InvalidInputError, match="input must be one of 'image', 'table', got 'tabel'"):
+        found.plot(input="tabel")
+    found.save(tmp_path)
+    found.report(tmp_path / "report.html", samples=1)
+    assert {"maps_1.png", "maps_2.png", "comparison.json"} <= {p.name for p in tmp_path.iterdir()}
+    page = (tmp_path / "report.html").read_text()
+    assert "input image" in page and "input table" in page and "image: float32, shape (3, 6, 6, 1)" in page
+    again = Comparison.from_dict(json.loads(json.dumps(found.to_dict(maps=True))))
+    np.testing.assert_allclose(again.maps["gradient"]["table"], found.maps["gradient"]["table"])
+    assert again.table() == found.table() and len(again.plot(input="image").axes) == 3 * 4
+
+
+def test_metrics_of_one_array_say_why_they_refuse_several_inputs():
+    sample = zoo.make("two_inputs")
+    for name, why in (("attack_top_k", "moves one array"), ("randomization", "pictures of one map")):
+        with pytest.raises(InvalidInputError, match=rf"'{name}' takes models with one input, because .*{why}.*'table'"):
+            run(sample.model, sample.inputs(2), ["gradient"], metrics=[name], fit=sample.inputs(4))
+    with pytest.raises(InvalidInputError, match=r"masks are those of one input, but the model has .*'image'"):
+        run(sample.model, sample.inputs(2), ["gradient"], masks=[0, 0, 3, 3], fit=sample.inputs(4))

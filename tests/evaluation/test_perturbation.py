@@ -3,6 +3,7 @@
 import itertools
 import json
 import tracemalloc
+import warnings
 
 import keras
 import matplotlib.figure
@@ -15,7 +16,7 @@ from scipy import ndimage, stats
 from test_ordering import counting, linear, predict, snapshot
 
 from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation import PerturbationResult, subject
+from innv_ext.evaluation import PerturbationResult, relevance_ordering, subject
 from innv_ext.evaluation.perturbation import RANDOM_ORDERS, perturbation_analysis
 
 fast = settings(max_examples=6, deadline=None, derandomize=True, database=None,
@@ -579,6 +580,7 @@ REFUSED = {
     "value for mean": ({"perturbation": "mean"}, "value= has no meaning with perturbation='mean'"),
     "mean of a table": ({"perturbation": "mean", "value": None}, "holds the columns of a table: pass mean="),
     "noise of a table": ({"perturbation": "gaussian", "value": None}, "a table: pass mean= and std="),
+    "data for constant": ({"data": X}, "data= has no meaning with perturbation='constant'"),
     "blur of a table": ({"perturbation": "blur", "value": None}, "a table: choose another perturbation"),
     "mean of tokens": ({**TOKENS, "perturbation": "mean"}, "holds tokens: pass mean="),
     "no std": ({"perturbation": "gaussian", "value": None, "mean": 0}, "mean= and std=, or neither .*std= is missing"),
@@ -603,12 +605,6 @@ def test_bad_input_is_refused_before_anything_is_computed(case, monkeypatch):
         analysis(model, arguments.pop("x"), arguments.pop("relevance"), **arguments)
 
 
-def test_models_with_several_inputs_are_refused():
-    sample = zoo.make("two_inputs")
-    with pytest.raises(InvalidInputError, match=r"perturbation_analysis takes models with one input, but .* has 2"):
-        zeroed(sample.model, sample.inputs(2), "random")
-
-
 def test_maps_are_told_from_values_per_region_by_their_shape_alone():
     """Labels per sample, as many regions as columns in one of them: the means of the other sample are means still."""
     net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)])
@@ -620,3 +616,42 @@ def test_maps_are_told_from_values_per_region_by_their_shape_alone():
     alone = perturbation_analysis(net, x[1:], relevance[1:], regions=labels[1:], **options).scores["relevance"]
     np.testing.assert_allclose(alone, [[4, 3, 0]])
     np.testing.assert_allclose(both, [[4, 3, 2, 1, 0], [4, 3, 0, 0, 0]])
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def test_tables_are_perturbed_column_by_column_unless_told_otherwise():
+    """Means and deviations of ``data``, or of x; in closed form, for both tests of orders."""
+    rng, units = np.random.default_rng(0), np.array([100.0, 1.0])
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    net.set_weights([np.array([[1.0], [2.0]]) / units[:, None]])
+    x, data = rng.normal(2, 1, (4, 2)) * units, rng.normal(1, 1, (3000, 2)) * units
+    for own in (None, data):
+        known = x if own is None else own
+        mean, std = known.mean(axis=0), known.std(axis=0)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found = analysis(net, x, x, data=own, samples=3000).scores["relevance"]
+            kept = relevance_ordering(net, x, "random", data=own, rates=2, samples=3000, progress=False)
+        texts = [str(w.message) for w in told if w.category is UserWarning]
+        assert len(texts) == (2 if own is None else 0)
+        assert all("those of the 4 samples of x. Pass training data, data=" in text for text in texts)
+        assert all(w.filename == __file__ for w in told if w.category is UserWarning)
+        np.testing.assert_allclose(found[:, 2], np.tile(mean @ [0.01, 2], 4), atol=0.2)
+        distortion = ((x - mean) @ [0.01, 2]) ** 2 + ([0.01, 2] * std) @ ([0.01, 2] * std)
+        np.testing.assert_allclose(kept.distortion["random"][:, 0], distortion, rtol=0.15)
+    centre = analysis(net, x, x, perturbation="mean", data=data).scores["relevance"]
+    np.testing.assert_allclose(centre[:, 2], np.tile(data.mean(axis=0) @ [0.01, 2], 4), rtol=1e-4)
+    with pytest.warns(UserWarning, match="over the range of a whole sample mixes their units"):
+        alone = analysis(net, x[:1], x[:1])
+    plain = analysis(net, x[:1], x[:1], perturbation="uniform")
+    np.testing.assert_array_equal(alone.scores["relevance"], plain.scores["relevance"])
+
+
+def test_tokens_are_perturbed_by_other_tokens():
+    sample = zoo.make("tokens")
+    options = {"random_baseline": False, "progress": False, "samples": 3}
+    usual, uniform = (perturbation_analysis(sample.model, sample.inputs(2), "random", perturbation=kind, **options)
+                      for kind in (None, "uniform"))
+    np.testing.assert_array_equal(usual.scores["random"], uniform.scores["random"])

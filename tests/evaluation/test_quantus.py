@@ -11,8 +11,8 @@ from keras import layers
 
 import innv_ext
 from innv_ext.errors import InvalidInputError
-from innv_ext.evaluation import quantus
-from innv_ext.evaluation.quantus import as_quantus_explain_func
+from innv_ext.evaluation import quantus, sparsity
+from innv_ext.evaluation.quantus import as_quantus_a_batch, as_quantus_explain_func
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +97,96 @@ def test_bad_input(sample):
         explain(sample.model, sample.inputs(2), [0, 3])
     with pytest.raises(InvalidInputError, match="no parameter"):
         as_quantus_explain_func("gradient", epsilon=1)(sample.model, sample.inputs(2), [0, 1])
+
+
+# --- layouts -------------------------------------------------------------------------------------------------------
+
+
+def test_maps_without_channels_and_inputs_that_were_turned(sample):
+    x, targets = sample.inputs(3), np.array([2, 0, 1])
+    maps = innv_ext.create_analyzer("gradient", sample.model).analyze(x, targets)
+    explain, bare = as_quantus_explain_func("gradient"), as_quantus_explain_func("gradient", reduce="sum")
+    first = np.moveaxis(x, -1, 1)
+    np.testing.assert_array_equal(explain(sample.model, first, targets), np.moveaxis(maps, -1, 1))
+    for given in (x, first):
+        np.testing.assert_allclose(bare(sample.model, given, targets), maps.sum(axis=-1), rtol=1e-5, atol=1e-7)
+    table = zoo.make("mlp")
+    assert bare(table.model, table.inputs(2), [0, 1]).shape == (2, 6)
+    turned = zoo.make("channels_first")
+    whole = innv_ext.create_analyzer("gradient", turned.model).analyze(turned.inputs(2), [0, 1])
+    np.testing.assert_allclose(bare(turned.model, turned.inputs(2), [0, 1]), whole.sum(axis=1), rtol=1e-5, atol=1e-7)
+    with pytest.raises(InvalidInputError, match="has shape"):
+        explain(sample.model, x[:, :-1], targets)
+    with pytest.raises(InvalidInputError, match="Did you mean 'sum'"):
+        as_quantus_explain_func("gradient", reduce="summ")
+    two = zoo.make("two_inputs")
+    with pytest.raises(InvalidInputError, match=r"take one array, but .* several inputs"):
+        explain(two.model, two.inputs(2))
+
+
+def test_a_batch_is_channels_first():
+    maps = np.random.default_rng(0).normal(size=(2, 5, 4, 3))
+    np.testing.assert_array_equal(as_quantus_a_batch(maps, reduce=None), maps.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(as_quantus_a_batch(maps)[:, 0], maps.sum(axis=-1))
+    np.testing.assert_allclose(as_quantus_a_batch(maps.transpose(0, 3, 1, 2), channel_axis=1), as_quantus_a_batch(maps))
+    np.testing.assert_array_equal(as_quantus_a_batch(maps[..., 0], channel_axis=None)[:, 0], maps[..., 0])
+    np.testing.assert_array_equal(as_quantus_a_batch(maps[0, 0]), maps[0, 0])
+    for wrong, text in ((maps[0, 0, 0], "batch axis"), ("text", "real numbers")):
+        with pytest.raises(InvalidInputError, match=text):
+            as_quantus_a_batch(wrong)
+    with pytest.raises(InvalidInputError, match="channel_axis must be -1, 1 or None"):
+        as_quantus_a_batch(maps, channel_axis=2)
+
+
+# --- against the library -------------------------------------------------------------------------------------------
+
+SHAPES = {"image": (6, 6, 2), "signal": (12, 2)}
+QUIET = {"display_progressbar": False, "disable_warnings": True}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def linear(request):
+    """(library, model, x, maps): a linear model, whose contributions x * w are exact; the least value of x is 0."""
+    library = pytest.importorskip("quantus")
+    rng, shape = np.random.default_rng(2), SHAPES[request.param]
+    model = keras.Sequential([keras.Input(shape), layers.Flatten(), layers.Dense(3, use_bias=False)])
+    model.set_weights([rng.normal(size=(np.prod(shape), 3))])
+    x = rng.uniform(0.1, 1, (3, *shape)).astype("float32")
+    x.reshape(3, -1)[:, 0] = 0
+    return library, model, x, innv_ext.create_analyzer("input_t_gradient", model).analyze(x, [0, 1, 2])
+
+
+def score(linear, metric, reduce="sum", **options):
+    _, model, x, maps = linear
+    explain = as_quantus_explain_func("input_t_gradient", reduce=reduce)
+    given = {"a_batch": as_quantus_a_batch(maps, reduce=reduce), "explain_func": explain, **options}
+    found = metric(model=model, x_batch=x, y_batch=np.array([0, 1, 2]), channel_first=False, softmax=False, **given)
+    return np.array(found if isinstance(found, list) else list(found.values()), "float64")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_numbers_of_quantus_are_right(linear):
+    """Closed forms: Gini index, and deltas of a linear model, which are what its contributions say."""
+    library, _, _, maps = linear
+    whole = {"normalise": False, "abs": False, **QUIET}
+    bare = maps.sum(axis=-1)
+    np.testing.assert_allclose(score(linear, library.Sparseness(**QUIET)), sparsity(bare), rtol=1e-4)
+    for step, reduce in ((1, None), (2, "sum")):  # every value alone; both channels of a pixel, which tie, together
+        deltas = library.FaithfulnessEstimate(features_in_step=step, perturb_baseline=0.0, **whole)
+        np.testing.assert_allclose(score(linear, deltas, reduce=reduce), 1, atol=1e-3)
+    flip = library.PixelFlipping(features_in_step=1, perturb_baseline=0.0, return_auc_per_sample=False, **whole)
+    found = score(linear, flip, reduce=None)
+    ordered = -np.sort(-maps.reshape(3, -1), axis=1)
+    np.testing.assert_allclose(found, ordered.sum(axis=1, keepdims=True) - np.cumsum(ordered, axis=1), atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_metrics_that_explain_again(linear):
+    """Both in the same layout: x * w of a linear model changes with x as x does."""
+    library = linear[0]
+    sensitive = library.MaxSensitivity(nr_samples=3, lower_bound=1e-4, normalise=False, abs=False, **QUIET)
+    assert (score(linear, sensitive) < 0.01).all()
+    keras.utils.set_random_seed(0)
+    assert np.isfinite(score(linear, library.MPRT(**QUIET))).all()
+    assert (np.abs(score(linear, library.RandomLogit(num_classes=3, seed=0, **QUIET))) <= 1).all()
+    assert (score(linear, library.Complexity(**QUIET)) > 0).all()

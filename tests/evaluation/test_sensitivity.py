@@ -55,6 +55,26 @@ def square():
         return keras.Model(i, layers.Concatenate()([half, -half]))
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_radius_for_each_value_is_a_change_of_units(square, norm):
+    """map(x) = x: x and radius in other units move as far, and a radius of 0 holds a value."""
+    analyzer, x = Known(square, function=lambda z: z), np.ones((1, 4))
+    radius = np.array([0.1, 0.2, 0.0, 0.4])
+    measured(analyzer, x, radius=radius, norm=norm, samples=50)
+    moved = np.concatenate(analyzer.asked[1:]) - x
+    analyzer.asked.clear()
+    measured(analyzer, x, radius=1.0, norm=norm, samples=50)
+    np.testing.assert_allclose(moved, radius * (np.concatenate(analyzer.asked[1:]) - x), rtol=1e-9, atol=1e-15)
+    two = zoo.make("two_inputs")
+    both = innv_ext.create_analyzer("gradient", two.model)
+    found = measured(both, two.inputs(2), radius=[0.02, np.full(4, 0.02)], samples=2)
+    np.testing.assert_array_equal(found, measured(both, two.inputs(2), radius=0.02, samples=2))
+    for wrong, text in (([0.1], "radius has 1 entries"), (np.zeros(4), "not 0 everywhere"), (-np.ones(4), "negative")):
+        with pytest.raises(InvalidInputError, match=text):
+            measured(both if isinstance(wrong, list) else analyzer, two.inputs(2) if isinstance(wrong, list) else x,
+                     radius=wrong)
+
+
 @pytest.mark.parametrize("kind", ["max", "mean"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_against_loops(norm, kind):

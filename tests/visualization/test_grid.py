@@ -374,7 +374,8 @@ def test_same_figure_under_other_matplotlib_settings(tmp_path):
 
 
 def test_package_imports_only_arrays_and_matplotlib_without_pyplot():
-    allowed = {"numpy", "scipy", "matplotlib", "innv_ext.arguments", "innv_ext.errors", "innv_ext.visualization"}
+    allowed = {"numpy", "scipy", "matplotlib", "innv_ext.arguments", "innv_ext.errors", "innv_ext.files"}
+    allowed |= {"innv_ext.visualization"}
     standard = {
         "__future__",
         "collections",

@@ -55,6 +55,7 @@ def _parts(X: Any, structure: Any, specs: Sequence[Spec], size: int) -> Iterator
 
 
 def _array(values: Any) -> np.ndarray:
+    subject.refuse_masked(values, "The training data")
     try:
         return np.asarray(values)
     except ValueError as error:  # rows of different lengths

@@ -199,6 +199,11 @@ def _name(structure: Any, i: int) -> str:
 
 def flatten_inputs(x: Any, structure: Any, specs: Sequence[Spec]) -> list[Any]:
     """One value per input of the model from a list, a dict or a single array."""
+    if isinstance(x, (keras.utils.PyDataset, Iterator)) or hasattr(x, "element_spec"):
+        raise InvalidInputError(
+            f"x is a {type(x).__name__}, but one batch at a time is explained: for batch in data (a Dataset, or any "
+            f"iterable): analyzer.analyze(batch), without the labels."
+        )
     count = len(specs)
     names = [_name(structure, i) for i in range(count)]
     if isinstance(x, dict):
@@ -226,6 +231,7 @@ def standardize(x: Any, structure: Any, specs: Sequence[Spec], check: bool) -> l
     arrays = []
     for i, (value, spec) in enumerate(zip(flatten_inputs(x, structure, specs), specs, strict=True)):
         name = _name(structure, i)
+        refuse_masked(value, f"x for {name!r}")
         try:
             array = np.asarray(value)
         except Exception as error:
@@ -235,6 +241,17 @@ def standardize(x: Any, structure: Any, specs: Sequence[Spec], check: bool) -> l
     if len(counts) > 1:
         raise InvalidInputError(f"The inputs have different numbers of samples: {[len(a) for a in arrays]}.")
     return arrays
+
+
+def refuse_masked(values: Any, what: str) -> None:
+    """Refuse masked arrays, of whose masked values numpy would silently take what lies below the mask."""
+    parts = values if isinstance(values, (list, tuple)) else [values]
+    masked = sum(int(np.ma.getmaskarray(part).sum()) for part in parts if np.ma.isMaskedArray(part))
+    if masked:
+        raise InvalidInputError(
+            f"{what} is a masked array with {masked} masked values, which models don't know: fill them, "
+            f"x.filled(value), or leave these samples out."
+        )
 
 
 def _fits(shape: Sequence[int], spec: Spec) -> bool:

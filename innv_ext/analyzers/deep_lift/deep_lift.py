@@ -70,7 +70,7 @@ class ReferenceDifference(GraphAnalyzer):
         layers: Sequence[str] = (),
         trace: bool = False,
     ) -> dict[str, Any]:
-        """Contributions of features (``xs`` behind embeddings) against those of references of as many rows, or of one."""
+        """Contributions of features (``xs`` behind embeddings) against those of as many references, or of one."""
         graph = self.graph_
         env = walk.forward(graph, features)
         slots0 = masking.values(graph, bases)
