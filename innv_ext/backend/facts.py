@@ -29,7 +29,7 @@ from innv_ext.backend.kinds import (
 )
 from innv_ext.backend.traits import activation_key
 
-_LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
+LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
 _ANY_FORMAT = {"GlobalAveragePooling1D", "GlobalMaxPooling1D", "Flatten"}
 _SQUASH_KEEPS = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY}
 
@@ -74,7 +74,7 @@ def annotate(graph: Graph) -> Graph:
         flags = tuple(slot in positive for slot in node.inputs)
         touches = any(slot in near for slot in node.inputs)
         node = replace(node, kind=kind, nonnegative=flags, first=kind is Kind.AFFINE and touches)
-        if kind in _LOOK_THROUGH and touches:
+        if kind in LOOK_THROUGH and touches:
             near.update(node.outputs)
         if kind is Kind.PRODUCT:
             node = replace(node, signal=_signal(node, graph, gates, squashed))

@@ -62,6 +62,12 @@ def may_fill(node: Node) -> bool:
     return pads or has_constants(node)
 
 
+def fills(node: Node) -> bool:
+    """Whether a node that moves values puts constants, zeros too, between them."""
+    key = activation_key(node)
+    return node.kind is Kind.SHAPE and (key.startswith("ZeroPadding") or key in ("tril", "triu") or may_fill(node))
+
+
 def keeps_sign(node: Node) -> bool:
     """Whether no output is negative where no input is; "no" where in doubt."""
     overshoots = getattr(node.op, "interpolation", "nearest") not in ("nearest", "bilinear")

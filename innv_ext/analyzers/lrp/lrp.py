@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +14,10 @@ from keras import ops
 from innv_ext import arguments
 from innv_ext.analyzers.core import node_rules
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
+from innv_ext.analyzers.lrp import names
 from innv_ext.analyzers.lrp import rules as r
-from innv_ext.backend import facts, passes
+from innv_ext.backend import facts, passes, walk
+from innv_ext.backend.domain import Origin, origin
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.rules import (
@@ -34,7 +38,7 @@ Tensor = Any
 def as_rule(value: Any, argument: str) -> Any:
     """A rule from a rule, one of the names, or (low, high) for z^B."""
     if isinstance(value, str):
-        return r.RULE_NAMES[arguments.choice(argument, value.lower(), r.RULE_NAMES, " or a rule")]()
+        return names.RULE_NAMES[arguments.choice(argument, value.lower(), names.RULE_NAMES, " or a rule")]()
     if isinstance(value, (tuple, list)) and len(value) == 2:
         return r.Bounded(*value)
     if not callable(value):
@@ -62,13 +66,33 @@ COMMON_RULES = Rules(
 @dataclass(kw_only=True, eq=False, repr=False)
 class _Relevance(ReverseAnalyzer):
     def bind(self) -> None:
-        """The bounds of z^B must fit one sample of what enters the node, as far as its shape is known."""
+        """Find what enters the nodes whose rule asks for it; bounds must fit a sample, as far as shapes are known."""
         super().bind()
+        self._origins: dict[int, Origin] = {}
         for node, rule in zip(self.graph_.nodes, self.rules_, strict=True):
-            shape = self.graph_.specs[node.inputs[0]].shape[1:] if node.inputs else ()
-            if isinstance(rule, r.Bounded) and None not in shape:
-                arguments.one_sample("low", rule.low, shape)
-                arguments.one_sample("high", rule.high, shape)
+            if type(rule) not in r.DOMAIN_RULES:
+                continue
+            found = origin(self.graph_, node.inputs[0])
+            carried = isinstance(rule, r.InputBounded)
+            if carried or found.filled:
+                self._origins[node.index] = found
+            if isinstance(rule, r.Bounded):
+                slots = [s for s in found.sources if s in self.graph_.inputs] if carried else node.inputs[:1]
+                for shape in (self.graph_.specs[slot].shape[1:] for slot in slots):
+                    if None not in shape:
+                        arguments.one_sample("low", rule.low, shape)
+                        arguments.one_sample("high", rule.high, shape)
+
+    def rules_at(self, env: walk.Env) -> Sequence[Any]:
+        """Rules that ask what can enter their node are told so."""
+        rules = list(self.rules_)
+        for i, found in self._origins.items():
+            present = found.present(env.slots) if found.filled else None
+            bounds = None
+            if isinstance(rules[i], r.InputBounded):
+                bounds = found.bounds(env.slots, dict.fromkeys(self.graph_.inputs, rules[i].ends))
+            rules[i] = functools.partial(rules[i], domain=r.Domain(present, bounds))
+        return rules
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -83,8 +107,8 @@ class LRP(_Relevance):
     ----------
     rule : a rule for all affine nodes, its name ("z", "epsilon", "gamma", ...), or a ``Rules`` table over them
     rules : a ``Rules`` table that goes before everything else
-    input_layer_rule : rule of the first affine node on every path from the input: "flat", "w_square", (low, high), a
-        rule
+    input_layer_rule : rule of the first affine node on every path from the input: "flat", "w_square", a rule, or
+        (low, high), bounds of the model's input, which are carried through rescaling in front of that node
     until_layer : name or position in ``model.layers``; affine nodes up to it get ``until_layer_rule``
     batchnorm : "fold" (into the affine neighbour), "linear", "two_linear" or "hui_binder" (thesis A.3)
     gate : "signal" or "half"
@@ -121,7 +145,9 @@ class LRP(_Relevance):
         affine = kind_is(Kind.AFFINE)
         rows: list[Any] = _on_affine_nodes(self.rules) if self.rules is not None else []
         if self.input_layer_rule is not None:
-            rows.append((first_linear, as_rule(self.input_layer_rule, "input_layer_rule")))
+            at_input = as_rule(self.input_layer_rule, "input_layer_rule")
+            at_input = r.InputBounded(at_input.low, at_input.high) if type(at_input) is r.Bounded else at_input
+            rows.append((first_linear, at_input))
         if self.until_layer is not None:
             below, lower = up_to(self.until_layer), as_rule(self.until_layer_rule, "until_layer_rule")
             rows.append((both(affine, below), lower))
@@ -155,7 +181,8 @@ class DeepTaylor(_Relevance):
 
     Parameters
     ----------
-    low, high : bounds of the input, numbers or arrays that broadcast to one sample (``deep_taylor.bounded``)
+    low, high : bounds of the model's input, numbers or arrays that broadcast to one sample (``deep_taylor.bounded``);
+        they are carried through what rescales the input inside the model
     """
 
     low: Any = None
@@ -178,7 +205,7 @@ class DeepTaylor(_Relevance):
 
     def table(self) -> Rules:
         """z+ inside, w^2 or z^B at the input, conservation everywhere else."""
-        at_input = r.WSquare() if self.low is None else r.Bounded(self.low, self.high)
+        at_input = r.WSquare() if self.low is None else r.InputBounded(self.low, self.high)
         inside = kind_is(Kind.AFFINE)
         return Rules(
             (first_linear, at_input),
