@@ -43,3 +43,7 @@ class ConvergenceWarning(UserWarning):
 
 class DeadNeuronWarning(UserWarning):
     """Some neurons have no pattern, because they never fired on the data; the message counts them."""
+
+
+class ConservationWarning(UserWarning):
+    """More than half of a score does not arrive at the input (Deep Taylor); the message names the share."""

@@ -68,12 +68,16 @@ def fills(node: Node) -> bool:
     return node.kind is Kind.SHAPE and (key.startswith("ZeroPadding") or key in ("tril", "triu") or may_fill(node))
 
 
+def overshoots(node: Node) -> bool:
+    """Whether an interpolation has negative weights."""
+    return getattr(node.op, "interpolation", "nearest") not in ("nearest", "bilinear")
+
+
 def keeps_sign(node: Node) -> bool:
     """Whether no output is negative where no input is; "no" where in doubt."""
-    overshoots = getattr(node.op, "interpolation", "nearest") not in ("nearest", "bilinear")
     adds = node.kind in (Kind.LINEAR, Kind.PRODUCT) and activation_key(node) in KEEPS_SIGN
     moves = node.kind in (Kind.SHAPE, Kind.IDENTITY, Kind.MAX)
-    return (adds or moves) and not (overshoots or may_fill(node))
+    return (adds or moves) and not (overshoots(node) or may_fill(node))
 
 
 # --- axes ----------------------------------------------------------------------------------------------------------

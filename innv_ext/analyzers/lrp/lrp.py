@@ -13,10 +13,12 @@ from keras import ops
 
 from innv_ext import arguments
 from innv_ext.analyzers.core import node_rules
+from innv_ext.analyzers.core.program import select
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.analyzers.lrp import names
 from innv_ext.analyzers.lrp import rules as r
-from innv_ext.backend import facts, passes, walk
+from innv_ext.analyzers.lrp.conserving import Conserving, positive_share, weight_share
+from innv_ext.backend import facts, passes, traits, walk
 from innv_ext.backend.domain import Origin, origin
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.kinds import Kind
@@ -30,7 +32,7 @@ from innv_ext.backend.rules import (
     relu_like,
     up_to,
 )
-from innv_ext.errors import InvalidInputError, UnsupportedModelError, ZeroMapWarning
+from innv_ext.errors import ConservationWarning, InvalidInputError, UnsupportedModelError, ZeroMapWarning
 
 Tensor = Any
 
@@ -52,6 +54,13 @@ def _on_affine_nodes(table: Rules) -> list[Any]:
     return [(both(weighted, row[0]), *row[1:]) if isinstance(row[1], r.AffineRule) else row for row in table.rows]
 
 
+def _keeps_sign(rule: Any) -> bool:
+    """Whether no share of an affine node is negative: the other nodes have to keep to that."""
+    if isinstance(rule, r.AlphaBeta):
+        return rule.beta == 0
+    return isinstance(rule, (r.WSquare, r.Flat)) or (isinstance(rule, r.ZPlus) and rule.general)
+
+
 COMMON_RULES = Rules(
     (not_differentiable, node_rules.nothing),
     (kind_is(Kind.ACTIVATION, Kind.IDENTITY, Kind.NORM), node_rules.pass_through),
@@ -70,27 +79,28 @@ class _Relevance(ReverseAnalyzer):
         super().bind()
         self._origins: dict[int, Origin] = {}
         for node, rule in zip(self.graph_.nodes, self.rules_, strict=True):
-            if type(rule) not in r.DOMAIN_RULES:
+            own = rule.rule if isinstance(rule, Conserving) else rule
+            if own is rule and type(rule) not in r.DOMAIN_RULES:
                 continue
             found = origin(self.graph_, node.inputs[0])
-            carried = isinstance(rule, r.InputBounded)
+            carried = isinstance(own, r.InputBounded)
             if carried or found.filled:
                 self._origins[node.index] = found
-            if isinstance(rule, r.Bounded):
+            if isinstance(own, r.Bounded):
                 slots = [s for s in found.sources if s in self.graph_.inputs] if carried else node.inputs[:1]
                 for shape in (self.graph_.specs[slot].shape[1:] for slot in slots):
                     if None not in shape:
-                        arguments.one_sample("low", rule.low, shape)
-                        arguments.one_sample("high", rule.high, shape)
+                        arguments.one_sample("low", own.low, shape)
+                        arguments.one_sample("high", own.high, shape)
 
     def rules_at(self, env: walk.Env) -> Sequence[Any]:
         """Rules that ask what can enter their node are told so."""
         rules = list(self.rules_)
         for i, found in self._origins.items():
             present = found.present(env.slots) if found.filled else None
-            bounds = None
-            if isinstance(rules[i], r.InputBounded):
-                bounds = found.bounds(env.slots, dict.fromkeys(self.graph_.inputs, rules[i].ends))
+            own, bounds = getattr(rules[i], "rule", rules[i]), None
+            if isinstance(own, r.InputBounded):
+                bounds = found.bounds(env.slots, dict.fromkeys(self.graph_.inputs, own.ends))
             rules[i] = functools.partial(rules[i], domain=r.Domain(present, bounds))
         return rules
 
@@ -100,7 +110,8 @@ class LRP(_Relevance):
     """Layer-wise Relevance Propagation (Bach et al. 2015) with any rule, or any table of rules.
 
     Activations and sample-wise normalisations pass relevance on; max pooling gives it to the winner; sums, means and
-    other linear nodes share it by their contributions; at products the signal takes all (``gate="signal"``) or the
+    other linear nodes share it by their contributions (below a rule without negative shares, as z+, by the positive
+    ones); at products the signal takes all (``gate="signal"``) or the
     factors share (``"half"``).
 
     Parameters
@@ -156,6 +167,10 @@ class LRP(_Relevance):
             rows.append((kind_is(Kind.BATCHNORM), r.HuiBinder()))
         rows += _on_affine_nodes(rule) if isinstance(rule, Rules) else [(affine, rule)]
         stabiliser = rule if isinstance(rule, r.Epsilon) else r.Epsilon()
+        if _keeps_sign(rule):
+            rows.append((not_differentiable, node_rules.nothing))
+            rows.append((kind_is(Kind.BATCHNORM), node_rules.pass_through))
+            rows.append((kind_is(Kind.LINEAR), positive_share))
         rows.append((kind_is(Kind.BATCHNORM), node_rules.ScaleShift(stabiliser.epsilon, stabiliser.bias)))
         rows.append((kind_is(Kind.PRODUCT), node_rules.Gate(self.gate)))
         return Rules(*rows).before(COMMON_RULES)
@@ -165,10 +180,13 @@ class LRP(_Relevance):
 
     def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
         """The share of the score that biases and stabilisers took."""
-        score = np.asarray(extras["score"])
-        safe = np.where(np.abs(score) < 1e-12, 1.0, score)
-        extras["absorbed"] = np.where(np.abs(score) < 1e-12, 0.0, 1.0 - extras["sum"] / safe)
-        return super().finish_extras(extras)
+        return super().finish_extras({**extras, "absorbed": _missing(extras["sum"], np.asarray(extras["score"]))})
+
+
+def _missing(total: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The share of what the walk started with that did not arrive; 0 where it started with nothing."""
+    nothing = np.abs(start) < 1e-12
+    return np.where(nothing, 0.0, 1.0 - total / np.where(nothing, 1.0, start))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -176,8 +194,9 @@ class DeepTaylor(_Relevance):
     """Deep Taylor decomposition (Montavon et al. 2017), for ReLU networks.
 
     Hidden affine nodes with non-negative inputs: z+; the input layer: w^2, or z^B where ``low`` and ``high`` are
-    given; hidden affine nodes whose input may be negative: w^2. No bias in any denominator. A sample whose selected
-    score is not positive gets a zero map and a warning.
+    given; hidden affine nodes whose input may be negative: w^2, and so neurons to which nothing contributes. Sums and
+    means share by contributions that are not negative, or else by weights. No bias in any denominator. A sample whose
+    selected score is not positive gets a zero map and a warning.
 
     Parameters
     ----------
@@ -203,14 +222,24 @@ class DeepTaylor(_Relevance):
                 f"e.g. 'lrp.epsilon_plus'" + (", or on='logits'." if self.on == "output" else ".")
             )
 
+        signed = [n for n in graph.nodes if traits.overshoots(n)]
+        if signed and self.unsupported == "error":
+            raise UnsupportedModelError(
+                f"Deep Taylor has no negative relevance, but {', '.join(n.name for n in signed)} of "
+                f"{self.model.name!r} interpolates with negative weights. Use 'bilinear', or an LRP rule."
+            )
+
     def table(self) -> Rules:
         """z+ inside, w^2 or z^B at the input, conservation everywhere else."""
-        at_input = r.WSquare() if self.low is None else r.InputBounded(self.low, self.high)
+        at_input = r.WSquare() if self.low is None else Conserving(r.InputBounded(self.low, self.high))
         inside = kind_is(Kind.AFFINE)
         return Rules(
+            (not_differentiable, node_rules.nothing),
             (first_linear, at_input),
-            (both(inside, nonnegative_input), r.ZPlus()),
+            (both(inside, nonnegative_input), Conserving(r.ZPlus())),
             (inside, r.WSquare()),
+            (both(kind_is(Kind.LINEAR), nonnegative_input), positive_share),
+            (kind_is(Kind.LINEAR), weight_share),
             (relu_like, node_rules.pass_through),
             (kind_is(Kind.BATCHNORM, Kind.IDENTITY), node_rules.pass_through),
             *(row for row in COMMON_RULES.rows if row[1] is not node_rules.pass_through),
@@ -219,12 +248,31 @@ class DeepTaylor(_Relevance):
     def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
         return ops.relu(y) * weights
 
+    def walk(self, xs: Sequence[Tensor], index: Tensor, mode: Any, *options: Any) -> dict[str, Any]:
+        """The walk, and what it starts with."""
+        found = super().walk(xs, index, mode, *options)
+        y = found["output"]
+        seed = self.seed_relevance(y, select(y, index, mode)[0])
+        return {**found, "start": ops.sum(ops.reshape(seed, (ops.shape(y)[0], -1)), axis=1)}
+
     def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
-        dead = np.flatnonzero(np.asarray(extras["score"]) <= 0)
+        """What did not arrive, and warnings about it and about scores that are not positive."""
+        score, start = np.asarray(extras["score"]), np.asarray(extras.pop("start"))
+        dead = np.flatnonzero(score <= 0)
         if len(dead):
             warnings.warn(
                 f"Deep Taylor explains positive scores only: {len(dead)} samples (first: {dead[0]}) have zero maps.",
                 ZeroMapWarning,
+                stacklevel=5,
+            )
+        absorbed = extras["absorbed"] = _missing(extras["sum"], start)
+        worst = int(np.argmax(np.abs(absorbed))) if len(absorbed) else 0
+        if len(absorbed) and np.abs(absorbed[worst]) > 0.5:
+            warnings.warn(
+                f"Deep Taylor: {np.sum(np.abs(absorbed) > 0.5)} of {len(absorbed)} maps keep less than half of the "
+                f"score (worst: {absorbed[worst]:.0%} is missing, sample {worst}), see extras['absorbed']. "
+                f"explain(x, trace=True) shows at which nodes; try an LRP rule, e.g. 'lrp.epsilon_plus'.",
+                ConservationWarning,
                 stacklevel=5,
             )
         return super().finish_extras(extras)

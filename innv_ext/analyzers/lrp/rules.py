@@ -43,13 +43,20 @@ def proportional(
 
     ``sign`` is +1 or -1 where all contributions are known to have that sign.
     """
-    products = [numerics.vjp(lambda x, w=w: affine.bilinear(x, w), x) for x, w in terms]
-    z = sum(ys[0] for ys, _ in products)
+    products, z = weighed(affine, terms)
     s = safe_divide(r, z if bias is None else z + bias, epsilon, sign)
-    return [x * pullback(s)[0] for (x, _), (_, pullback) in zip(terms, products, strict=True)]
+    return [x * pullback(s)[0] for x, pullback in products]
 
 
-def _parts(node: Node, xs: Tensors) -> tuple[Affine, Tensor, Tensor, bool]:
+def weighed(affine: Affine, terms: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[tuple[Tensor, Any]], Tensor]:
+    """(x_k, pullback of x -> w_k x) of each term, and the sum of all w_k x_k."""
+    products = [numerics.vjp(lambda x, w=w: affine.bilinear(x, w), x) for x, w in terms]
+    pullbacks = [(x, pullback) for (x, _), (_, pullback) in zip(terms, products, strict=True)]
+    return pullbacks, sum(ys[0] for ys, _ in products)
+
+
+def parts(node: Node, xs: Tensors) -> tuple[Affine, Tensor, Tensor, bool]:
+    """The affine map, its input and its kernel in one dtype, and whether no input is negative."""
     affine = node.call
     assert isinstance(affine, Affine), f"{node.name} is not affine"
     w = affine.kernel()
@@ -103,7 +110,7 @@ class Epsilon(AffineRule):
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         if not self.bias:
-            affine, x, w, _ = _parts(node, xs)
+            affine, x, w, _ = parts(node, xs)
             return proportional(affine, [(x, w)], rs[0], None, self.epsilon)
         s = safe_divide(rs[0], widen(ys[0]), self.epsilon)
         return [widen(xs[0]) * node.pullback(s)[0]]
@@ -142,7 +149,7 @@ class AlphaBeta(AffineRule):
             raise InvalidInputError(f"AlphaBeta needs alpha - beta = 1, got alpha={self.alpha}, beta={self.beta}.")
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine, x, w, nonnegative = _parts(node, xs)
+        affine, x, w, nonnegative = parts(node, xs)
         b = affine.bias(x) if self.bias else None
         up = signed_terms(x, w, nonnegative, +1)
         total = self.alpha * sum(proportional(affine, up, rs[0], None if b is None else positive(b), sign=+1))
@@ -171,7 +178,7 @@ class Gamma(AffineRule):
     bias: bool = arguments.flag(True)
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine, x, w, nonnegative = _parts(node, xs)
+        affine, x, w, nonnegative = parts(node, xs)
         b = affine.bias(x) if self.bias else None
         above = (widen(ys[0]) if self.bias else affine.bilinear(x, w)) > 0
         total = 0.0
@@ -185,7 +192,7 @@ class Gamma(AffineRule):
 
 
 @rule("z_plus", "z+ rule", MONTAVON, cost="1.5", signed=False, general=True)
-@rule("z_plus_fast", "z+ rule that takes inputs as non-negative", MONTAVON, cost="1.5", signed=False, general=False)
+@rule("z_plus_fast", "z+ rule that takes inputs as non-negative", MONTAVON, cost="1.5", general=False)
 @dataclass(frozen=True)
 class ZPlus(AffineRule):
     """Contributions x w+ of a non-negative x; x+ w+ + x- w- in general. No bias. Source: Montavon et al. 2017.
@@ -196,10 +203,13 @@ class ZPlus(AffineRule):
     general: bool = arguments.flag(True)
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine, x, w, nonnegative = _parts(node, xs)
-        terms = signed_terms(x, w, nonnegative or not self.general, +1)
+        affine, x, w, nonnegative = parts(node, xs)
         exact = self.general or nonnegative
-        return [sum(proportional(affine, terms, rs[0], sign=+1 if exact else 0))]
+        return [sum(proportional(affine, self.terms(x, w, nonnegative), rs[0], sign=+1 if exact else 0))]
+
+    def terms(self, x: Tensor, w: Tensor, nonnegative: bool, domain: Domain = ANY) -> list[tuple[Tensor, Tensor]]:
+        """The (input, kernel) pairs of the contributions."""
+        return signed_terms(x, w, nonnegative or not self.general, +1)
 
 
 @rule("w_square", "w^2 rule", MONTAVON, signed=False)
@@ -243,11 +253,14 @@ class Bounded(AffineRule):
             raise InvalidInputError(f"low must not exceed high, got low={self.low!r}, high={self.high!r}.")
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors, domain: Domain = ANY) -> Relevance:
-        affine, x, w, _ = _parts(node, xs)
-        low, high = domain.bounds or self.ends
-        # = x w - low w+ - high w-, without the differences of large numbers near a bound
-        above, below = (domain.inputs(x) * (x - ops.cast(end, x.dtype)) for end in (low, high))
-        return [sum(proportional(affine, [(above, positive(w)), (below, negative(w))], rs[0]))]
+        affine, x, w, nonnegative = parts(node, xs)
+        return [sum(proportional(affine, self.terms(x, w, nonnegative, domain), rs[0]))]
+
+    def terms(self, x: Tensor, w: Tensor, nonnegative: bool, domain: Domain = ANY) -> list[tuple[Tensor, Tensor]]:
+        """(x - low) w+ and (x - high) w-: no differences of large numbers near a bound."""
+        ends = domain.bounds or self.ends
+        above, below = (domain.inputs(x) * (x - ops.cast(end, x.dtype)) for end in ends)
+        return [(above, positive(w)), (below, negative(w))]
 
     @property
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
@@ -269,7 +282,7 @@ DOMAIN_RULES = (WSquare, Flat, Bounded, InputBounded)  # those that give relevan
 
 def _unit_share(node: Any, xs: Tensors, r: Tensor, kernel: Callable[[Tensor], Tensor], domain: Domain) -> Tensor:
     """The proportional rule at x' = 1 and w' = kernel(w). All samples have one denominator: computed for one."""
-    affine, x, w, _ = _parts(node, xs)
+    affine, x, w, _ = parts(node, xs)
     w, inputs = kernel(w), domain.inputs(x)
     z = affine.bilinear(inputs, w)
     _, pullback = numerics.vjp(lambda ones: affine.bilinear(ones, w), ops.ones_like(x))
@@ -283,7 +296,7 @@ class HuiBinder(AffineRule):
     """BatchNormalization with weights 2, -1, 0, 0 for x+w+, x+w-, x-w+, x-w-. Source: thesis A.3 (Hui, Binder 2018)."""
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine, x, w, _ = _parts(node, xs)
+        affine, x, w, _ = parts(node, xs)
         b = affine.bias(x)
         up = proportional(affine, [(positive(x), positive(w))], rs[0], positive(b))[0]
         down = proportional(affine, [(positive(x), negative(w))], rs[0], negative(b))[0]
