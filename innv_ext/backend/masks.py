@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
@@ -37,3 +38,13 @@ def repeat_rows(x: Tensor, times: Tensor) -> Tensor:
     """Each sample ``times`` times in a row, with its Keras mask."""
     mask = mask_of(x)
     return with_mask(ops.repeat(x, times, axis=0), None if mask is None else ops.repeat(mask, times, axis=0))
+
+
+class KeepMask:
+    """An activation function as a node: the Keras mask of its input stays."""
+
+    def __init__(self, fn: Callable[..., Tensor]):
+        self.fn = fn
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return keep_mask(x, self.fn(x))
