@@ -99,6 +99,11 @@ def axes(node: Node, rank: int) -> tuple[int, ...]:
     return tuple(sorted(a % rank for a in several))
 
 
+def is_window(node: Node) -> bool:
+    """Whether a node pools over windows that move, not over whole axes or several operands."""
+    return len(node.inputs) == 1 and hasattr(node.op, "pool_size")
+
+
 def windows(node: Node, x: Tensor) -> list[tuple[int, int, int, Any, tuple[Any, Any]]]:
     """(axis, size, stride, count, padding on both sides) of the windows of a pooling, along each axis of positions."""
     op, found = node.op, []

@@ -197,6 +197,17 @@ def test_zero_padding_in_the_middle_with_other_readers():
     close(inside.sum((1, 2, 3)), maps.sum((1, 2, 3)))
 
 
+def test_maximum_of_zeros_and_padded_zeros():
+    """ResNet's second padding: in a window of silent neurons one of these wins, not the padding."""
+    i, conv, dense = keras.Input((6, 6, 1)), L.Conv2D(2, 3, padding="same", activation="relu"), positive()
+    h = L.ZeroPadding2D(1)(conv(i))
+    model = keras.Model(i, dense(L.Flatten()(L.Conv2D(2, 2)(L.MaxPooling2D(2)(h)))))
+    x = np.zeros((1, 6, 6, 1), "float32")
+    x[0, 4, 4] = 1.0  # zeros in the first windows, padding and all
+    for name in ("lrp.w_square", "lrp.flat", "deep_taylor"):
+        close(relevance(name, model, x, {}).sum((1, 2, 3)), np.asarray(model(x))[:, 1])
+
+
 def test_padding_that_is_rescaled_afterwards_is_no_input():
     i = keras.Input((3, 2))
     model = keras.Model(i, L.Dense(2, use_bias=False)(L.Flatten()(L.ZeroPadding1D(1)(i) + 2.0)))

@@ -54,6 +54,13 @@ def positive_share(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevanc
     ]
 
 
+def beside_padding(node: Any, xs: Tensors, ys: Tensors, rs: Tensors, domain: Domain) -> Relevance:
+    """Max pooling of zeros in a row with padded zeros: one of the former wins."""
+    x = xs[0]
+    below = ops.where(ops.cast(domain.inputs(x), "bool"), x, x - ops.cast(numerics.TINY, x.dtype))
+    return numerics.vjp(node.call, below)[1](*rs)
+
+
 @savable
 def weight_share(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """Sums, means and poolings: shares of the sizes of the weights, whatever the inputs."""

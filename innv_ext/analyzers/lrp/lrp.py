@@ -17,7 +17,7 @@ from innv_ext.analyzers.core.program import select
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.analyzers.lrp import names
 from innv_ext.analyzers.lrp import rules as r
-from innv_ext.analyzers.lrp.conserving import Conserving, positive_share, weight_share
+from innv_ext.analyzers.lrp.conserving import Conserving, beside_padding, positive_share, weight_share
 from innv_ext.backend import facts, passes, traits, walk
 from innv_ext.backend.domain import Origin, origin
 from innv_ext.backend.graph import Graph
@@ -78,9 +78,11 @@ class _Relevance(ReverseAnalyzer):
         """Find what enters the nodes whose rule asks for it; bounds must fit a sample, as far as shapes are known."""
         super().bind()
         self._origins: dict[int, Origin] = {}
-        for node, rule in zip(self.graph_.nodes, self.rules_, strict=True):
+        asks = [isinstance(rule, Conserving) or type(rule) in r.DOMAIN_RULES for rule in self.rules_]
+        for node, rule, asking in zip(self.graph_.nodes, self.rules_, asks, strict=True):
             own = rule.rule if isinstance(rule, Conserving) else rule
-            if own is rule and type(rule) not in r.DOMAIN_RULES:
+            pool = rule is node_rules.winner_takes_all and traits.is_window(node)
+            if not asking and not (pool and any(asks)):
                 continue
             found = origin(self.graph_, node.inputs[0])
             carried = isinstance(own, r.InputBounded)
@@ -101,7 +103,8 @@ class _Relevance(ReverseAnalyzer):
             own, bounds = getattr(rules[i], "rule", rules[i]), None
             if isinstance(own, r.InputBounded):
                 bounds = found.bounds(env.slots, dict.fromkeys(self.graph_.inputs, own.ends))
-            rules[i] = functools.partial(rules[i], domain=r.Domain(present, bounds))
+            rule = beside_padding if rules[i] is node_rules.winner_takes_all else rules[i]
+            rules[i] = functools.partial(rule, domain=r.Domain(present, bounds))
         return rules
 
 
