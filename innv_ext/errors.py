@@ -53,3 +53,7 @@ class DeadNeuronWarning(UserWarning):
 
 class UnusedRuleWarning(UserWarning):
     """A row of ``rules`` fits no node of the model, e.g. because a layer's name is misspelt."""
+
+
+class ConservationWarning(UserWarning):
+    """More than half of a score does not arrive at the input (Deep Taylor); the message names the share."""

@@ -16,6 +16,7 @@ from innv_ext.analyzers.core.node_rules import (
     rescale,
     winner_takes_all,
 )
+from innv_ext.analyzers.lrp.names import rule
 from innv_ext.analyzers.lrp.rules import (
     AffineRule,
     AlphaBeta,
@@ -27,7 +28,6 @@ from innv_ext.analyzers.lrp.rules import (
     WSquare,
     ZPlus,
     proportional,
-    rule,
 )
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.rules import (

@@ -16,7 +16,7 @@ from innv_ext.analyzers.loss.caso import CASO
 from innv_ext.analyzers.loss.moreau import GroupSparseMoreauGrad, MoreauGrad, SparseMoreauGrad
 from innv_ext.analyzers.lrp import composites
 from innv_ext.analyzers.lrp.lrp import DeepTaylor
-from innv_ext.analyzers.lrp.rules import MONTAVON
+from innv_ext.analyzers.lrp.names import MONTAVON
 from innv_ext.analyzers.pattern.pattern import PatternAttribution, PatternNet
 from innv_ext.analyzers.prediction.kernel_shap import KernelShap
 from innv_ext.analyzers.prediction.lime import Lime

@@ -29,7 +29,7 @@ from innv_ext.backend.kinds import (
 )
 from innv_ext.backend.traits import activation_key
 
-_LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
+LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
 _ANY_FORMAT = {"GlobalAveragePooling1D", "GlobalMaxPooling1D", "Flatten"}
 _SQUASH_KEEPS = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY}
 
@@ -85,9 +85,9 @@ def annotate(graph: Graph) -> Graph:
         touches = any(slot in near for slot in node.inputs)
         first = kind is Kind.AFFINE and touches
         node = replace(node, kind=kind, nonnegative=flags, first=first, early=early.issuperset(node.inputs))
-        if kind in _LOOK_THROUGH and touches:
+        if kind in LOOK_THROUGH and touches:
             near.update(node.outputs)
-        if kind in _LOOK_THROUGH and node.early:
+        if kind in LOOK_THROUGH and node.early:
             early.update(node.outputs)
         if kind is Kind.PRODUCT:
             node = replace(node, signal=_signal(node, graph, gates, squashed, fixed))

@@ -59,3 +59,13 @@ def alike(x0: Tensor, x: Tensor) -> Tensor:
 def _with_rows(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     mask = mask_of(x)
     return with_mask(change(x), None if mask is None else change(mask))
+
+
+class KeepMask:
+    """An activation function as a node: the Keras mask of its input stays."""
+
+    def __init__(self, fn: Callable[..., Tensor]):
+        self.fn = fn
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return keep_mask(x, self.fn(x))

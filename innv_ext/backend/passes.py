@@ -18,7 +18,8 @@ from innv_ext.backend.affine import Affine
 from innv_ext.backend.cosine import split_cosine
 from innv_ext.backend.graph import Call, Graph, Node, op_key
 from innv_ext.backend.kinds import FUNCTION_KINDS, Kind
-from innv_ext.backend.masks import keep_mask
+from innv_ext.backend.masks import KeepMask
+from innv_ext.backend.ties import derivatives_at_ties
 from innv_ext.backend.tracing import open_function
 from innv_ext.errors import InnvError
 
@@ -28,16 +29,6 @@ Tensor = Any
 def _with_slot(graph: Graph, spec: Any) -> tuple[Graph, int]:
     slot = graph.new_slot()
     return replace(graph, specs={**graph.specs, slot: spec}), slot
-
-
-class KeepMask:
-    """An activation function as a node: the Keras mask of its input stays."""
-
-    def __init__(self, fn: Callable[..., Tensor]):
-        self.fn = fn
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return keep_mask(x, self.fn(x))
 
 
 def split_activations(graph: Graph) -> Graph:
@@ -298,7 +289,8 @@ BATCHNORM_MODES: dict[str, Callable[[Graph], Graph]] = {
 
 def canonical(graph: Graph, batchnorm: str = "linear") -> Graph:
     """The form in which methods see a model: activations and separable convolutions split, BN as asked for."""
-    graph = split_cosine(pool_planes_first(open_custom_functions(split_separable(split_activations(graph)))))
+    graph = open_custom_functions(split_separable(split_activations(graph)))
+    graph = split_cosine(derivatives_at_ties(pool_planes_first(graph)))
     graph = BATCHNORM_MODES[batchnorm](affine_operations(graph))
     return facts.annotate(graph.rebuilt(graph.nodes))
 

@@ -71,12 +71,22 @@ def may_fill(node: Node) -> bool:
     return pads or has_constants(node)
 
 
+def fills(node: Node) -> bool:
+    """Whether a node that moves values puts constants, zeros too, between them."""
+    key = activation_key(node)
+    return node.kind is Kind.SHAPE and (key.startswith("ZeroPadding") or key in ("tril", "triu") or may_fill(node))
+
+
+def overshoots(node: Node) -> bool:
+    """Whether an interpolation has negative weights."""
+    return getattr(node.op, "interpolation", "nearest") not in ("nearest", "bilinear")
+
+
 def keeps_sign(node: Node) -> bool:
     """Whether no output is negative where no input is; "no" where in doubt."""
-    overshoots = getattr(node.op, "interpolation", "nearest") not in ("nearest", "bilinear")
     adds = node.kind in (Kind.LINEAR, Kind.PRODUCT) and activation_key(node) in KEEPS_SIGN
     moves = node.kind in (Kind.SHAPE, Kind.IDENTITY, Kind.MAX)
-    return (adds or moves) and not (overshoots or may_fill(node))
+    return (adds or moves) and not (overshoots(node) or may_fill(node))
 
 
 # --- axes ----------------------------------------------------------------------------------------------------------
@@ -96,6 +106,11 @@ def axes(node: Node, rank: int) -> tuple[int, ...]:
     axis = getattr(op, "axis", -1 if op_key(op) in SOFTMAX else ())
     several = range(rank) if axis is None else axis if isinstance(axis, (list, tuple)) else (axis,)
     return tuple(sorted(a % rank for a in several))
+
+
+def is_window(node: Node) -> bool:
+    """Whether a node pools over windows that move, not over whole axes or several operands."""
+    return len(node.inputs) == 1 and hasattr(node.op, "pool_size")
 
 
 def windows(node: Node, x: Tensor) -> list[tuple[int, int, int, Any, tuple[Any, Any]]]:

@@ -451,7 +451,7 @@ def test_input_layer_rule_is_checked(mlp, value):
 
 
 def test_input_layer_rule_looks_through_shapes_rescaling_and_padding():
-    """x -> reshape -> rescale -> pad -> conv: the conv is the first layer; what falls on the padding is gone."""
+    """x -> reshape -> rescale -> pad -> conv: the conv is the first layer, and the padding is no input."""
     x = keras.Input((12,), dtype="float64")
     first = L.Conv2D(3, 2, dtype="float64")
     t = L.Rescaling(2.0, offset=0.5, dtype="float64")(L.Reshape((3, 4, 1), dtype="float64")(x))
@@ -463,7 +463,8 @@ def test_input_layer_rule_looks_through_shapes_rescaling_and_padding():
     data = np.random.default_rng(3).normal(size=(2, 12))
     m, n = Matrix.of(first, (5, 6, 1)), Matrix.of(last, t.shape[1:])
     inner = np.pad((6 * data + 0.5 * 3 - 1).reshape(-1, 3, 4, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    flat = lambda x, m, r: twins.flat_rule(x, m.C, m.b, r)
+    real = np.pad(np.ones((3, 4)), 1).reshape(-1, 1)
+    flat = lambda x, m, r: twins.flat_rule(x, m.C * real, m.b, r)
     upper = lambda x, m, r: twins.epsilon(x, m.W, m.b, r)
     expected = twins.chain(twins.flat(inner), [(m, flat), (n, upper)], score_seed).reshape(-1, 5, 6)[:, 1:-1, 1:-1]
     analyzer = innv_ext.create_analyzer("lrp.epsilon", net, input_layer_rule="flat", neuron_selection_mode=score)

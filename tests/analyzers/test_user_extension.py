@@ -12,7 +12,7 @@ from keras import layers, ops
 import innv_ext
 from innv_ext import arguments
 from innv_ext.analyzers import LRP, Analyzer, ReverseAnalyzer, registry
-from innv_ext.analyzers.lrp import rules
+from innv_ext.analyzers.lrp import names, rules
 from innv_ext.analyzers.lrp.rules import Epsilon, Flat, Gamma, WSquare, ZPlus
 from innv_ext.backend import linear as kernels
 from innv_ext.backend.rules import Rules, anything, at_index, both, first_linear, is_a, named, op_is, up_to
@@ -376,10 +376,10 @@ def test_order_of_precedence(net):
 
 def test_a_rule_is_known_by_what_stands_at_its_class(net, monkeypatch):
     """One decorator gives a name; parameters that the name decides, and a check of all."""
-    monkeypatch.setattr(rules, "RULE_NAMES", dict(rules.RULE_NAMES))
+    monkeypatch.setattr(names, "RULE_NAMES", dict(names.RULE_NAMES))
 
-    @rules.rule("twice_Z", "the z rule, twice", factor=2.0)
-    @rules.rule("times", "the z rule, times a factor")
+    @names.rule("twice_Z", "the z rule, twice", factor=2.0)
+    @names.rule("times", "the z rule, times a factor")
     @dataclass(frozen=True)
     class Times(rules.AffineRule):
         factor: float = arguments.positive(1.0)
@@ -388,8 +388,8 @@ def test_a_rule_is_known_by_what_stands_at_its_class(net, monkeypatch):
             (share,) = Epsilon(0.0)(node, xs, ys, rs)
             return [self.factor * share]
 
-    assert list(rules.RULE_NAMES)[-2:] == ["twice_z", "times"]
-    assert rules.RULE_NAMES["twice_z"].open() == [] and [f.name for f in rules.RULE_NAMES["times"].open()] == ["factor"]
+    assert list(names.RULE_NAMES)[-2:] == ["twice_z", "times"]
+    assert names.RULE_NAMES["twice_z"].open() == [] and [f.name for f in names.RULE_NAMES["times"].open()] == ["factor"]
     found = rows(create("lrp", net, rule="times", input_layer_rule="twice_z"))
     assert [found[name] for name in AFFINE] == [Times(2.0), Times(1.0), Times(1.0), Times(1.0)]
     x = np.random.default_rng(0).uniform(-1, 1, (2, 6, 6, 2))
@@ -400,7 +400,7 @@ def test_a_rule_is_known_by_what_stands_at_its_class(net, monkeypatch):
 
 
 def test_names_of_rules_are_names_of_analyzers(net):
-    for key, known in rules.RULE_NAMES.items():
+    for key, known in names.RULE_NAMES.items():
         assert key == known.name.lower()
         named_rule = rows(create("lrp", net, rule=key))["top"]
         assert named_rule == rows(create(f"lrp.{known.name}", net))["top"] and type(named_rule) is known.cls

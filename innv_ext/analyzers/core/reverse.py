@@ -88,6 +88,10 @@ class ReverseAnalyzer(GraphAnalyzer):
         """What enters the walk at output y; ``weights`` is the derivative of the explained score with respect to y."""
         return weights
 
+    def rules_at(self, env: walk.Env) -> Sequence[Any]:
+        """One rule per node, for the values of a forward walk."""
+        return self.rules_
+
     def finish(self, attribution: Tensor, x: Tensor) -> Tensor:
         """The last step on tensors, per input."""
         return attribution
@@ -163,7 +167,7 @@ class ReverseAnalyzer(GraphAnalyzer):
         sums: dict[str, Tensor] = {}
         frontier = _Frontier(graph, score, sums) if trace else None
         seeds = {graph.outputs[0]: self.seed_relevance(y, weights)}
-        relevance = walk.backward(graph, env, seeds, self.rules_, frontier)
+        relevance = walk.backward(graph, env, seeds, self.rules_at(env), frontier)
         zeros = [ops.zeros_like(widen(ops.cast(x, "float32") if not x.dtype.is_floating else x)) for x in xs]
         found: dict[str, Any] = {
             "attributions": [relevance.get(s, z) for s, z in zip(graph.inputs, zeros, strict=True)],

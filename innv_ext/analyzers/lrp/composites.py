@@ -8,22 +8,8 @@ from typing import Any
 
 from innv_ext.analyzers.core.info import AnalyzerInfo, row
 from innv_ext.analyzers.lrp.lrp import LRP
-from innv_ext.analyzers.lrp.rules import (
-    ABSORBED,
-    BACH,
-    BOTH_SIGNS,
-    EXACT,
-    LAPUSCHKIN,
-    RULE_NAMES,
-    AlphaBeta,
-    Bounded,
-    Epsilon,
-    Flat,
-    Gamma,
-    RuleName,
-    ZPlus,
-    beside,
-)
+from innv_ext.analyzers.lrp.names import ABSORBED, BACH, BOTH_SIGNS, EXACT, LAPUSCHKIN, RULE_NAMES, RuleName
+from innv_ext.analyzers.lrp.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, ZPlus, beside
 from innv_ext.backend.rules import Rules, convolution, dense
 
 Params = dict[str, Any]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +13,13 @@ from keras import ops
 
 from innv_ext import arguments
 from innv_ext.analyzers.core import node_rules
+from innv_ext.analyzers.core.program import select
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
+from innv_ext.analyzers.lrp import names
 from innv_ext.analyzers.lrp import rules as r
-from innv_ext.backend import facts, passes
+from innv_ext.analyzers.lrp.conserving import Conserving, beside_padding, positive_share, weight_share
+from innv_ext.backend import facts, passes, traits, walk
+from innv_ext.backend.domain import Origin, origin
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.kinds import SHAPE_ONLY, Kind
 from innv_ext.backend.rules import (
@@ -27,7 +33,7 @@ from innv_ext.backend.rules import (
     relu_like,
     up_to,
 )
-from innv_ext.errors import InvalidInputError, UnsupportedModelError, ZeroMapWarning
+from innv_ext.errors import ConservationWarning, InvalidInputError, UnsupportedModelError, ZeroMapWarning
 
 Tensor = Any
 
@@ -35,7 +41,7 @@ Tensor = Any
 def as_rule(value: Any, argument: str) -> Any:
     """A rule from a rule, one of the names, or (low, high) for z^B."""
     if isinstance(value, str):
-        return r.RULE_NAMES[arguments.choice(argument, value.lower(), r.RULE_NAMES, " or a rule")]()
+        return names.RULE_NAMES[arguments.choice(argument, value.lower(), names.RULE_NAMES, " or a rule")]()
     if isinstance(value, (tuple, list)) and len(value) == 2:
         return r.Bounded(*value)
     if not callable(value):
@@ -47,6 +53,13 @@ def _on_affine_nodes(table: Rules) -> list[Any]:
     """The rows; a rule for affine nodes leaves the fused activation of a layer that it was given by name alone."""
     weighted = kind_is(Kind.AFFINE, Kind.BATCHNORM)
     return [(both(weighted, row[0]), *row[1:]) if isinstance(row[1], r.AffineRule) else row for row in table.rows]
+
+
+def _keeps_sign(rule: Any) -> bool:
+    """Whether no share of an affine node is negative: the other nodes have to keep to that."""
+    if isinstance(rule, r.AlphaBeta):
+        return rule.beta == 0
+    return isinstance(rule, (r.WSquare, r.Flat)) or (isinstance(rule, r.ZPlus) and rule.general)
 
 
 COMMON_RULES = Rules(
@@ -65,13 +78,37 @@ COMMON_RULES = Rules(
 @dataclass(kw_only=True, eq=False, repr=False)
 class _Relevance(ReverseAnalyzer):
     def bind(self) -> None:
-        """The bounds of z^B must fit one sample of what enters the node, as far as its shape is known."""
+        """Find what enters the nodes whose rule asks for it; bounds must fit a sample, as far as shapes are known."""
         super().bind()
-        for node, rule in zip(self.graph_.nodes, self.rules_, strict=True):
-            shape = self.graph_.specs[node.inputs[0]].shape[1:] if node.inputs else ()
-            if isinstance(rule, r.Bounded) and None not in shape:
-                arguments.one_sample("low", rule.low, shape)
-                arguments.one_sample("high", rule.high, shape)
+        self._origins: dict[int, Origin] = {}
+        asks = [isinstance(rule, Conserving) or type(rule) in r.DOMAIN_RULES for rule in self.rules_]
+        for node, rule, asking in zip(self.graph_.nodes, self.rules_, asks, strict=True):
+            own = rule.rule if isinstance(rule, Conserving) else rule
+            pool = rule is node_rules.winner_takes_all and traits.is_window(node)
+            if not asking and not (pool and any(asks)):
+                continue
+            found = origin(self.graph_, node.inputs[0])
+            carried = isinstance(own, r.InputBounded)
+            if carried or found.filled:
+                self._origins[node.index] = found
+            if isinstance(own, r.Bounded):
+                slots = [s for s in found.sources if s in self.graph_.inputs] if carried else node.inputs[:1]
+                for shape in (self.graph_.specs[slot].shape[1:] for slot in slots):
+                    if None not in shape:
+                        arguments.one_sample("low", own.low, shape)
+                        arguments.one_sample("high", own.high, shape)
+
+    def rules_at(self, env: walk.Env) -> Sequence[Any]:
+        """Rules that ask what can enter their node are told so."""
+        rules = list(self.rules_)
+        for i, found in self._origins.items():
+            present = found.present(env.slots) if found.filled else None
+            own, bounds = getattr(rules[i], "rule", rules[i]), None
+            if isinstance(own, r.InputBounded):
+                bounds = found.bounds(env.slots, dict.fromkeys(self.graph_.inputs, own.ends))
+            rule = beside_padding if rules[i] is node_rules.winner_takes_all else rules[i]
+            rules[i] = functools.partial(rule, domain=r.Domain(present, bounds))
+        return rules
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -79,15 +116,16 @@ class LRP(_Relevance):
     """Layer-wise Relevance Propagation (Bach et al. 2015) with any rule, or any table of rules.
 
     Activations and scalings pass relevance on; max pooling gives it to the winner; sums, means and other linear nodes
-    share it by their contributions; layer and group normalisation by ``LayerNorm``; at products the signal takes all
-    (``gate="signal"``) or the factors share (``"half"``).
+    share it by their contributions (below a rule without negative shares, as z+, by the positive ones); layer and group
+    normalisation by ``LayerNorm``; at products the signal takes all (``gate="signal"``) or the factors share
+    (``"half"``).
 
     Parameters
     ----------
     rule : a rule for all affine nodes, its name ("z", "epsilon", "gamma", ...), or a ``Rules`` table over them
     rules : a ``Rules`` table that goes before everything else
-    input_layer_rule : rule of the first affine node on every path from the input: "flat", "w_square", (low, high), a
-        rule
+    input_layer_rule : rule of the first affine node on every path from the input: "flat", "w_square", a rule, or
+        (low, high), bounds of the model's input, which are carried through rescaling in front of that node
     until_layer : name or position in ``model.layers``; affine nodes up to it get ``until_layer_rule``
     batchnorm : "fold" (into the affine neighbour), "linear", "two_linear" or "hui_binder" (thesis A.3)
     gate : "signal" or "half"
@@ -129,7 +167,9 @@ class LRP(_Relevance):
         affine = kind_is(Kind.AFFINE)
         rows: list[Any] = _on_affine_nodes(self.rules) if self.rules is not None else []
         if self.input_layer_rule is not None:
-            rows.append((first_linear, as_rule(self.input_layer_rule, "input_layer_rule")))
+            at_input = as_rule(self.input_layer_rule, "input_layer_rule")
+            at_input = r.InputBounded(at_input.low, at_input.high) if type(at_input) is r.Bounded else at_input
+            rows.append((first_linear, at_input))
         if self.until_layer is not None:
             below, lower = up_to(self.until_layer), as_rule(self.until_layer_rule, "until_layer_rule")
             rows.append((both(affine, below), lower))
@@ -137,6 +177,10 @@ class LRP(_Relevance):
         if self.batchnorm == "hui_binder":
             rows.append((kind_is(Kind.BATCHNORM), r.HuiBinder()))
         rows += _on_affine_nodes(rule) if isinstance(rule, Rules) else [(affine, rule)]
+        if _keeps_sign(rule):
+            rows.append((not_differentiable, node_rules.nothing))
+            rows.append((kind_is(Kind.BATCHNORM), node_rules.pass_through))
+            rows.append((kind_is(Kind.LINEAR), positive_share))
         rows += r.beside(rule)
         rows.append((kind_is(Kind.PRODUCT), node_rules.Gate(self.gate)))
         return Rules(*rows).before(COMMON_RULES)
@@ -146,10 +190,13 @@ class LRP(_Relevance):
 
     def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
         """The share of the score that biases and stabilisers took."""
-        score = np.asarray(extras["score"])
-        safe = np.where(np.abs(score) < 1e-12, 1.0, score)
-        extras["absorbed"] = np.where(np.abs(score) < 1e-12, 0.0, 1.0 - extras["sum"] / safe)
-        return super().finish_extras(extras)
+        return super().finish_extras({**extras, "absorbed": _missing(extras["sum"], np.asarray(extras["score"]))})
+
+
+def _missing(total: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The share of what the walk started with that did not arrive; 0 where it started with nothing."""
+    nothing = np.abs(start) < 1e-12
+    return np.where(nothing, 0.0, 1.0 - total / np.where(nothing, 1.0, start))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -157,12 +204,14 @@ class DeepTaylor(_Relevance):
     """Deep Taylor decomposition (Montavon et al. 2017), for ReLU networks.
 
     Hidden affine nodes with non-negative inputs: z+; the input layer: w^2, or z^B where ``low`` and ``high`` are
-    given; hidden affine nodes whose input may be negative: w^2. No bias in any denominator. A sample whose selected
-    score is not positive gets a zero map and a warning.
+    given; hidden affine nodes whose input may be negative: w^2, and so neurons to which nothing contributes. Sums and
+    means share by contributions that are not negative, or else by weights. No bias in any denominator. A sample whose
+    selected score is not positive gets a zero map and a warning.
 
     Parameters
     ----------
-    low, high : bounds of the input, numbers or arrays that broadcast to one sample (``deep_taylor.bounded``)
+    low, high : bounds of the model's input, numbers or arrays that broadcast to one sample (``deep_taylor.bounded``);
+        they are carried through what rescales the input inside the model
     """
 
     low: Any = None
@@ -183,14 +232,24 @@ class DeepTaylor(_Relevance):
                 f"e.g. 'lrp.epsilon_plus'" + (", or on='logits'." if self.on == "output" else ".")
             )
 
+        signed = [n for n in graph.nodes if traits.overshoots(n)]
+        if signed and self.unsupported == "error":
+            raise UnsupportedModelError(
+                f"Deep Taylor has no negative relevance, but {', '.join(n.name for n in signed)} of "
+                f"{self.model.name!r} interpolates with negative weights. Use 'bilinear', or an LRP rule."
+            )
+
     def table(self) -> Rules:
         """z+ inside, w^2 or z^B at the input, conservation everywhere else."""
-        at_input = r.WSquare() if self.low is None else r.Bounded(self.low, self.high)
+        at_input = r.WSquare() if self.low is None else Conserving(r.InputBounded(self.low, self.high))
         inside = kind_is(Kind.AFFINE)
         return Rules(
+            (not_differentiable, node_rules.nothing),
             (first_linear, at_input),
-            (both(inside, nonnegative_input), r.ZPlus()),
+            (both(inside, nonnegative_input), Conserving(r.ZPlus())),
             (inside, r.WSquare()),
+            (both(kind_is(Kind.LINEAR), nonnegative_input), positive_share),
+            (kind_is(Kind.LINEAR), weight_share),
             (relu_like, node_rules.pass_through),
             (kind_is(Kind.BATCHNORM, Kind.IDENTITY), node_rules.pass_through),
             *(row for row in COMMON_RULES.rows if row[1] is not node_rules.pass_through),
@@ -199,12 +258,31 @@ class DeepTaylor(_Relevance):
     def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:
         return ops.relu(y) * weights
 
+    def walk(self, xs: Sequence[Tensor], index: Tensor, mode: Any, *options: Any) -> dict[str, Any]:
+        """The walk, and what it starts with."""
+        found = super().walk(xs, index, mode, *options)
+        y = found["output"]
+        seed = self.seed_relevance(y, select(y, index, mode)[0])
+        return {**found, "start": ops.sum(ops.reshape(seed, (ops.shape(y)[0], -1)), axis=1)}
+
     def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
-        dead = np.flatnonzero(np.asarray(extras["score"]) <= 0)
+        """What did not arrive, and warnings about it and about scores that are not positive."""
+        score, start = np.asarray(extras["score"]), np.asarray(extras.pop("start"))
+        dead = np.flatnonzero(score <= 0)
         if len(dead):
             warnings.warn(
                 f"Deep Taylor explains positive scores only: {len(dead)} samples (first: {dead[0]}) have zero maps.",
                 ZeroMapWarning,
+                stacklevel=5,
+            )
+        absorbed = extras["absorbed"] = _missing(extras["sum"], start)
+        worst = int(np.argmax(np.abs(absorbed))) if len(absorbed) else 0
+        if len(absorbed) and np.abs(absorbed[worst]) > 0.5:
+            warnings.warn(
+                f"Deep Taylor: {np.sum(np.abs(absorbed) > 0.5)} of {len(absorbed)} maps keep less than half of the "
+                f"score (worst: {absorbed[worst]:.0%} is missing, sample {worst}), see extras['absorbed']. "
+                f"explain(x, trace=True) shows at which nodes; try an LRP rule, e.g. 'lrp.epsilon_plus'.",
+                ConservationWarning,
                 stacklevel=5,
             )
         return super().finish_extras(extras)

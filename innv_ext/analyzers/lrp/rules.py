@@ -11,15 +11,15 @@ with other inputs x_k, kernels w_k and bias b' (Bach et al. 2015; Montavon et al
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from innv_ext import arguments
 from innv_ext.analyzers.core.node_rules import LayerNorm, ScaleShift
+from innv_ext.analyzers.lrp.names import ABSORBED, BOTH_SIGNS, LAPUSCHKIN, MONTAVON, rule
 from innv_ext.backend import numerics
 from innv_ext.backend.affine import Affine
 from innv_ext.backend.graph import Node
@@ -45,82 +45,45 @@ def proportional(
 
     ``sign`` is +1 or -1 where all contributions are known to have that sign.
     """
-    products = [numerics.vjp(lambda x, w=w: affine.bilinear(x, w), x) for x, w in terms]
-    z = sum(ys[0] for ys, _ in products)
+    products, z = weighed(affine, terms)
     s = safe_divide(r, z if bias is None else z + bias, epsilon, sign)
-    return [x * pullback(s)[0] for (x, _), (_, pullback) in zip(terms, products, strict=True)]
+    return [x * pullback(s)[0] for x, pullback in products]
 
 
-def _parts(node: Node, xs: Tensors) -> tuple[Affine, Tensor, Tensor, bool]:
+def weighed(affine: Affine, terms: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[tuple[Tensor, Any]], Tensor]:
+    """(x_k, pullback of x -> w_k x) of each term, and the sum of all w_k x_k."""
+    products = [numerics.vjp(lambda x, w=w: affine.bilinear(x, w), x) for x, w in terms]
+    pullbacks = [(x, pullback) for (x, _), (_, pullback) in zip(terms, products, strict=True)]
+    return pullbacks, sum(ys[0] for ys, _ in products)
+
+
+def parts(node: Node, xs: Tensors) -> tuple[Affine, Tensor, Tensor, bool]:
+    """The affine map, its input and its kernel in one dtype, and whether no input is negative."""
     affine = node.call
     assert isinstance(affine, Affine), f"{node.name} is not affine"
     w = affine.kernel()
     return affine, affine.cast(xs[0], w), w, bool(node.nonnegative) and node.nonnegative[0]
 
 
-# --- names -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """What can enter an affine node: constants such as padded zeros are no inputs, and inputs lie between bounds.
 
-BACH = "Bach et al. 2015"
-MONTAVON = "Montavon et al. 2017"
-LAPUSCHKIN = "Lapuschkin et al. 2017"
-
-ABSORBED = "f_c up to biases and epsilon"  # what the relevance of all inputs sums to
-EXACT = "f_c"
-BOTH_SIGNS = "f_c up to biases, where both signs occur"
-
-
-@dataclass
-class RuleName:
-    """A name of a rule, made by ``rule``: ``LRP(model, rule=name)``, and ``lrp.name`` of ``create_analyzer``."""
-
-    name: str
-    description: str
-    source: str
-    cost: str
-    sums_to: str
-    signed: bool
-    fixed: dict[str, Any]
-    cls: type | None = None  # the class that it stands at
-
-    def open(self) -> list[Field]:
-        """The parameters of the rule that the name leaves open."""
-        return [f for f in fields(self.cls) if f.name not in self.fixed]
-
-    def __call__(self, **given: Any) -> AffineRule:
-        """The rule, with these of the open parameters."""
-        return self.cls(**self.fixed, **given)
-
-
-RULE_NAMES: dict[str, RuleName] = {}  # by names in small letters
-
-
-def rule(
-    name: str,
-    description: str,
-    source: str = BACH,
-    *,
-    cost: str = "1",
-    sums_to: str = EXACT,
-    signed: bool = True,
-    **fixed: Any,
-) -> Callable[[type], type]:
-    """Give a class of rules a name; a class may have several.
-
-    Names that are given when the package is imported already are known to ``LRP(rule=...)`` only.
-
-    Parameters
+    Attributes
     ----------
-    description, source, cost, sums_to, signed : what ``list_analyzers`` tells about ``lrp.name``
-    fixed : parameters of the rule that the name decides; all others can be given with it
+    present : one sample, 1 where a value is an input and 0 where it is a constant; None: all are inputs
+    bounds : least and largest value, shaped like x; None: those of the rule
     """
-    # here, not in ``decorate``: names are in the order in which they are read, decorators are applied from the last
-    known = RULE_NAMES[name.lower()] = RuleName(name, description, source, cost, sums_to, signed, fixed)
 
-    def decorate(cls: type) -> type:
-        known.cls = savable(cls)
-        return cls
+    present: Tensor | None = None
+    bounds: tuple[Tensor, Tensor] | None = None
 
-    return decorate
+    def inputs(self, x: Tensor) -> Tensor:
+        """One sample of ones, and zeros for constants."""
+        return ops.ones_like(x[:1]) if self.present is None else ops.cast(self.present, x.dtype)
+
+
+ANY = Domain()
 
 
 # --- affine nodes ------------------------------------------------------------------------------------------------
@@ -149,7 +112,7 @@ class Epsilon(AffineRule):
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         if not self.bias:
-            affine, x, w, _ = _parts(node, xs)
+            affine, x, w, _ = parts(node, xs)
             return proportional(affine, [(x, w)], rs[0], None, self.epsilon)
         s = safe_divide(rs[0], widen(ys[0]), self.epsilon)
         return [widen(xs[0]) * node.pullback(s)[0]]
@@ -188,7 +151,7 @@ class AlphaBeta(AffineRule):
             raise InvalidInputError(f"AlphaBeta needs alpha - beta = 1, got alpha={self.alpha}, beta={self.beta}.")
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine, x, w, nonnegative = _parts(node, xs)
+        affine, x, w, nonnegative = parts(node, xs)
         b = affine.bias(x) if self.bias else None
         up = signed_terms(x, w, nonnegative, +1)
         total = self.alpha * sum(proportional(affine, up, rs[0], None if b is None else positive(b), sign=+1))
@@ -217,7 +180,7 @@ class Gamma(AffineRule):
     bias: bool = arguments.flag(True)
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine, x, w, nonnegative = _parts(node, xs)
+        affine, x, w, nonnegative = parts(node, xs)
         b = affine.bias(x) if self.bias else None
         above = (widen(ys[0]) if self.bias else affine.bilinear(x, w)) > 0
         total = 0.0
@@ -231,7 +194,7 @@ class Gamma(AffineRule):
 
 
 @rule("z_plus", "z+ rule", MONTAVON, cost="1.5", signed=False, general=True)
-@rule("z_plus_fast", "z+ rule that takes inputs as non-negative", MONTAVON, cost="1.5", signed=False, general=False)
+@rule("z_plus_fast", "z+ rule that takes inputs as non-negative", MONTAVON, cost="1.5", general=False)
 @dataclass(frozen=True)
 class ZPlus(AffineRule):
     """Contributions x w+ of a non-negative x; x+ w+ + x- w- in general. No bias. Source: Montavon et al. 2017.
@@ -242,10 +205,13 @@ class ZPlus(AffineRule):
     general: bool = arguments.flag(True)
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine, x, w, nonnegative = _parts(node, xs)
-        terms = signed_terms(x, w, nonnegative or not self.general, +1)
+        affine, x, w, nonnegative = parts(node, xs)
         exact = self.general or nonnegative
-        return [sum(proportional(affine, terms, rs[0], sign=+1 if exact else 0))]
+        return [sum(proportional(affine, self.terms(x, w, nonnegative), rs[0], sign=+1 if exact else 0))]
+
+    def terms(self, x: Tensor, w: Tensor, nonnegative: bool, domain: Domain = ANY) -> list[tuple[Tensor, Tensor]]:
+        """The (input, kernel) pairs of the contributions."""
+        return signed_terms(x, w, nonnegative or not self.general, +1)
 
 
 @rule("w_square", "w^2 rule", MONTAVON, signed=False)
@@ -253,8 +219,8 @@ class ZPlus(AffineRule):
 class WSquare(AffineRule):
     """Contributions w^2, whatever the input. Source: Montavon et al. 2017, table 1."""
 
-    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        return [_unit_share(node, xs, rs[0], ops.square)]
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors, domain: Domain = ANY) -> Relevance:
+        return [_unit_share(node, xs, rs[0], ops.square, domain)]
 
 
 @rule("flat", "Flat rule", LAPUSCHKIN, signed=False)
@@ -262,17 +228,8 @@ class WSquare(AffineRule):
 class Flat(AffineRule):
     """Equal contributions of all inputs of a neuron; zero padding does not count. Source: Lapuschkin et al. 2017."""
 
-    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        return [_unit_share(node, xs, rs[0], ops.ones_like)]
-
-
-def _unit_share(node: Any, xs: Tensors, r: Tensor, kernel: Callable[[Tensor], Tensor]) -> Tensor:
-    """The proportional rule at x' = 1 and w' = kernel(w). All samples have one denominator: computed for one."""
-    affine, x, w, _ = _parts(node, xs)
-    w = kernel(w)
-    z = affine.bilinear(ops.ones_like(x[:1]), w)
-    _, pullback = numerics.vjp(lambda ones: affine.bilinear(ones, w), ops.ones_like(x))
-    return pullback(safe_divide(r, z, sign=+1))[0]
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors, domain: Domain = ANY) -> Relevance:
+        return [_unit_share(node, xs, rs[0], ops.ones_like, domain)]
 
 
 @savable
@@ -280,7 +237,7 @@ def _unit_share(node: Any, xs: Tensors, r: Tensor, kernel: Callable[[Tensor], Te
 class Bounded(AffineRule):
     """z^B: contributions x w - low w+ - high w- for inputs in [low, high]. Source: Montavon et al. 2017, table 1.
 
-    ``low`` and ``high`` are numbers or (nested) lists that broadcast against one sample.
+    ``low`` and ``high`` are numbers or (nested) lists that broadcast against one sample of what enters the node.
     """
 
     low: Any = 0.0
@@ -297,12 +254,42 @@ class Bounded(AffineRule):
         if crossed:
             raise InvalidInputError(f"low must not exceed high, got low={self.low!r}, high={self.high!r}.")
 
-    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine, x, w, _ = _parts(node, xs)
-        bounds = (np.asarray(v, keras.backend.standardize_dtype(x.dtype)) for v in (self.low, self.high))
-        low, high = (ops.zeros_like(x) + ops.convert_to_tensor(v) for v in bounds)
-        terms = [(x, w), (-low, positive(w)), (-high, negative(w))]
-        return [sum(proportional(affine, terms, rs[0]))]
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors, domain: Domain = ANY) -> Relevance:
+        affine, x, w, nonnegative = parts(node, xs)
+        return [sum(proportional(affine, self.terms(x, w, nonnegative, domain), rs[0]))]
+
+    def terms(self, x: Tensor, w: Tensor, nonnegative: bool, domain: Domain = ANY) -> list[tuple[Tensor, Tensor]]:
+        """(x - low) w+ and (x - high) w-: no differences of large numbers near a bound."""
+        ends = domain.bounds or self.ends
+        above, below = (domain.inputs(x) * (x - ops.cast(end, x.dtype)) for end in ends)
+        return [(above, positive(w)), (below, negative(w))]
+
+    @property
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Both bounds in float64."""
+        return np.asarray(self.low, "float64"), np.asarray(self.high, "float64")
+
+
+@savable
+@dataclass(frozen=True)
+class InputBounded(Bounded):
+    """z^B at the first affine nodes, with bounds of the model's own input.
+
+    LRP and Deep Taylor carry them forward through what rescales or moves the input. Elsewhere it is ``Bounded``.
+    """
+
+
+DOMAIN_RULES = (WSquare, Flat, Bounded, InputBounded)  # those that give relevance to inputs that are zero
+
+
+def _unit_share(node: Any, xs: Tensors, r: Tensor, kernel: Callable[[Tensor], Tensor], domain: Domain) -> Tensor:
+    """The proportional rule at x' = 1 and w' = kernel(w). All samples have one denominator: computed for one."""
+    affine, x, w, _ = parts(node, xs)
+    w, inputs = kernel(w), domain.inputs(x)
+    z = affine.bilinear(inputs, w)
+    _, pullback = numerics.vjp(lambda ones: affine.bilinear(ones, w), ops.ones_like(x))
+    share = pullback(safe_divide(r, z, sign=+1))[0]
+    return share if domain.present is None else inputs * share
 
 
 @savable
@@ -311,7 +298,7 @@ class HuiBinder(AffineRule):
     """BatchNormalization with weights 2, -1, 0, 0 for x+w+, x+w-, x-w+, x-w-. Source: thesis A.3 (Hui, Binder 2018)."""
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
-        affine, x, w, _ = _parts(node, xs)
+        affine, x, w, _ = parts(node, xs)
         b = affine.bias(x)
         up = proportional(affine, [(positive(x), positive(w))], rs[0], positive(b))[0]
         down = proportional(affine, [(positive(x), negative(w))], rs[0], negative(b))[0]
