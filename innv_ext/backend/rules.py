@@ -305,8 +305,8 @@ def centres(node: Node, graph: Graph) -> bool:
 
 @savable
 def not_differentiable(node: Node, graph: Graph) -> bool:
-    """Nodes whose outputs are integers or booleans: masks, positions, comparisons."""
-    return not any(numerics.is_float(graph.specs[slot].dtype) for slot in node.outputs)
+    """Nodes whose outputs are integers or booleans (masks, positions, comparisons), but not numbers of tokens."""
+    return node.kind is not Kind.TOKENS and not any(numerics.is_float(graph.specs[slot].dtype) for slot in node.outputs)
 
 
 def up_to(layer: int | str) -> Predicate:

@@ -11,7 +11,7 @@ import keras
 
 from innv_ext.analyzers import Analyzer, create_analyzer
 from innv_ext.analyzers.core.info import AnalyzerInfo
-from innv_ext.analyzers.core.subject import output_position
+from innv_ext.analyzers.core.request import output_position
 from innv_ext.cli.files import run_module
 from innv_ext.errors import InnvError, InvalidInputError, UnsupportedModelError
 from innv_ext.evaluation.subject import Inputs

@@ -9,7 +9,7 @@ import numpy as np
 from keras import tree
 
 from innv_ext import arguments, files
-from innv_ext.analyzers.core import subject
+from innv_ext.analyzers.core import request
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.measures import relative_to
@@ -80,7 +80,7 @@ def sensitivity(
     summary = SUMMARIES[arguments.choice("kind", kind, tuple(SUMMARIES))]
     seed = arguments.positive_int("seed", seed, 0)
     size = analyzer.batch_size if batch_size is None else arguments.positive_int("batch_size", batch_size)
-    xs = subject.standardize(x, analyzer.input_structure_, analyzer.input_specs(), True)
+    xs = request.standardize(x, analyzer.input_structure_, analyzer.input_specs(), True)
     if any(a.dtype.kind != "f" for a in xs):
         raise InvalidInputError("x holds whole numbers (tokens or bytes), which cannot move by a little.")
     radii = _read_radius(radius, [a.shape[1:] for a in xs])
@@ -93,7 +93,7 @@ def sensitivity(
         number = np.arange(first, min(first + size, total))
         i = number // samples
         moved = _moved(xs, i, [generator(seed, *divmod(int(n), samples)) for n in number], radii, norm)
-        given = subject.pack_like(x, moved, analyzer.input_structure_)
+        given = request.pack_like(x, moved, analyzer.input_structure_)
         found = _rows(analyzer.analyze(given, rows_of(neurons, i), batch_size=size))
         changes[number] = np.linalg.norm(found - start[i], axis=1)
     lengths = np.linalg.norm(start, axis=1)

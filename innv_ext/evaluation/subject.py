@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext import arguments
-from innv_ext.analyzers.core import subject
+from innv_ext.analyzers.core import request, subject
 from innv_ext.analyzers.core.base import Analyzer, Explanation
 from innv_ext.analyzers.core.reverse import select
 from innv_ext.backend import facts, numerics
@@ -63,7 +63,7 @@ class Inputs:
 
     def flat(self, x: Any) -> list[np.ndarray]:
         """x as the model takes it, one array per input; what does not fit, holds NaN, or is empty is refused."""
-        arrays = subject.standardize(x, self.structure, self.specs, True)
+        arrays = request.standardize(x, self.structure, self.specs, True)
         for array in arrays:
             if not array.size:
                 raise InvalidInputError(f"x has shape {array.shape}; there is nothing to explain.")
@@ -108,7 +108,7 @@ class Scores(Inputs):
         numerics.check_backend()
         arguments.choice("on", on, ("output", "logits"))
         super().__init__(model)
-        self.position = subject.output_position(model, self.graph, output)
+        self.position = request.output_position(model, self.graph, output)
         self.scorer = model if on == "output" else model_wo_softmax(model)
         self.threshold = 0.5 if on == "output" and self._squashed() else 0.0
         fed = [numerics.wide_dtype(s.dtype) if numerics.is_float(s.dtype) else s.dtype for s in self.specs]
@@ -202,8 +202,8 @@ def maps_by_name(relevance: Any, keys: Sequence[str]) -> dict[str, Any]:
 
 def read_neurons(selection: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray:
     """The flat index of the neuron per sample; -1 stands for the largest output."""
-    _, index = subject.resolve_selection("max_activation", selection, count, shape)
-    if (index == subject.ALL).any():
+    _, index = request.resolve_selection("max_activation", selection, count, shape)
+    if (index == request.ALL).any():
         raise InvalidInputError("neuron_selection='all' is no single neuron; give one index per sample, or None.")
     return index
 

@@ -13,7 +13,8 @@ import zoo
 from keras import layers
 
 import innv_ext
-from innv_ext.analyzers.core.subject import ALL, BEST, subject_of
+from innv_ext.analyzers.core.request import ALL, BEST
+from innv_ext.analyzers.core.subject import subject_of
 from innv_ext.backend import passes, tracing
 from innv_ext.errors import InvalidInputError, SaveError
 

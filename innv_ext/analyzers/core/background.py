@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from innv_ext import arguments
-from innv_ext.analyzers.core import node_rules, subject
+from innv_ext.analyzers.core import node_rules, request
 from innv_ext.analyzers.core.program import GraphAnalyzer
 from innv_ext.backend import facts, numerics
 from innv_ext.backend.graph import Graph, run
@@ -47,7 +47,7 @@ class Background(GraphAnalyzer):
         if self.references is not None:
             try:
                 specs = self.input_specs()
-                self._given = subject.standardize(self.references, self.input_structure_, specs, check=True)
+                self._given = request.standardize(self.references, self.input_structure_, specs, check=True)
             except InvalidInputError as error:
                 raise InvalidInputError(f"references (samples like those to explain): {error}") from error
             if not len(self._given[0]):

@@ -12,11 +12,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
 
 from innv_ext import arguments, files
-from innv_ext.analyzers.core import data, finite, saving, subject
-from innv_ext.analyzers.core.explanation import Explanation
+from innv_ext.analyzers.core import data, finite, request, saving, subject
+from innv_ext.analyzers.core.explanation import Explanation, collected
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.backend import numerics
 from innv_ext.backend import tracing as graphs
@@ -81,7 +80,7 @@ class Analyzer:
         self.subject_ = subject.subject_of(self.model)
         self.input_structure_ = self.subject_.input_structure
         self.graph_: Graph = self.subject_.graph
-        self.output_position_ = subject.output_position(self.model, self.graph_, self.output)
+        self.output_position_ = request.output_position(self.model, self.graph_, self.output)
         self._explained = self.output_position_
         self.build()
 
@@ -168,19 +167,19 @@ class Analyzer:
             self._trace()
         explain = self.explain_batch
         if layer is not None:
-            name = subject.one_layer(layer, self.explained_layers(), bool(return_layers) or trace)
+            name = request.one_layer(layer, self.explained_layers(), bool(return_layers) or trace)
             explain = partial(self.explain_layer, name)
         size = arguments.positive_int("batch_size", self.batch_size if batch_size is None else batch_size)
         specs = self.input_specs()
-        xs = subject.standardize(x, self.input_structure_, specs, self.check_input)
+        xs = request.standardize(x, self.input_structure_, specs, self.check_input)
         count = len(xs[0])
         size = self.subject_.whole_batches(count) or size
         shape = (None,) if neuron_selection is None else self.subject_.output_shape(self.model, self._explained, xs)
-        mode, index = subject.resolve_selection(self.neuron_selection_mode, neuron_selection, count, shape)
-        options = {"mode": mode, "layers": subject.layer_names(return_layers, self.layer_names()), "trace": trace}
+        mode, index = request.resolve_selection(self.neuron_selection_mode, neuron_selection, count, shape)
+        options = {"mode": mode, "layers": request.layer_names(return_layers, self.layer_names()), "trace": trace}
         if count == 0:  # shapes come from one sample of zeros, which is cut off again
             xs = [np.zeros((self.subject_.batch or 1, *a.shape[1:]), a.dtype) for a in xs]
-            index = np.full(len(xs[0]), subject.BEST, "int32")
+            index = np.full(len(xs[0]), request.BEST, "int32")
         parts = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(graphs.untouched(self.model))
@@ -194,7 +193,7 @@ class Analyzer:
     def explain_batch(self, xs: list[np.ndarray], index: np.ndarray, size: int, **options: Any) -> dict[str, Any]:
         """Explain at most ``size`` samples: "attributions" (list), "output", "target", and per-sample extras.
 
-        ``index`` has the flat neuron of each sample (``subject.BEST``: the largest output, ``subject.ALL``: the sum of
+        ``index`` has the flat neuron of each sample (``request.BEST``: the largest output, ``request.ALL``: the sum of
         all). ``options["mode"]`` is "index", or a function of the outputs that takes the neuron's place.
         """
         raise NotImplementedError
@@ -228,7 +227,7 @@ class Analyzer:
         """A parameter for each input: one of the types ``several`` holds one for each input of a model with several."""
         specs = self.input_specs()
         if isinstance(value, several) and len(specs) > 1:
-            return subject.flatten_inputs(value, self.input_structure_, specs)
+            return request.flatten_inputs(value, self.input_structure_, specs)
         return [value] * len(specs)
 
     def layer_names(self) -> tuple[str, ...]:
@@ -332,15 +331,8 @@ class Analyzer:
             yield slice(start, min(start + size, count))
 
     def _collect(self, parts: list[dict[str, Any]], x: Any, count: int) -> Explanation:
-        joined = tree.map_structure(lambda *a: np.concatenate(a)[:count], *parts)
-        arrays = [self.postprocess_array(a) for a in joined.pop("attributions")]
-        output, target = joined.pop("output"), joined.pop("target")
-        flat = [np.reshape(a, (len(a), int(np.prod(a.shape[1:])))) for a in arrays]
-        target = np.maximum(target, -1)  # what is no single neuron
-        extras = joined
-        extras["sum"] = np.sum([a.sum(axis=1) for a in flat], axis=0)
-        extras["finite"] = finite.of_samples(flat, extras["score"])
-        attribution = subject.pack_like(x, arrays, self.input_structure_)
+        arrays, output, target, extras = collected(parts, count, self.postprocess_array)
+        attribution = request.pack_like(x, arrays, self.input_structure_)
         found = Explanation(attribution, output, target, self.finish_extras(extras))
         finite.tell(extras["finite"], found.score, self.registered_name_ or type(self).__name__, self.not_finite)
         return found

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from innv_ext.analyzers.core import subject
+from innv_ext.analyzers.core import request
 from innv_ext.backend.graph import Spec
 from innv_ext.errors import InvalidInputError
 
@@ -30,7 +30,7 @@ def batches(X: Any, structure: Any, specs: Sequence[Spec], size: int) -> Iterato
     count = 0
     for number, batch in enumerate(_parts(X, structure, specs, size)):
         try:
-            arrays = subject.standardize(batch, structure, specs, check=True)
+            arrays = request.standardize(batch, structure, specs, check=True)
         except InvalidInputError as error:
             raise InvalidInputError(f"Batch {number} of the training data: {error}") from error
         count += len(arrays[0])
@@ -44,7 +44,7 @@ def _parts(X: Any, structure: Any, specs: Sequence[Spec], size: int) -> Iterator
     if isinstance(X, keras.utils.PyDataset):
         yield from (_inputs(X[i]) for i in range(X.num_batches or 0))
     elif isinstance(X, (np.ndarray, list, tuple, dict)) or keras.ops.is_tensor(X):
-        arrays = [_array(a) for a in subject.flatten_inputs(X, structure, specs)]
+        arrays = [_array(a) for a in request.flatten_inputs(X, structure, specs)]
         for start in range(0, len(arrays[0]), size):
             part = [a[start : start + size] for a in arrays]
             yield part if len(part) > 1 else part[0]
@@ -55,7 +55,7 @@ def _parts(X: Any, structure: Any, specs: Sequence[Spec], size: int) -> Iterator
 
 
 def _array(values: Any) -> np.ndarray:
-    subject.refuse_masked(values, "The training data")
+    request.refuse_masked(values, "The training data")
     try:
         return np.asarray(values)
     except ValueError as error:  # rows of different lengths

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from keras import tree
+
+from innv_ext.analyzers.core import finite
 
 
 @dataclass(frozen=True)
@@ -29,3 +33,16 @@ class Explanation:
     def score(self) -> np.ndarray:
         """The explained score of each sample, shape (batch,)."""
         return self.extras["score"]
+
+
+def collected(
+    parts: Sequence[dict[str, Any]], count: int, last_step: Callable[[np.ndarray], np.ndarray]
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, dict[str, Any]]:
+    """(maps, output, target, extras) of ``count`` samples from what was found batch by batch."""
+    extras = tree.map_structure(lambda *a: np.concatenate(a)[:count], *parts)
+    arrays = [last_step(a) for a in extras.pop("attributions")]
+    output, target = extras.pop("output"), np.maximum(extras.pop("target"), -1)  # -1: no single neuron
+    flat = [np.reshape(a, (len(a), int(np.prod(a.shape[1:])))) for a in arrays]
+    extras["sum"] = np.sum([a.sum(axis=1) for a in flat], axis=0)
+    extras["finite"] = finite.of_samples(flat, extras["score"])
+    return arrays, output, target, extras

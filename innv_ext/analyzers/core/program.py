@@ -14,7 +14,7 @@ from keras import ops, tree
 from innv_ext import files
 from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Analyzer
-from innv_ext.analyzers.core.subject import ALL, BEST
+from innv_ext.analyzers.core.request import ALL, BEST
 from innv_ext.backend import facts, numerics, passes, walk
 from innv_ext.backend.graph import Graph, Spec, op_key
 from innv_ext.backend.kinds import TRUTH, Kind

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from innv_ext import optim
-from innv_ext.analyzers.core import subject
+from innv_ext.analyzers.core import request
 from innv_ext.analyzers.parts.partition import Partition
 from innv_ext.backend.numerics import widen
 
@@ -101,5 +101,5 @@ def shrunk(v: Tensor, penalty: optim.Penalty) -> Tensor:
 
 def flat_attribution(analyzer: Any, found: Any) -> np.ndarray:
     """The attribution of an explanation as one vector a sample, (batch, d)."""
-    arrays = subject.flatten_inputs(found.attribution, analyzer.input_structure_, analyzer.input_specs())
+    arrays = request.flatten_inputs(found.attribution, analyzer.input_structure_, analyzer.input_specs())
     return np.concatenate([a.reshape(len(a), -1) for a in arrays], axis=1)

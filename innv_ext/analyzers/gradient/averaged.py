@@ -13,8 +13,8 @@ from keras import ops
 from innv_ext import arguments
 from innv_ext.analyzers.core.background import completed, per_input
 from innv_ext.analyzers.core.program import GraphAnalyzer
+from innv_ext.analyzers.core.request import ALL
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
-from innv_ext.analyzers.core.subject import ALL
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.analyzers.gradient.gradient import POSTPROCESS
 from innv_ext.analyzers.parts.partition import of_rows

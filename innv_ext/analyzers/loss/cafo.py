@@ -13,7 +13,7 @@ import numpy as np
 from innv_ext import arguments
 from innv_ext.analyzers.core.base import Explanation
 from innv_ext.analyzers.core.program import GraphAnalyzer, check_float_inputs
-from innv_ext.analyzers.core.subject import ALL
+from innv_ext.analyzers.core.request import ALL
 from innv_ext.analyzers.core.tensor_map import TensorMap, field_map, flat_attribution, soft_threshold
 from innv_ext.analyzers.loss.curvature import Curvature, Loss, loss_gradient
 from innv_ext.analyzers.loss.objective import FirstOrder, Solutions, choose_lambda1

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from innv_ext import arguments
-from innv_ext.analyzers.core import subject
+from innv_ext.analyzers.core import request
 from innv_ext.analyzers.loss.cafo import CAFO
 from innv_ext.analyzers.loss.curvature import Curvature, Loss, gauss_newton_product, hessian_product
 from innv_ext.analyzers.loss.objective import Factored, FirstOrder, Products, SecondOrder
@@ -143,7 +143,7 @@ def input_hessian_eigs(
     """
     analyzer = _Eigenvectors(model, hessian=hessian, batch_size=batch_size, k=k, iterations=iterations)
     found = analyzer.explain(x, neuron_selection).extras
-    return found["eigenvalues"], subject.pack_like(x, found["vectors"], analyzer.input_structure_)
+    return found["eigenvalues"], request.pack_like(x, found["vectors"], analyzer.input_structure_)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -13,7 +13,7 @@ from keras import ops
 
 from innv_ext import arguments
 from innv_ext.analyzers.core.program import check_float_inputs, select
-from innv_ext.analyzers.core.subject import ALL
+from innv_ext.analyzers.core.request import ALL
 from innv_ext.analyzers.parts.partition import as_maps
 from innv_ext.analyzers.parts.windows import Windows, all_sizes, check_gaps, components, default_sizes, owned, windows
 from innv_ext.analyzers.prediction.masking import MaskingAnalyzer
