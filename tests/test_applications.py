@@ -17,7 +17,7 @@ from innv_ext.analyzers.moments import values as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
 from innv_ext.analyzers.moments.values import Moments
 from innv_ext.backend import facts, passes, walk
-from innv_ext.backend.squash import cut_softmax
+from innv_ext.backend.rewrites.squash import cut_softmax
 from innv_ext.backend.tracing import trace
 from innv_ext.errors import UnsupportedModelError
 

@@ -8,7 +8,7 @@ import keras
 from keras import ops, tree
 
 from innv_ext.backend import facts, passes, walk
-from innv_ext.backend.squash import cut_softmax
+from innv_ext.backend.rewrites.squash import cut_softmax
 from innv_ext.backend.tracing import model_tensors, trace
 
 

@@ -15,11 +15,11 @@ from innv_ext.backend import affine as affines
 from innv_ext.backend import facts, traits
 from innv_ext.backend import linear as kernels
 from innv_ext.backend.affine import Affine
-from innv_ext.backend.cosine import split_cosine
 from innv_ext.backend.graph import Call, Graph, Node, op_key
 from innv_ext.backend.kinds import FUNCTION_KINDS, Kind
 from innv_ext.backend.masks import KeepMask
-from innv_ext.backend.ties import derivatives_at_ties
+from innv_ext.backend.rewrites.cosine import split_cosine
+from innv_ext.backend.rewrites.ties import derivatives_at_ties
 from innv_ext.backend.tracing import open_function
 from innv_ext.errors import InnvError
 

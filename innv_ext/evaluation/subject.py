@@ -20,7 +20,7 @@ from innv_ext.backend import facts, numerics
 from innv_ext.backend.graph import Spec
 from innv_ext.backend.models import model_wo_softmax
 from innv_ext.backend.numerics import Compiled, widen
-from innv_ext.backend.squash import cut_softmax
+from innv_ext.backend.rewrites.squash import cut_softmax
 from innv_ext.errors import InvalidInputError, NonFiniteWarning
 from innv_ext.evaluation.features import RANDOM
 

@@ -17,7 +17,7 @@ from innv_ext.backend import facts, numerics
 from innv_ext.backend.graph import Graph, Node
 from innv_ext.backend.masks import keep_mask
 from innv_ext.backend.numerics import Compiled, widen
-from innv_ext.backend.twice import check_second_derivatives, twice_differentiable
+from innv_ext.backend.rewrites.twice import check_second_derivatives, twice_differentiable
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any

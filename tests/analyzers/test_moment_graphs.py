@@ -25,8 +25,8 @@ from innv_ext.analyzers.moments.values import Moments
 from innv_ext.backend import facts, passes, walk
 from innv_ext.backend import linear as kernels
 from innv_ext.backend.kinds import Kind
+from innv_ext.backend.rewrites.squash import cut_softmax
 from innv_ext.backend.rules import Rules, anything, both, kind_is, named, op_is
-from innv_ext.backend.squash import cut_softmax
 from innv_ext.backend.tracing import trace
 from innv_ext.errors import NoRuleError
 

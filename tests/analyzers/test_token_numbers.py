@@ -24,7 +24,7 @@ def net(dtype):
 
 
 def tokens(function, *inputs):
-    graph = subject.subject_of(keras.Model(list(inputs), function(*inputs))).graph
+    graph = subject.subject_of(keras.Model(list(inputs), function(*inputs))).form("linear")
     return {graph.inputs.index(slot) for slot in facts.token_inputs(graph)}
 
 
@@ -35,6 +35,10 @@ def test_token_inputs():
     assert tokens(lambda a, b: L.Dense(2)(ops.concatenate([L.GRU(2)(embed(a)), b], axis=1)), ids, values) == {0}
     assert tokens(lambda a: ops.sum(embed(a), axis=1) + ops.cast(ops.greater(a, 3), "float32")[:, :4], ids) == {0}
     assert tokens(lambda a: ops.sum(embed(a), axis=2) + a, ids) == set()
+    assert tokens(lambda a: embed(ops.reshape(ops.cast(a, "int32")[:, 1:5], (-1, 2, 2))), ids) == {0}
+    assert tokens(lambda a: ops.sum(embed(ops.reshape(a, (-1, 3, 2))), axis=(1, 3)) + a[:, :2], ids) == set()
+    table = ops.convert_to_tensor(np.ones((20, 4)))
+    assert tokens(lambda a: ops.take(table, ops.cast(a, "int32"), axis=0), ids) == {0}
     assert tokens(lambda a: ops.one_hot(a, 5), keras.Input((6,), dtype="int32")) == set()
 
 

@@ -16,7 +16,7 @@ import innv_ext
 from innv_ext.backend import facts, passes, walk
 from innv_ext.backend.graph import op_key
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.squash import cut_softmax
+from innv_ext.backend.rewrites.squash import cut_softmax
 from innv_ext.backend.tracing import trace
 from innv_ext.errors import InnvError
 

@@ -42,7 +42,7 @@ def nothing(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
 @savable
 def rescale(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """y = a x + b with constants: each value comes from one input value, which takes all (also where y = 0)."""
-    return [_to_shape(rs[0], xs[0])]
+    return [to_shape(rs[0], xs[0])]
 
 
 @savable
@@ -63,7 +63,7 @@ class ScaleShift(Saved):
         y, zero = widen(ys[0]), ops.zeros_like(rs[0])
         empty = ops.abs(y) < numerics.TINY
         share = node.pullback(ops.where(empty, zero, safe_divide(rs[0], y, self.epsilon)))[0]
-        return [widen(xs[0]) * share + _to_shape(ops.where(empty, rs[0], zero), xs[0])]
+        return [widen(xs[0]) * share + to_shape(ops.where(empty, rs[0], zero), xs[0])]
 
 
 @savable
@@ -93,7 +93,7 @@ class LayerNorm(Saved):
         found: list[Tensor | None] = [None] * len(xs)
         found[0] = x * back(t - ops.mean(t, axis=over, keepdims=True)) + ops.where(empty, rs[0], ops.zeros_like(z))
         if self.bias and isinstance(vectors[1], Arg):  # a shift that is computed from the sample
-            found[vectors[1].index] = _to_shape(beta * s, xs[vectors[1].index])
+            found[vectors[1].index] = to_shape(beta * s, xs[vectors[1].index])
         return found
 
     def reaches(self, node: Any) -> tuple[int, ...]:
@@ -188,7 +188,7 @@ class Gate(Saved):
         how, chosen = traits.factors(node), self.reaches(node)
         part = rs[0] / len(chosen)
         if how in ("values", "quotient"):  # each output has one value of each factor, even if 0
-            return [_to_shape(part, x) if i in chosen else None for i, x in enumerate(xs)]
+            return [to_shape(part, x) if i in chosen else None for i, x in enumerate(xs)]
         shares = node.pullback(safe_divide(part, widen(ys[0])))
         return [widen(x) * g if i in chosen else None for i, (x, g) in enumerate(zip(xs, shares, strict=True))]
 
@@ -198,7 +198,7 @@ class Gate(Saved):
         return tuple(range(len(node.inputs))) if halves else node.signal
 
 
-def _to_shape(r: Tensor, x: Tensor) -> Tensor:
+def to_shape(r: Tensor, x: Tensor) -> Tensor:
     """The relevance of a broadcast operand: summed over the positions it was copied to."""
     if len(r.shape) == len(x.shape) and r.shape[1:] == x.shape[1:]:
         return r

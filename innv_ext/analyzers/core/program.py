@@ -17,10 +17,10 @@ from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.core.request import ALL, BEST
 from innv_ext.backend import facts, numerics, passes, walk
 from innv_ext.backend.graph import Graph, Spec, op_key
-from innv_ext.backend.kinds import TRUTH, Kind
+from innv_ext.backend.kinds import STEPS, TRUTH, Kind
 from innv_ext.backend.numerics import Compiled, widen
+from innv_ext.backend.rewrites.squash import cut_softmax, kept_inside
 from innv_ext.backend.rules import not_differentiable
-from innv_ext.backend.squash import cut_softmax, kept_inside
 from innv_ext.errors import InnvError, ProbabilityWarning, UnsupportedModelError
 
 Tensor = Any
@@ -37,6 +37,7 @@ class GraphAnalyzer(Analyzer):
     batchnorm_form = "linear"
     propagates = True
     one_pass = False  # whether the model is called once for each sample, with no other versions of it
+    through_steps = False  # whether the method has something to say at floor, round ..., which have no gradient
     behind_embeddings = False  # whether ``graph_`` starts behind the embeddings of token inputs, which are in ``head_``
 
     def check_model(self, graph: Graph) -> None:
@@ -65,7 +66,7 @@ class GraphAnalyzer(Analyzer):
             self._warn_of_probabilities(kept_inside(graph))
         self.graph_ = _as_fed(graph)
         if self.propagates:
-            _check_reachable(self.graph_)
+            _check_reachable(self.graph_, self.through_steps)
         self.check_model(self.graph_)
         self.head_ = Graph((), self.graph_.inputs, self.graph_.inputs, self.graph_.specs, {})
         if self.behind_embeddings:
@@ -229,7 +230,7 @@ def _as_fed(graph: Graph) -> Graph:
     return replace(graph, specs=specs)
 
 
-def _check_reachable(graph: Graph) -> None:
+def _check_reachable(graph: Graph, through_steps: bool) -> None:
     """Refuse models where all that an input does goes through nodes without a gradient.
 
     These are hashing, look-ups, rounding and casts to integers; an input that is only compared or cast is a mask, which
@@ -246,7 +247,7 @@ def _check_reachable(graph: Graph) -> None:
             open_slots = set(node.inputs)
         elif not_differentiable(node, graph):
             open_slots = set()
-        elif node.kind in (Kind.OPAQUE, Kind.DISCRETE) and open_slots:
+        elif node.kind in (Kind.OPAQUE, Kind.DISCRETE) and not (through_steps and op_key(node.op) in STEPS):
             specs = [(graph.specs[s].shape, graph.specs[s].dtype) for s in node.inputs]
             dead = numerics.without_gradient(node.call, specs)
             open_slots -= {s for i, s in enumerate(node.inputs) if i in dead}

@@ -43,6 +43,7 @@ class ReferenceDifference(GraphAnalyzer):
     rules: Rules | None = arguments.optional(Rules)
 
     batchnorm_form = "fold"
+    through_steps = True
     behind_embeddings = True
     given = "references"  # the argument that says with what x is compared
 

@@ -21,6 +21,7 @@ import numpy as np
 from keras import ops
 
 from innv_ext.analyzers.core import node_rules
+from innv_ext.analyzers.deep_lift import ratios
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
 from innv_ext.backend.kinds import SOFTMAX, STEPS, Kind
@@ -203,6 +204,8 @@ def rescale_rules(steps: int) -> Rules:
         (affine, gradient),
         (kind_is(Kind.MAX), winners),
         (multilinear, product),
+        (ratios.is_quotient, ratios.quotient),
+        (ratios.is_normalisation, ratios.normalisation),
         (switched, switch),
         (kind_is(Kind.DISCRETE, Kind.EMBEDDING, Kind.TOKENS), nothing),
         (anything, PathAverage(steps)),

@@ -15,7 +15,7 @@ from innv_ext.analyzers.loss.curvature import Curvature, Loss, gauss_newton_prod
 from innv_ext.analyzers.loss.objective import Factored, FirstOrder, Products, SecondOrder
 from innv_ext.backend import facts
 from innv_ext.backend.graph import Graph, op_key
-from innv_ext.backend.twice import check_second_derivatives, twice_differentiable
+from innv_ext.backend.rewrites.twice import check_second_derivatives, twice_differentiable
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
 
 CLOSED_FORM_CLASSES = 100  # up to which the factor of the Hessian is worth its one backward pass per class

@@ -23,7 +23,7 @@ from innv_ext.backend.arrangement import Arrangement, Sizes
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.kinds import SIGMOID
 from innv_ext.backend.numerics import widen
-from innv_ext.backend.squash import cut_softmax
+from innv_ext.backend.rewrites.squash import cut_softmax
 from innv_ext.errors import InvalidInputError
 
 Tensor = Any
