@@ -1,0 +1,76 @@
+"""The time to build an analyzer grows with the number of nodes, not with its square."""
+
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import innv_ext
+
+pytestmark = pytest.mark.slow
+SIZES = (250, 1000)
+
+
+def many_layers(count):
+    i = y = keras.Input((2,))
+    for _ in range(count // 2):
+        y = layers.Dense(2, activation="relu")(y)
+    return keras.Model(i, y)
+
+
+def many_operations(count):
+    i = y = keras.Input((2,))
+    for _ in range(count // 2):
+        y = ops.tanh(y) * 0.99
+    return keras.Model(i, y)
+
+
+def many_sums(count):
+    i = y = keras.Input((2,))
+    for _ in range(count // 3):
+        y = layers.Add()([y, layers.Dense(2, activation="relu")(y)])
+    return keras.Model(i, y)
+
+
+class Chain(layers.Layer):
+    """Many operations in one layer, which is opened."""
+
+    def __init__(self, count, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+
+    def call(self, x):
+        for _ in range(self.count // 2):
+            x = ops.tanh(x) * 0.99
+        return x
+
+
+def one_layer(count):
+    i = keras.Input((2,))
+    return keras.Model(i, Chain(count)(i))
+
+
+@pytest.fixture
+def deep():
+    """Keras itself recurses through a model of a thousand layers."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(20000)
+    yield
+    sys.setrecursionlimit(before)
+
+
+@pytest.mark.parametrize("build", [many_layers, many_operations, many_sums, one_layer])
+def test_building_an_analyzer_takes_time_in_proportion_to_the_nodes(build, deep):
+    models, seconds = [build(count) for count in SIZES], []
+    innv_ext.create_analyzer("lrp.epsilon", build(20))  # what is loaded at the first use does not count
+    for model in models:
+        start = time.process_time()
+        analyzer = innv_ext.create_analyzer("lrp.epsilon", model)
+        seconds.append(time.process_time() - start)
+    assert 0.9 * SIZES[1] < len(analyzer.graph_.nodes) < 1.1 * SIZES[1]
+    assert np.isfinite(analyzer.analyze(np.ones((1, 2), "float32"))).all()
+    assert seconds[1] < 10
+    assert seconds[1] < 6 * seconds[0]
