@@ -109,7 +109,7 @@ class LocalityAttention(layers.MultiHeadAttention):
         super().build(query_shape, value_shape, key_shape)
         self.tau = self.add_weight(shape=(), initializer=keras.initializers.Constant(0.7), name="tau")
 
-    def _compute_attention(self, query, key, value, attention_mask=None, training=None, **kwargs):
+    def _compute_attention(self, query, key, value, attention_mask=None, training=None, *args):
         scores = ops.einsum(self._dot_product_equation, key, query * (1.0 / self.tau))
         weights = self._dropout_layer(self._masked_softmax(scores, attention_mask), training=training)
         return ops.einsum(self._combine_equation, weights, value), weights

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import sys
 import warnings
 from functools import cached_property
 
@@ -30,6 +31,7 @@ ANALYZERS = {
 }
 DIFFERENCES = {"gradient", "input_t_gradient", "smoothgrad", "integrated_gradients", "occlusion", "kernel_shap"}
 SEES_ALL = DIFFERENCES | {"deep_lift", "lrp.epsilon"}
+ALIKE = {"input_t_gradient", "smoothgrad"}  # as gradient is, sample by sample
 EXPECTED = ("ZeroMapWarning", "ConvergenceWarning")
 
 
@@ -170,36 +172,40 @@ class Case:
         self.held.append(made)  # so that the trace of the model is kept
         return made.fit(self.x) if made.needs_fit else made
 
-    def explain(self, analyzer, name, x):
-        """(maps as a flat list, explanations); differences of two neurons where the method is linear in the score."""
+    def explanations(self, analyzer, name):
+        """Of the neuron, and of class 0 where there is a softmax and the method is linear in the score."""
         linear = name in DIFFERENCES or (name == "lrp.epsilon" and self.one.linear)
-        found = [analyzer.explain(x, i if len(i) > 1 else i[0]) for i in self.indices[: 1 + linear]]
-        maps = flat(found[0].attribution)
-        if len(found) > 1:
-            maps = [a - b for a, b in zip(maps, flat(found[1].attribution), strict=True)]
-        return maps, found
+        return [analyzer.explain(self.x, self.neuron(k)) for k in range(len(self.indices[: 1 + linear]))]
+
+    def neuron(self, k):
+        """As ``explain`` takes it."""
+        return self.indices[k] if len(self.indices[k]) > 1 else self.indices[k][0]
 
     def problems(self, name):
         """What is wrong with the maps of an analyzer, one line each; raises what innv_ext raises."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             analyzer = self.analyzer(name)
-            maps, found = self.explain(analyzer, name, self.x)
-            alone = keras.tree.map_structure(lambda a: a[:1], self.x)
+            found = self.explanations(analyzer, name)
             if self.one.coupled:
                 if any("innv_ext" in str(w.category) and w.category.__name__ not in EXPECTED for w in caught):
                     return []
                 return ["samples see each other, and neither error nor warning says so"]
-            single, _ = self.explain(analyzer, name, alone)
-        xs, wrong = keras.tree.flatten(self.x), []
+            alone = keras.tree.map_structure(lambda a: a[:1], self.x)
+            single = found[0] if name in ALIKE else analyzer.explain(alone, self.neuron(0))
+        xs, wrong, together = keras.tree.flatten(self.x), [], flat(found[0].attribution)
+        maps = together
+        if len(found) > 1:
+            maps = [a - b for a, b in zip(maps, flat(found[1].attribution), strict=True)]
         if [m.shape for m in maps] != [a.shape for a in xs]:
             return [f"shapes {[m.shape for m in maps]}"]
         if not all(np.isfinite(m).all() for m in maps):
             return ["not finite"]
         tolerance = 2e-2 if name.startswith("lrp") else 2e-3
-        for i, (m, s) in enumerate(zip(maps, single, strict=True)):
-            if not close(s, m[:1], tolerance, np.append(m, 1e-3 * self.start)):
-                wrong.append(f"input {i} depends on the batch: {np.abs(s - m[:1]).max():.2g} of {np.abs(m).max():.2g}")
+        for i, (m, s) in enumerate(zip(together, flat(single.attribution), strict=True)):
+            if not close(s[:1], m[:1], tolerance, np.append(m, 1e-3 * self.start)):
+                sizes = f"{np.abs(s[:1] - m[:1]).max():.2g} of {np.abs(m).max():.2g}"
+                wrong.append(f"input {i} depends on the batch: {sizes}")
         if name in SEES_ALL:
             for i, (m, seen) in enumerate(zip(maps, self.seen, strict=True)):
                 zero = np.abs(m).reshape(len(m), -1).max(axis=1) == 0
@@ -230,13 +236,13 @@ class Case:
     def check_integrated_gradients(self, maps, found):
         if self.continuous:
             points, weights = np.polynomial.legendre.leggauss(ANALYZERS["integrated_gradients"]["steps"])
-            total = [np.zeros_like(g) for g in self.tape]
-            for t, w in zip((points + 1) / 2, weights / 2, strict=True):
-                at = self.gradient(keras.tree.map_structure(lambda a, t=t: (t * a).astype("float32"), self.x))
-                total = [s + w * g for s, g in zip(total, at, strict=True)]
-            for i, (m, a, s) in enumerate(zip(maps, flat(self.x), total, strict=True)):
-                if not close(m, a * s, 5e-3):
-                    yield f"input {i}: not the tape's gradients: off by {np.abs(m - a * s).max():.2g}"
+            points = (points.astype("float32") + 1) / 2
+            line = [np.concatenate([t * a for t in points]) for a in keras.tree.flatten(self.x)]
+            at = self.gradient(keras.tree.pack_sequence_as(self.x, line))
+            for i, (m, a, g) in enumerate(zip(maps, flat(self.x), at, strict=True)):
+                right = a * np.tensordot(weights / 2, g.reshape(len(points), *a.shape), 1)
+                if not close(m, right, 5e-3):
+                    yield f"input {i}: not the tape's gradients: off by {np.abs(m - right).max():.2g}"
         elif self.one.smooth and not (self.one.padded or self.one.stepped):
             expected = self.start - self.nothing
             total = sum(m.reshape(len(m), -1).sum(axis=1) for m in maps)
@@ -303,3 +309,10 @@ def outcome(case, name):
     except Exception as error:
         return "RAW", f"{type(error).__name__}: {' '.join(str(error).split())}"
     return ("wrong", "; ".join(wrong)) if wrong else ("ok", "")
+
+
+if __name__ == "__main__":  # PYTHONPATH=tests python tests/models/example_maps.py [models]: what comes of all of them
+    for each in sys.argv[1:] or example_nets.listed():
+        one_case = Case(each)
+        for analyzer_name in ANALYZERS:
+            print(each, analyzer_name, *outcome(one_case, analyzer_name), flush=True)
