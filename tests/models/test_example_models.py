@@ -25,7 +25,7 @@ LEFT_OUT = set("""
     video_cnn_rnn video_vivit vit_class_token weather_lstm
 """.split())
 # the slowest method, on one of each kind
-DISTORTION = {"mnist_convnet", "compact_convolutional_transformer", "siamese_triplet", "timeseries_from_scratch", "nerf"}
+DISTORTION = {"mnist_convnet", "compact_convolutional_transformer", "siamese_triplet", "ct_scans_3d", "nerf"}
 
 
 @pytest.fixture(scope="module", params=[name for name in listed() if name not in LEFT_OUT])
