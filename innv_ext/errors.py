@@ -33,6 +33,10 @@ class ApproximationWarning(UserWarning):
     """A method goes through some nodes by a rule that is not its own (``unsupported="gradient"``)."""
 
 
+class ProbabilityWarning(UserWarning):
+    """Probabilities are explained where logits were asked for, because the softmax cannot be cut."""
+
+
 class NonFiniteWarning(UserWarning):
     """An objective became NaN or infinite; the message names the node, and the last finite point is returned."""
 

@@ -17,6 +17,7 @@ from innv_ext.analyzers.moments import values as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
 from innv_ext.analyzers.moments.values import Moments
 from innv_ext.backend import facts, passes, walk
+from innv_ext.backend.squash import cut_softmax
 from innv_ext.backend.tracing import trace
 from innv_ext.errors import UnsupportedModelError
 
@@ -117,7 +118,7 @@ def test_moments_pass_through_networks(name, networks):
     In float64: in float32 the folded and the plain network see ReLUs close to 0 on different sides.
     """
     model, twin = networks(name, "float64")
-    graph, _ = passes.cut_softmax(passes.canonical(trace(model, facts.is_leaf), "fold"))
+    graph, _ = cut_softmax(passes.canonical(trace(model, facts.is_leaf), "fold"))
     rules = moments.bind(graph, MOMENT_RULES)
     x = pictures(name, 2).astype("float64")
     logits = np.asarray(twin(x, training=False))

@@ -13,28 +13,56 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext.backend import numerics
+from innv_ext.backend.masks import mask_of, with_mask
 
 Tensor = Any
 
 
+class Recorded:
+    """Base of what stands inside recorded arguments for a value that is known when a node is called."""
+
+    def of(self, xs: Sequence[Tensor]) -> Any:
+        """The value, for the node's input tensors."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Arg:
-    """Stands for the i-th input tensor of a node inside its recorded arguments."""
+class Arg(Recorded):
+    """The i-th input tensor of a node."""
 
     index: int
+
+    def of(self, xs: Sequence[Tensor]) -> Tensor:
+        return xs[self.index]
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A recorded call of a layer or operation; calling it fills in the tensors."""
+    """A recorded call of a layer or operation; calling it fills in the tensors.
+
+    ``settings`` are attributes of an operation that depend on the sizes of its inputs (a shape to reshape to).
+    """
 
     op: Any
     args: tuple[Any, ...] = (Arg(0),)
     kwargs: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, *xs: Tensor) -> Any:
-        fill = functools.partial(tree.map_structure, lambda a: xs[a.index] if isinstance(a, Arg) else a)
-        return self.op(*fill(self.args), **fill(self.kwargs))
+        given = self.bare(xs)
+        fill = functools.partial(tree.map_structure, lambda a: a.of(given) if isinstance(a, Recorded) else a)
+        op = self.op
+        if self.settings:
+            op = object.__new__(type(self.op))
+            vars(op).update({**vars(self.op), **fill(self.settings)})
+        return op(*fill(self.args), **fill(self.kwargs))
+
+    def bare(self, xs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The tensors without Keras masks for layers of Keras that know none; they would warn and drop them."""
+        known = isinstance(self.op, keras.layers.Layer) and not op_key(self.op).startswith("custom:")
+        if not known or self.op.supports_masking:
+            return xs
+        return [x if mask_of(x) is None else numerics.identity(x) for x in xs]
 
 
 @dataclass(frozen=True)
@@ -76,7 +104,8 @@ class Node:
 class Graph:
     """Nodes in topological order.
 
-    ``layer_slots`` says in which slot a layer's output lives, ``keys`` how a model that returns a dict calls outputs.
+    ``layer_slots`` says in which slot a layer's output lives, ``keys`` how a model that returns a dict calls outputs,
+    ``made_of`` which variables the graph holds the values of: if one changes, it has to be traced again.
     """
 
     nodes: tuple[Node, ...]
@@ -85,6 +114,7 @@ class Graph:
     specs: dict[int, Spec]
     layer_slots: dict[str, int]
     keys: tuple[str, ...] = ()
+    made_of: tuple[Any, ...] = ()
 
     def producer(self) -> dict[int, Node]:
         """The node that writes each slot."""
@@ -170,27 +200,51 @@ def run(nodes: Sequence[Node], slots: dict[int, Tensor]) -> dict[int, Tensor]:
 
 
 def try_out(
-    call: Call, feeds: Sequence[int], specs: Sequence[Spec], nodes: Sequence[Node], outputs: Sequence[int]
+    call: Call | None,
+    feeds: Sequence[int],
+    masks: Sequence[int | None],
+    specs: dict[int, Spec],
+    nodes: Sequence[Node],
+    outputs: Sequence[int],
 ) -> None:
-    """Raise ValueError unless ``nodes`` compute what ``call`` computes, for two batch sizes.
+    """Raise ValueError unless ``nodes`` compute what ``call`` does at two sizes; without a call, unless they run.
 
-    This finds calls that read the batch size or draw random numbers, which a symbolic run freezes. Free dimensions
-    other than the batch are left to the check of the whole graph.
+    This finds calls that read sizes or draw random numbers, which a symbolic run freezes. ``masks`` are the slots of
+    the Keras masks that go with the tensors of the slots ``feeds``.
     """
-    if any(None in spec.shape[1:] for spec in specs):
-        return
-    for batch in (2, 3):
-        xs = [_sample(spec, batch) for spec in specs]
-        expected = tree.flatten(call(*xs))
-        values = run(nodes, dict(zip(feeds, xs, strict=True)))
-        if not all(numerics.close(e, values[slot]) for e, slot in zip(expected, outputs, strict=True)):
+    free = any(None in specs[slot].shape[1:] for slot in feeds)
+    for lengths in _LENGTHS if free else _LENGTHS[:1]:
+        cases = [_case(feeds, masks, specs, 2 + i, length) for i, length in enumerate(lengths)]
+        try:
+            expected = [[] if call is None else tree.flatten(call(*(slots[s] for s in feeds))) for slots in cases]
+            break
+        except Exception:
+            if not free or lengths is _LENGTHS[-1]:
+                raise
+    for slots, wanted in zip(cases, expected, strict=True):
+        values = run(nodes, slots)
+        if wanted and not all(numerics.close(e, values[slot]) for e, slot in zip(wanted, outputs, strict=True)):
             raise ValueError("run symbolically it computes something else: it is random or reads its batch size")
 
 
-def _sample(spec: Spec, batch: int) -> Tensor:
-    """Values to try a layer with: small floats, token numbers 0 and 1, open masks."""
-    shape, rng = (batch, *spec.shape[1:]), np.random.default_rng(batch)
-    if spec.dtype == "bool":
-        return ops.ones(shape, spec.dtype)
-    values = rng.uniform(-1, 1, shape) if numerics.is_float(spec.dtype) else rng.integers(0, 2, shape)
-    return ops.convert_to_tensor(values, spec.dtype)
+_LENGTHS = ((12, 18), (4, 6), (2, 3), (64, 96))  # of free dimensions, in the order in which they are tried
+
+
+def _case(
+    feeds: Sequence[int], masks: Sequence[int | None], specs: dict[int, Spec], batch: int, length: int
+) -> dict[int, Tensor]:
+    """Values of the slots, with their masks: small floats, token numbers 0 and 1, masks that close the last place."""
+
+    def sample(spec: Spec) -> Tensor:
+        shape = tuple((length if axis else batch) if d is None else d for axis, d in enumerate(spec.shape))
+        rng = np.random.default_rng(batch)
+        if spec.dtype == "bool":
+            return ops.convert_to_tensor(np.broadcast_to(np.arange(shape[-1]) < max(shape[-1] - 1, 1), shape))
+        values = rng.uniform(-1, 1, shape) if numerics.is_float(spec.dtype) else rng.integers(0, 2, shape)
+        return ops.convert_to_tensor(values, spec.dtype)
+
+    slots = {slot: sample(specs[slot]) for slot in {*feeds, *masks} - {None}}
+    for slot, mask in zip(feeds, masks, strict=True):
+        if mask is not None:
+            with_mask(slots[slot], slots[mask])
+    return slots

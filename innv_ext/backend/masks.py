@@ -33,6 +33,11 @@ def alias(x: Tensor) -> Tensor:
     return keep_mask(x, numerics.identity(x))
 
 
+def masked(x: Tensor, mask: Tensor) -> Tensor:
+    """A tensor of its own with the value of ``x`` and a Keras mask."""
+    return with_mask(numerics.identity(x), mask)
+
+
 def repeat_rows(x: Tensor, times: Tensor) -> Tensor:
     """Each sample ``times`` times in a row, with its Keras mask."""
     mask = mask_of(x)

@@ -8,6 +8,7 @@ import keras
 from keras import ops, tree
 
 from innv_ext.backend import facts, passes, walk
+from innv_ext.backend.squash import cut_softmax
 from innv_ext.backend.tracing import model_tensors, trace
 
 
@@ -19,7 +20,7 @@ class ModelWithoutSoftmax(keras.Model):
         super().__init__(autocast=False, **kwargs)  # the layers' own dtypes count
         self.wrapped = model
         graph = passes.canonical(trace(model, facts.is_leaf))
-        self._graph = passes.cut_softmax(graph)[0]
+        self._graph = cut_softmax(graph)[0]
         self._structure = model_tensors(model)[0]
         self._single = len(self._graph.outputs) == 1
         self(tree.map_structure(lambda kt: keras.KerasTensor(kt.shape, kt.dtype), self._structure))
@@ -53,4 +54,4 @@ def model_wo_softmax(model: keras.Model) -> keras.Model:
     >>> logits = innv_ext.model_wo_softmax(model).predict(x)
     """
     graph = passes.canonical(trace(model, facts.is_leaf))
-    return ModelWithoutSoftmax(model) if passes.cut_softmax(graph)[1] else model
+    return ModelWithoutSoftmax(model) if cut_softmax(graph)[1] else model

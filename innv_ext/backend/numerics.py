@@ -56,6 +56,20 @@ def custom_gradient(fn: Callable[..., Any]) -> Callable[..., Any]:
     return tf.custom_gradient(fn)
 
 
+def restoring(fn: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+    """``fn``, after which the variables have the values from before."""
+
+    def run(*xs: Tensor) -> Any:
+        before = [tf.identity(v.value) for v in variables]
+        ys = fn(*xs)
+        with tf.control_dependencies([t for t in tf.nest.flatten(ys) if isinstance(t, tf.Tensor)]):
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(value)
+        return ys
+
+    return run
+
+
 def recompute(fn: Callable[..., Any]) -> Callable[..., Any]:
     """``fn`` evaluated again in the backward pass instead of keeping its intermediate values."""
 

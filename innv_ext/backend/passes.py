@@ -16,7 +16,7 @@ from innv_ext.backend import facts, traits
 from innv_ext.backend import linear as kernels
 from innv_ext.backend.affine import Affine
 from innv_ext.backend.graph import Call, Graph, Node, op_key
-from innv_ext.backend.kinds import FUNCTION_KINDS, TRAILING_SQUASH, Kind
+from innv_ext.backend.kinds import FUNCTION_KINDS, Kind
 from innv_ext.backend.masks import keep_mask
 from innv_ext.backend.tracing import open_function
 from innv_ext.errors import InnvError
@@ -171,34 +171,6 @@ def pool_planes_first(graph: Graph) -> Graph:
     return graph.rebuilt([replace(n, call=PlanesFirst(n.op)) if pools(n) else n for n in graph.nodes])
 
 
-def cut_softmax(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-    """Remove trailing softmax and sigmoid nodes; returns the graph and the names of what was cut."""
-    producer, outputs, cut, moved = graph.producer(), [], [], {}
-    for last in graph.outputs:
-        slot, passed = last, []
-        node = producer.get(slot)
-        while node is not None and len(node.inputs) == 1 and (_squashes(node) or _is_identity(node)):
-            if _squashes(node):
-                cut.append(node.name)
-            passed.append(slot)
-            slot = node.inputs[0]
-            node = producer.get(slot)
-        outputs.append(slot)
-        moved.update(dict.fromkeys(passed, slot))
-    if not cut:
-        return graph, ()
-    layer_slots = {name: moved.get(slot, slot) for name, slot in graph.layer_slots.items()}
-    return graph.rebuilt(graph.nodes, outputs=tuple(outputs), layer_slots=layer_slots), tuple(cut)
-
-
-def _squashes(node: Node) -> bool:
-    return traits.activation_key(node) in TRAILING_SQUASH
-
-
-def _is_identity(node: Node) -> bool:
-    return traits.activation_key(node) in ("Identity", "Dropout", "linear", "ActivityRegularization", "cast")
-
-
 def split_embeddings(graph: Graph) -> tuple[Graph, Graph]:
     """(head, main): the head turns token numbers into vectors, main goes on from floats.
 
@@ -329,14 +301,19 @@ def canonical(graph: Graph, batchnorm: str = "linear") -> Graph:
     return facts.annotate(graph.rebuilt(graph.nodes))
 
 
+def difference(expected: np.ndarray, received: np.ndarray) -> float:
+    """The largest difference, relative to the largest value; infinite for other shapes or other infinite values."""
+    e, r = np.asarray(expected, "float64"), np.asarray(received, "float64")
+    finite = np.isfinite(e)
+    scale = max(float(np.max(np.abs(e[finite]), initial=0.0)), 1e-6)
+    same = e.shape == r.shape and np.array_equal(e[~finite], r[~finite], equal_nan=True)
+    return float(np.max(np.abs(e[finite] - r[finite]), initial=0.0)) / scale if same else np.inf
+
+
 def check_equal(expected: list[np.ndarray], received: list[np.ndarray], what: str, tolerance: float) -> None:
     """Raise if a rewritten graph does not compute what the model computes."""
     for e, r in zip(expected, received, strict=True):
-        e, r = np.asarray(e, "float64"), np.asarray(r, "float64")
-        finite = np.isfinite(e)
-        scale = max(float(np.max(np.abs(e[finite]), initial=0.0)), 1e-6)
-        same = e.shape == r.shape and np.array_equal(e[~finite], r[~finite], equal_nan=True)
-        error = float(np.max(np.abs(e[finite] - r[finite]), initial=0.0)) / scale if same else np.inf
+        error = difference(e, r)
         if not error <= tolerance:
             raise InnvError(
                 f"{what} computes something else than the model (relative difference {error:.1e}). This is a defect of "

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext.backend import affine as affines
-from innv_ext.backend.graph import Call, Node, op_key
+from innv_ext.backend.graph import Arg, Call, Node, Recorded, op_key
 from innv_ext.backend.kinds import KEEPS_SIGN, SOFTMAX, Kind
 
 Tensor = Any
@@ -52,7 +52,8 @@ def has_constants(node: Node) -> bool:
     """Whether arrays or starting values take part beside the node's inputs."""
     if not isinstance(node.call, Call):
         return False
-    given = any(affines.is_array(a) for a in tree.flatten((node.call.args, node.call.kwargs)))
+    flat = tree.flatten((node.call.args, node.call.kwargs))
+    given = any(affines.is_array(a) or (isinstance(a, Recorded) and not isinstance(a, Arg)) for a in flat)
     return given or getattr(node.op, "initial", None) is not None
 
 

@@ -14,9 +14,10 @@ from innv_ext import arguments
 from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.base import Analyzer, Explanation
 from innv_ext.analyzers.core.reverse import select
-from innv_ext.backend import facts, numerics, passes
+from innv_ext.backend import facts, numerics
 from innv_ext.backend.models import model_wo_softmax
 from innv_ext.backend.numerics import Compiled, widen
+from innv_ext.backend.squash import cut_softmax
 from innv_ext.errors import InvalidInputError
 from innv_ext.evaluation.features import RANDOM
 
@@ -86,7 +87,7 @@ class Scores(OneInput):
     def _squashed(self) -> bool:
         """Whether the output is a probability."""
         whole = self.subject.form("linear")
-        return bool(passes.cut_softmax(whole.rebuilt(whole.nodes, outputs=(whole.outputs[self.position],)))[1])
+        return bool(cut_softmax(whole.rebuilt(whole.nodes, outputs=(whole.outputs[self.position],)))[1])
 
     def output_shape(self, x: np.ndarray) -> tuple[int | None, ...]:
         """The shape of the output, worked out for x where the model leaves dimensions free."""

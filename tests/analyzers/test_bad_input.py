@@ -399,11 +399,15 @@ class Eager(keras.Model):
         return tf.sort(self.dense(x))
 
 
-def test_a_call_that_cannot_be_traced():
-    net = Eager()
-    net(np.zeros((1, 4), "float32"))
-    words = [re.escape(net.name), "KerasTensor", "keras.ops"]
-    refused(words, create, "gradient", net, error=UnsupportedModelError)
+def test_a_call_that_cannot_be_traced_has_gradients_but_no_rules():
+    net, x = Eager(), np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    net(x)
+    with tf.GradientTape() as tape:
+        tape.watch(at := tf.constant(x))
+        score = net(at)[:, 1]
+    np.testing.assert_allclose(create("gradient", net).analyze(x, 1), tape.gradient(score, at), rtol=1e-5)
+    words = [re.escape(net.name), "Eager", "KerasTensor"]
+    refused(words, create, "lrp.epsilon", net, error=UnsupportedModelError)
 
 
 def test_several_outputs():

@@ -26,6 +26,7 @@ from innv_ext.backend import facts, passes, walk
 from innv_ext.backend import linear as kernels
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.rules import Rules, anything, both, kind_is, named, op_is
+from innv_ext.backend.squash import cut_softmax
 from innv_ext.backend.tracing import trace
 from innv_ext.errors import NoRuleError
 
@@ -41,7 +42,7 @@ DOUBLE = [name for name in NETS if name not in zoo.FLOAT32_ONLY]
 def graph_of(model):
     """What Rate-Distortion Explanations filter: batch normalisation folded, one output, its softmax cut."""
     graph = passes.canonical(trace(model, facts.is_leaf), "fold")
-    return passes.cut_softmax(graph.rebuilt(graph.nodes, outputs=graph.outputs[-1:]))[0]
+    return cut_softmax(graph.rebuilt(graph.nodes, outputs=graph.outputs[-1:]))[0]
 
 
 def filtered(graph, means, variances, factors=None, full=False, table=MOMENT_RULES):

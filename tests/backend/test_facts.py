@@ -10,8 +10,9 @@ from keras import layers as L
 from keras import ops
 
 from innv_ext.backend import facts, passes, walk
+from innv_ext.backend.graph import op_key
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.tracing import op_key, trace
+from innv_ext.backend.tracing import trace
 
 
 def canonical(model, mode="fold"):

@@ -14,8 +14,10 @@ from keras import ops, tree
 
 import innv_ext
 from innv_ext.backend import facts, passes, walk
+from innv_ext.backend.graph import op_key
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.tracing import op_key, trace
+from innv_ext.backend.squash import cut_softmax
+from innv_ext.backend.tracing import trace
 from innv_ext.errors import InnvError
 
 MODES = ("fold", "linear", "two_linear", "hui_binder")
@@ -587,7 +589,7 @@ def test_a_trailing_softmax_is_cut(name):
     build, squash = CUT[name]
     model = randomise(build())
     graph = passes.canonical(traced(model), "fold")
-    cut, names = passes.cut_softmax(graph)
+    cut, names = cut_softmax(graph)
     assert len(names) == (2 if name == "twice" else 1) and set(names) <= {n.name for n in graph.nodes}
     assert not set(names).intersection(n.name for n in cut.nodes)
     assert not {"softmax", "sigmoid", "Softmax"}.intersection(facts.activation_key(n) for n in cut.nodes)
@@ -600,7 +602,7 @@ def test_a_trailing_softmax_is_cut(name):
 @pytest.mark.parametrize("name", CUT)
 def test_layer_slots_of_a_cut_layer_are_the_logits(name):
     graph = passes.canonical(traced(CUT[name][0]()), "fold")
-    cut, _ = passes.cut_softmax(graph)
+    cut, _ = cut_softmax(graph)
     written = set(cut.inputs).union(*(n.outputs for n in cut.nodes))
     for layer, slot in graph.layer_slots.items():
         if slot == graph.outputs[0]:
@@ -624,8 +626,10 @@ def test_model_wo_softmax():
     "model",
     [
         lambda: chain((4,), L.Dense(3, "softmax"), L.Dense(2)),
-        lambda: chain((4, 4), L.Softmax(), L.Flatten()),
         lambda: dense_then(lambda z: ops.softmax(z) * 2.0),
+        lambda: dense_then(lambda z: ops.concatenate([ops.softmax(z), z])),
+        lambda: chain((4, 4, 2), L.Softmax(), L.ZeroPadding2D(1)),
+        lambda: chain((4, 4, 2), L.Softmax(), L.UpSampling2D(2, interpolation="bilinear")),
         lambda: chain((4,), L.Dense(3, "tanh")),
         lambda: chain((4,), L.Dense(3, "softmax"), L.ReLU()),
         lambda: chain((4,), L.Dense(3), L.Identity()),
@@ -633,8 +637,34 @@ def test_model_wo_softmax():
 )
 def test_nothing_else_is_cut(model):
     graph = passes.canonical(traced(model()))
-    cut, names = passes.cut_softmax(graph)
+    cut, names = cut_softmax(graph)
     assert cut is graph and names == ()
+
+
+MOVED = {
+    "flatten": ((4, 4, 2), L.Flatten()),
+    "permute": ((4, 4, 2), L.Permute((3, 1, 2))),
+    "crop": ((4, 4, 2), L.Cropping2D(1)),
+    "up_sampling": ((4, 4, 2), L.UpSampling2D(2)),
+    "heads": ((4,), lambda p: L.Concatenate()([p, L.Reshape((2, 2))(p)[:, 0]])),
+    "slice": ((4,), lambda p: p[:, 1:]),
+    "dropout": ((4, 2), lambda p: L.Dropout(0.5)(L.Reshape((16,))(p))),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_softmax_whose_values_are_only_moved_is_cut(name):
+    """Against the model without it; the softmax itself stays where something else reads it."""
+    shape, move = MOVED[name]
+    x = keras.Input(shape)
+    z = L.Dense(4)(x)
+    model = randomise(keras.Model(x, [move(L.Softmax()(z)), move(z)]))
+    graph = passes.canonical(traced(model))
+    cut, names = cut_softmax(graph)
+    assert names and "Softmax" not in keys(cut)
+    found = walk.evaluate(cut, feed(graph))
+    np.testing.assert_array_equal(np.asarray(found[0]), np.asarray(found[1]))
+    assert cut_softmax(graph, moved=False) == (graph, ())
 
 
 def test_several_outputs_are_cut_each_on_its_own():
@@ -645,7 +675,7 @@ def test_several_outputs_are_cut_each_on_its_own():
     gated = L.Dense(2)(p)  # here the softmax stands in the middle
     model = randomise(keras.Model(x, [p, L.Dense(1, "sigmoid")(h), z, gated, L.Dense(2, "tanh")(h)]))
     graph = passes.canonical(traced(model))
-    cut, names = passes.cut_softmax(graph)
+    cut, names = cut_softmax(graph)
     assert len(names) == 2
     xs = feed(graph)
     wanted, found = expected(model, xs), [np.asarray(y) for y in walk.evaluate(cut, xs)]
@@ -658,7 +688,7 @@ def test_several_outputs_are_cut_each_on_its_own():
 
 def test_a_model_that_is_nothing_but_softmax():
     x = keras.Input((4,))
-    cut, names = passes.cut_softmax(passes.canonical(traced(keras.Model(x, L.Softmax()(x)))))
+    cut, names = cut_softmax(passes.canonical(traced(keras.Model(x, L.Softmax()(x)))))
     assert cut.nodes == () and cut.outputs == cut.inputs and len(names) == 1
 
 

@@ -91,14 +91,18 @@ class Analyzer:
             raise InvalidInputError(f"model must be a keras.Model, got {type(self.model).__name__}.")
         arguments.check_fields(self)
         self.check_parameters()
+        self.learnt_: dict[str, np.ndarray] = {}  # by ``fit``; it is what is saved
+        self.registered_name_: str | None = None
+        self.registered_params_: dict[str, Any] = {}
+        self._trace()
+
+    def _trace(self) -> None:
+        """Look at the model, and again when values changed that its graph holds."""
         self.subject_ = subject.subject_of(self.model)
         self.input_structure_ = self.subject_.input_structure
         self.graph_: Graph = self.subject_.graph
-        self.learnt_: dict[str, np.ndarray] = {}  # by ``fit``; it is what is saved
         self.output_position_ = subject.output_position(self.model, self.graph_, self.output)
         self._explained = self.output_position_
-        self.registered_name_: str | None = None
-        self.registered_params_: dict[str, Any] = {}
         self.build()
 
     def check_parameters(self) -> None:
@@ -173,23 +177,26 @@ class Analyzer:
             raise InvalidInputError(f"trace=True needs one backward walk, which {type(self).__name__} is not.")
         if not self.is_fitted():
             raise self.not_fitted()
+        if self.subject_.is_stale():
+            self._trace()
         size = arguments.positive_int("batch_size", self.batch_size if batch_size is None else batch_size)
         specs = self.input_specs()
         xs = subject.standardize(x, self.input_structure_, specs, self.check_input)
         count = len(xs[0])
+        size = self.subject_.whole_batches(count) or size
         shape = (None,) if neuron_selection is None else self.subject_.output_shape(self.model, self._explained, xs)
         mode, index = subject.resolve_selection(self.neuron_selection_mode, neuron_selection, count, shape)
         options = {"mode": mode, "layers": subject.layer_names(return_layers, self.layer_names()), "trace": trace}
         if count == 0:  # shapes come from one sample of zeros, which is cut off again
-            xs = [np.zeros((1, *a.shape[1:]), a.dtype) for a in xs]
-            index = np.full(1, subject.BEST, "int32")
+            xs = [np.zeros((self.subject_.batch or 1, *a.shape[1:]), a.dtype) for a in xs]
+            index = np.full(len(xs[0]), subject.BEST, "int32")
         parts = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(graphs.untouched(self.model))
             if count == 0:  # nobody wants to hear about the sample of zeros
                 stack.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")
-            for rows in self._batches(max(count, 1), size):
+            for rows in self._batches(len(xs[0]), size):
                 parts.append(self.explain_batch([a[rows] for a in xs], index[rows], size, **options))
         return self._collect(parts, x, count)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,8 @@ from innv_ext.backend.graph import Graph, Spec, op_key
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import Compiled, widen
 from innv_ext.backend.rules import not_differentiable
-from innv_ext.errors import InnvError, UnsupportedModelError
+from innv_ext.backend.squash import cut_softmax, kept_inside
+from innv_ext.errors import InnvError, ProbabilityWarning, UnsupportedModelError
 
 Tensor = Any
 
@@ -33,6 +35,7 @@ class GraphAnalyzer(Analyzer):
 
     batchnorm_form = "linear"
     propagates = True
+    one_pass = False  # whether the model is called once for each sample, with no other versions of it
     behind_embeddings = False  # whether ``graph_`` starts behind the embeddings of token inputs, which are in ``head_``
 
     def check_model(self, graph: Graph) -> None:
@@ -47,11 +50,18 @@ class GraphAnalyzer(Analyzer):
     def build(self) -> None:
         """Rewrite the graph and check that it still computes what the model does; compile nothing yet."""
         self._whole = graph = self.subject_.form(self.batchnorm_form)
-        graph = graph.rebuilt(graph.nodes, outputs=(graph.outputs[self.output_position_],))
+        graph = graph.rebuilt(graph.nodes, outputs=(graph.outputs[self._explained],))
         self.output_position_ = 0
+        if self.subject_.batch is not None and not self.one_pass:
+            raise UnsupportedModelError(
+                f"The model takes exactly {self.subject_.batch} samples at a time, but {self!r} looks at several "
+                f"versions of a sample at once. Build the model without a fixed batch size (keras.Input(shape)), or "
+                f"use a method of one backward walk such as 'gradient'."
+            )
         self.cut_: tuple[str, ...] = ()
         if self.on == "logits":
-            graph, self.cut_ = passes.cut_softmax(graph)
+            graph, self.cut_ = cut_softmax(graph)
+            self._warn_of_probabilities(kept_inside(graph))
         self.graph_ = _float_inputs(graph)
         if self.propagates:
             _check_reachable(self.graph_)
@@ -64,19 +74,31 @@ class GraphAnalyzer(Analyzer):
         self._compiled: dict[Any, Compiled] = {}
         fed = self.input_specs()
         dtypes = [numerics.wide_dtype(s.dtype) if numerics.is_float(s.dtype) else s.dtype for s in fed]
-        self._checked = not self.check_forward or self.subject_.is_checked(self.batchnorm_form, dtypes)
+        self._checked = not self.check_forward or self.subject_.is_checked(self.batchnorm_form, self._explained, dtypes)
         if not self._checked and all(None not in spec.shape[1:] for spec in fed):
             own = [replace(s, dtype=self._whole.specs[i].dtype) for s, i in zip(fed, self._whole.inputs, strict=True)]
             self._check([subject.probe(s).astype(d) for s, d in zip(own, dtypes, strict=True)])
 
+    def _warn_of_probabilities(self, kept: Sequence[str]) -> None:
+        if kept:
+            warnings.warn(
+                f"{', '.join(kept)} cannot be cut, because its values are averaged or joined with others before the "
+                f"output: the map explains probabilities, not logits. Explain one of the branches, or pass "
+                f"on='output' to say that this is meant.",
+                ProbabilityWarning,
+                stacklevel=6,
+            )
+
     def _check(self, xs: Sequence[np.ndarray]) -> None:
-        self.subject_.check(self.model, self.batchnorm_form, xs, repr(self))
+        self.subject_.check(self.model, self.batchnorm_form, self._explained, xs, repr(self))
         self._checked = True
 
     def check_once(self, xs: Sequence[np.ndarray]) -> None:
         """Check the rewritten graph on a sample if the model's free dimensions put it off so far."""
         if not self._checked:
-            self._check([x[:1] for x in xs])
+            pair = [x[: self.subject_.batch or 2] for x in xs]
+            rolled = [np.concatenate([x, np.roll(x, 1, axis=-1)]) for x in pair]  # with one sample, another beside it
+            self._check(rolled if len(pair[0]) == 1 and self.subject_.batch is None else pair)
 
     def input_specs(self) -> list[Spec]:
         """What is fed: tokens where the model takes tokens."""
@@ -109,10 +131,14 @@ class GraphAnalyzer(Analyzer):
         """``function(xs, index, *extra, **options)`` compiled for these options with a free batch dimension."""
         key = (function.__name__, *options.values())
         if key not in self._compiled:
-            specs = [((None, *spec.shape[1:]), spec.dtype) for spec in self.input_specs()]
+            specs = [(spec.shape, spec.dtype) for spec in self.input_specs()]
             count = len(specs)
+
+            def run(*args: Tensor) -> Any:
+                return function(list(args[:count]), *args[count:], **options)
+
             self._compiled[key] = Compiled(
-                lambda *args: function(list(args[:count]), *args[count:], **options),
+                numerics.restoring(run, self.subject_.assigned) if self.subject_.assigned else run,
                 [*specs, ((None,), "int32"), *extra],
                 self.jit_compile,
             )

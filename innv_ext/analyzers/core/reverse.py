@@ -52,6 +52,7 @@ class ReverseAnalyzer(GraphAnalyzer):
     unsupported: str = arguments.one_of("error", "gradient")
     _mappings: list[tuple[Any, ...]] = field(default_factory=list, init=False)
 
+    one_pass = True
     hint = (
         "Ways out: give a rule (rules=Rules((named('layer'), rule))), pass unsupported='gradient' to back-propagate "
         "plainly through these nodes, or explain a model without them."
@@ -87,6 +88,7 @@ class ReverseAnalyzer(GraphAnalyzer):
 
     def bind(self) -> None:
         """One rule per node."""
+        self._mappings = []
         self.mappings()
         table = Rules(*self._mappings).before(self.table())
         self.approximated_: tuple[str, ...] = ()

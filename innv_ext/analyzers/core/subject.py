@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ from keras import ops, tree
 from innv_ext.backend import facts, numerics, passes, tracing, walk
 from innv_ext.backend.graph import Graph, Spec
 from innv_ext.backend.numerics import widen
-from innv_ext.errors import InvalidInputError
+from innv_ext.errors import InvalidInputError, UnsupportedModelError
 
 BEST, ALL = -1, -2  # in place of the flat index of a neuron: the largest output, the sum of all
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
@@ -29,8 +30,10 @@ class Subject:
         self.input_structure = tracing.model_tensors(model)[0]
         self.graph = tracing.trace(model, facts.is_leaf)
         self.structure, self._kept = tracing.structure(model)
+        self._held = [np.array(variable) for variable in self.graph.made_of]
         self._forms: dict[str, Graph] = {}
         self._checked: set[Any] = set()
+        self.assigned: list[Any] = []  # variables that a call of the model assigns: states of recurrent layers
 
     def form(self, batchnorm: str) -> Graph:
         """The graph as ``passes.canonical`` gives it."""
@@ -44,35 +47,94 @@ class Subject:
         if None not in shape[1:]:
             return shape
         with tracing.untouched(model):
-            symbols = [keras.KerasTensor((None, *x.shape[1:]), x.dtype.name) for x in xs]
+            symbols = [keras.KerasTensor((2, *x.shape[1:]), x.dtype.name) for x in xs]
             return tuple(walk.evaluate(self.graph, symbols)[position].shape)
 
-    def is_checked(self, batchnorm: str, dtypes: Sequence[str]) -> bool:
-        """Whether this form was found right for inputs of these dtypes."""
-        return (batchnorm, tuple(dtypes)) in self._checked
+    def is_stale(self) -> bool:
+        """Whether variables whose values the graph holds (a slice of positions) have other values by now."""
+        pairs = zip(self._held, self.graph.made_of, strict=True)
+        return any(not np.array_equal(value, variable) for value, variable in pairs)
 
-    def check(self, model: keras.Model, batchnorm: str, xs: Sequence[np.ndarray], who: str) -> None:
-        """Compare a form of the graph with the model on some samples, unless that was done before.
+    def is_checked(self, batchnorm: str, position: int, dtypes: Sequence[str]) -> bool:
+        """Whether this form was found right for this output and inputs of these dtypes."""
+        return (batchnorm, position, tuple(dtypes)) in self._checked
+
+    def check(self, model: keras.Model, batchnorm: str, position: int, xs: Sequence[np.ndarray], who: str) -> None:
+        """Compare a form of the graph with the model on two samples, and on one alone, unless that was done before.
 
         Raises
         ------
+        UnsupportedModelError
+            if the model cannot be called with so many samples, or if a sample changes the output of another
         InnvError
-            if it computes something else
+            if the graph computes something else
         """
-        key = (batchnorm, tuple(x.dtype.name for x in xs))
+        key = (batchnorm, position, tuple(x.dtype.name for x in xs))
         if key in self._checked:
             return
         graph = self.form(batchnorm)
-        with tracing.untouched(model):
-            own = [x.astype(graph.specs[s].dtype) for x, s in zip(xs, graph.inputs, strict=True)]
-            expected = model(tree.pack_sequence_as(self.input_structure, own), training=False)
-            received = walk.evaluate(graph, [ops.convert_to_tensor(x) for x in xs])
+        graph = graph.rebuilt(graph.nodes, outputs=(graph.outputs[position],))
+        own = [x.astype(graph.specs[s].dtype) for x, s in zip(xs, graph.inputs, strict=True)]
         dtypes = {graph.specs[s].dtype for node in graph.nodes for s in node.outputs}
         half = dtypes & {"float16", "bfloat16"}
         tolerance = 5e-2 if half else max(_TOLERANCE.get(d, 0.0) for d in dtypes | {"float64"})
-        pairs = [ops.convert_to_numpy(widen(t)) for t in tree.flatten(expected)]
-        passes.check_equal(pairs, [ops.convert_to_numpy(widen(t)) for t in received], who, tolerance)
+        with tracing.untouched(model):
+            try:
+                with self._stateless(model):
+                    outputs = model(tree.pack_sequence_as(self.input_structure, own), training=False)
+                    expected = ops.convert_to_numpy(widen(tree.flatten(outputs)[position]))
+                with self._stateless(model):
+                    found = _evaluated(graph, xs)
+                alone = _evaluated(graph, [x[:1] for x in xs]) if self.batch is None else expected[:1]
+            except Exception as error:
+                raise UnsupportedModelError(
+                    f"The model cannot be called with a batch of {len(xs[0])} samples, or not with one alone: {error}. "
+                    f"If a batch size is written into a layer, make it read ops.shape(x)[0] or give it to keras.Input."
+                ) from error
+        passes.check_equal([expected], [found], who, tolerance)
+        if not passes.difference(expected[:1], alone) <= tolerance:
+            raise UnsupportedModelError(
+                "The output of a sample depends on the other samples in its batch, so that it has no map of its own. "
+                "Give the model one input that holds all of what belongs together, or pass check_forward=False for "
+                "maps that are of the whole batch."
+            )
         self._checked.add(key)
+
+    @property
+    def batch(self) -> int | None:
+        """The number of samples that the model takes at a time, if it is fixed."""
+        return next((d for s in self.graph.inputs if (d := self.graph.specs[s].shape[0]) is not None), None)
+
+    def whole_batches(self, count: int) -> int | None:
+        """``batch``, of which ``count`` samples must be a multiple.
+
+        Raises
+        ------
+        InvalidInputError
+            if they are not
+        """
+        if self.batch is not None and count % self.batch:
+            raise InvalidInputError(
+                f"The model takes exactly {self.batch} samples at a time; x has {count}, which is no multiple of it."
+            )
+        return self.batch
+
+    @contextlib.contextmanager
+    def _stateless(self, model: keras.Model) -> Iterator[None]:
+        """Put back what a call of the model assigns, and remember which variables these are."""
+        variables = tracing.fixed_variables(model)
+        before = [np.array(v) for v in variables]
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, before, strict=True):
+                if not np.array_equal(value, variable):
+                    variable.assign(value)
+                    self.assigned.append(variable)
+
+
+def _evaluated(graph: Graph, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return ops.convert_to_numpy(widen(walk.evaluate(graph, [ops.convert_to_tensor(x) for x in xs])[0]))
 
 
 _SUBJECTS: weakref.WeakKeyDictionary[keras.Model, weakref.ref[Subject]] = weakref.WeakKeyDictionary()
@@ -82,15 +144,15 @@ def subject_of(model: keras.Model) -> Subject:
     """The ``Subject`` that analyzers of this model have already, or a new one if there is none or layers changed."""
     held = _SUBJECTS.get(model)
     found = held() if held is not None else None
-    if found is None or found.structure != tracing.structure(model)[0]:
+    if found is None or found.is_stale() or found.structure != tracing.structure(model)[0]:
         found = Subject(model)
         _SUBJECTS[model] = weakref.ref(found)  # those who use it hold it, so that a model is never kept alive
     return found
 
 
 def probe(spec: Spec) -> np.ndarray:
-    """One repeatable sample to compare the graph with the model; integers stay in the smallest vocabulary."""
-    shape = (1, *(int(d) for d in spec.shape[1:] if d is not None))
+    """Two repeatable samples to compare the graph with the model; integers stay in the smallest vocabulary."""
+    shape = (spec.shape[0] or 2, *(int(d) for d in spec.shape[1:] if d is not None))
     rng = np.random.default_rng(0)
     if not numerics.is_float(spec.dtype):
         return rng.integers(0, 2, shape).astype(spec.dtype)

@@ -32,6 +32,7 @@ class AveragedGradient(ReverseAnalyzer):
     """
 
     behind_embeddings = True
+    one_pass = False
     explain_batch = GraphAnalyzer.explain_batch  # not one walk
 
     def layer_names(self) -> tuple[str, ...]:

@@ -18,11 +18,12 @@ from innv_ext.analyzers.parts.partition import as_maps
 from innv_ext.analyzers.parts.windows import Windows, all_sizes, check_gaps, components, default_sizes, owned, windows
 from innv_ext.analyzers.prediction.masking import MaskingAnalyzer
 from innv_ext.analyzers.prediction.patch_gaussian import PatchGaussian, PatchMoments, surroundings
-from innv_ext.backend import facts, passes, walk
+from innv_ext.backend import facts, walk
 from innv_ext.backend.arrangement import Arrangement, Sizes
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.kinds import SIGMOID
 from innv_ext.backend.numerics import widen
+from innv_ext.backend.squash import cut_softmax
 from innv_ext.errors import InvalidInputError
 
 Tensor = Any
@@ -80,7 +81,8 @@ class PredictionDifference(MaskingAnalyzer):
         """Numbers that have a Gaussian at the start; classes at the end if there is to be evidence."""
         check_float_inputs(graph, f"{type(self).__name__} draws inputs from a Gaussian")
         whole = self._whole.rebuilt(self._whole.nodes, outputs=(self._whole.outputs[self._explained],))
-        whole, cut = passes.cut_softmax(whole)
+        inside = len(cut_softmax(whole)[1])
+        whole, cut = cut_softmax(whole, moved=False)
         fed = {slot: graph.specs[slot] for slot in graph.inputs}
         self._logits = Graph(whole.nodes, whole.inputs, whole.outputs, {**whole.specs, **fed}, {})
         nodes = {node.name: node for node in self._whole.nodes}
@@ -88,7 +90,8 @@ class PredictionDifference(MaskingAnalyzer):
         squash = [(facts.activation_key(n) in SIGMOID, getattr(n.op, "axis", -1)) for n in last]
         self._squash = squash or [(False, -1)]
         shape = graph.specs[graph.outputs[0]].shape
-        classes = bool(cut) or (len(shape) > 1 and shape[-1] != 1)
+        # behind a softmax whose values were moved since, no axis holds the classes of one distribution any more
+        classes = bool(cut) or (len(shape) > 1 and shape[-1] != 1 and not inside)
         self._evident = classes if self.evidence is None else self.evidence
         if self.evidence and not classes:
             raise InvalidInputError(

@@ -1,0 +1,161 @@
+"""What a tracer collects: slots, nodes, names, and how recorded calls become nodes."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import tree
+
+from innv_ext.backend.graph import Arg, Call, Node, Spec, op_key
+from innv_ext.backend.masks import mask_of, masked
+from innv_ext.errors import UnsupportedModelError
+
+_CARRY = keras.layers.Identity(name="mask")
+
+
+class Collector:
+    """Collects nodes while walking recorded graphs; what ``open`` makes of layers that are no single node."""
+
+    def __init__(self, is_leaf: Callable[[Any], bool], layers: Sequence[keras.layers.Layer] = ()):
+        self.is_leaf = is_leaf
+        self.nodes: list[Node] = []
+        self.specs: dict[int, Spec] = {}
+        self.layer_slots: dict[str, int] = {}
+        self.names: dict[str, int] = {}
+        self.read: dict[int, Any] = {}  # variables whose values are part of the graph
+        self.training, self.recorded = False, False
+        self.checks = True  # whether what is opened is compared with the layer itself
+        self.positions = {layer.name: i for i, layer in enumerate(layers)}
+
+    def new_slot(self, kt: keras.KerasTensor) -> int:
+        slot = len(self.specs)
+        self.specs[slot] = Spec(tuple(kt.shape), keras.backend.standardize_dtype(kt.dtype))
+        return slot
+
+    def walk(self, outputs: Sequence[keras.KerasTensor], known: dict[int, int], path: tuple[str, ...]) -> None:
+        """Emit every recorded call that ``outputs`` need, starting from the tensors that are ``known``."""
+        stack = [(kt, False) for kt in reversed(outputs)]
+        while stack:
+            kt, ready = stack.pop()
+            if id(kt) in known:
+                continue
+            history = getattr(kt, "_keras_history", None)
+            if history is None or history.operation is None:
+                raise UnsupportedModelError(f"The tensor {kt.name!r} does not depend on the model's inputs.")
+            recorded = history.operation._inbound_nodes[history.node_index]
+            if ready:
+                self.emit(recorded, known, path)
+                continue
+            stack.append((kt, True))
+            stack.extend((x, False) for x in reversed(recorded.input_tensors) if id(x) not in known)
+
+    def emit(self, recorded: Any, known: dict[int, int], path: tuple[str, ...]) -> None:
+        op, args, kwargs = recorded.operation, recorded.arguments.args, recorded.arguments.kwargs
+        if recorded.is_input:
+            raise UnsupportedModelError(f"The layer {op.name!r} is not connected to the model's inputs.")
+        # operations made while a call() is run are numbered through the whole process: name them by what they do
+        own = op.name if self.recorded or isinstance(op, keras.layers.Layer) else op_key(op)
+        here = (*path, own)
+        name = self.unique_name(here)
+        opened, note = None, ""
+        if isinstance(op, keras.Model) or not self.is_leaf(op) or op_key(op) == "TimeDistributed":
+            opened, note = self.open(op, args, kwargs, known, here, recorded.outputs)
+        if opened is not None:
+            for kt, slot in zip(recorded.outputs, opened, strict=True):
+                known[id(kt)] = slot
+        else:
+            self.add(op, recorded, known, here, name, note)
+        self.layer_slots[name] = known[id(recorded.outputs[0])]
+
+    def open(
+        self, op: Any, args: Any, kwargs: Any, known: dict[int, int], here: tuple[str, ...], results: Sequence[Any]
+    ) -> tuple[list[int] | None, str]:
+        """Slots of the outputs after inlining ``op``, or (None, reason) where it has to stay one node."""
+        raise NotImplementedError
+
+    def unique_name(self, here: tuple[str, ...]) -> str:
+        """The path of a node, numbered from its second use on."""
+        name = "/".join(here)
+        count = self.names[name] = self.names.get(name, 0) + 1
+        return name if count == 1 else f"{name}#{count}"
+
+    def add(self, op: Any, recorded: Any, known: dict[int, int], here: tuple[str, ...], name: str, note: str) -> None:
+        inputs = tuple(known[id(kt)] for kt in recorded.input_tensors)
+        args, kwargs = self.templates(recorded.arguments.args, self.with_training(op, recorded.arguments.kwargs))
+        outputs = tuple(self.new_slot(kt) for kt in recorded.outputs)
+        known.update({id(kt): slot for kt, slot in zip(recorded.outputs, outputs, strict=True)})
+        self.append(name, op, Call(op, args, kwargs), inputs, outputs, here, note)
+
+    @staticmethod
+    def templates(args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments with the i-th tensor replaced by ``Arg(i)``."""
+        counter = itertools.count()
+        mark = functools.partial(
+            tree.map_structure, lambda a: Arg(next(counter)) if isinstance(a, keras.KerasTensor) else a
+        )
+        return mark(args), mark(kwargs)
+
+    def append(
+        self,
+        name: str,
+        op: Any,
+        call: Any,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        here: tuple[str, ...],
+        note: str = "",
+    ) -> None:
+        position = self.positions.get(here[0])
+        self.nodes.append(Node(len(self.nodes), name, op, call, inputs, outputs, here, position, note=note))
+
+    def step(self, op: Any, call: Any, inputs: Sequence[int], shape: Any, dtype: str, here: tuple[str, ...]) -> int:
+        """The slot of a node of our own, beside those that were recorded."""
+        new = self.new_slot(keras.KerasTensor(shape, dtype))
+        self.append(self.unique_name(here), op, call, tuple(inputs), (new,), here)
+        return new
+
+    def forget(self, nodes: int, slots: int) -> None:
+        """Go back to so many nodes and slots."""
+        del self.nodes[nodes:]
+        for slot in list(self.specs)[slots:]:
+            del self.specs[slot]
+
+    def mask_slot(self, kt: keras.KerasTensor, known: dict[int, int], here: tuple[str, ...]) -> int | None:
+        """The slot of the Keras mask of a tensor, if it has one."""
+        mask = mask_of(kt)
+        if mask is None:
+            return None
+        self.walk([mask], known, here[:-1])
+        return known[id(mask)]
+
+    def masked(self, slot: int, mask: int, here: tuple[str, ...]) -> int:
+        """The slot with a Keras mask, as the layer would have given it to its output."""
+        spec = self.specs[slot]
+        return self.step(_CARRY, masked, [slot, mask], spec.shape, spec.dtype, (*here, "mask"))
+
+    def with_training(self, op: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The call's keyword arguments with ``training`` as ``predict`` would pass it.
+
+        A functional model hands its own value to all of its layers, whatever was recorded; in a ``call`` written by
+        hand an explicit value counts.
+        """
+        takes_it = isinstance(op, keras.layers.Layer) and op._call_has_training_arg
+        if isinstance(op, keras.layers.Layer) and not takes_it:
+            return {key: value for key, value in kwargs.items() if key != "training"}  # recorded all the same
+        inherits = self.recorded or kwargs.get("training") is None
+        return {**kwargs, "training": self.training} if takes_it and inherits else kwargs
+
+    def cast(self, slot: int, inside: keras.KerasTensor, here: tuple[str, ...]) -> int:
+        """The slot in the dtype that the inner model or layer computes in."""
+        dtype = keras.backend.standardize_dtype(inside.dtype)
+        outer = self.specs[slot]
+        if len(outer.shape) != len(inside.shape):
+            raise UnsupportedModelError(f"rank {len(outer.shape)} is fed to an input of rank {len(inside.shape)}")
+        if outer.dtype == dtype:
+            return slot
+        call = Call(keras.ops.cast, (Arg(0), dtype))
+        return self.step(keras.ops.cast, call, [slot], outer.shape, dtype, (*here, "cast"))

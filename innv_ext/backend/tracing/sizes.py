@@ -1,0 +1,201 @@
+"""Calls that read the sizes of their inputs: two recordings at two sizes, made into one for any size.
+
+A layer that asks for ``ops.shape(x)[0]`` gets None while it is run symbolically. It is recorded twice instead, at two
+batch sizes and lengths; what differs between the recordings is written as the size of an axis of the node's own inputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from innv_ext.backend.affine import is_array
+from innv_ext.backend.graph import Call, Node, Recorded, Spec, op_key
+from innv_ext.backend.kinds import CONSTANT_ACTIVATION, CONSTANT_RESCALE
+from innv_ext.errors import UnsupportedModelError
+
+Tensor = Any
+# the batch, and free lengths that windows and strides divide; short ones for layers that know few positions
+CHOICES = (((7, 11), (24, 36), (48, 60), (72, 84)), ((7, 11), (4, 6), (8, 10), (12, 14)))
+SMALL = ((2, 3), (4, 6), (8, 10), (12, 14))
+
+
+@dataclass(frozen=True)
+class Size(Recorded):
+    """times * (product of the sizes of axes of the inputs) / over + plus; ``axes`` has pairs (input, axis)."""
+
+    axes: tuple[tuple[int, int], ...]
+    times: int = 1
+    over: int = 1
+    plus: int = 0
+
+    def of(self, xs: Sequence[Tensor]) -> Any:
+        size = math.prod(ops.shape(xs[index])[axis] for index, axis in self.axes)
+        return size * self.times // self.over + self.plus
+
+
+@dataclass(frozen=True, eq=False)
+class Filled(Recorded):
+    """An array that is the same all along some axes, as long as it is needed there."""
+
+    array: Tensor
+    sizes: dict[int, Size]
+
+    def of(self, xs: Sequence[Tensor]) -> Tensor:
+        shape = list(self.array.shape)
+        for axis, size in self.sizes.items():
+            shape[axis] = size.of(xs)
+        return ops.broadcast_to(self.array, shape)
+
+
+@dataclass(frozen=True)
+class Sliced(Recorded):
+    """A slice with ends that depend on sizes."""
+
+    parts: tuple[Any, Any, Any]
+
+    def of(self, xs: Sequence[Tensor]) -> slice:
+        return slice(*(p.of(xs) if isinstance(p, Recorded) else p for p in self.parts))
+
+
+def at_size(shape: Sequence[int | None], choice: Sequence[tuple[int, int]], number: int) -> tuple[int, ...]:
+    """The shape of an input in the first or second recording: free dimensions have the sizes of their axes."""
+    return tuple(choice[min(axis, 3)][number] if d is None else d for axis, d in enumerate(shape))
+
+
+def outputs_of(model: keras.Model, args: Any, kwargs: Any) -> tuple[Any, list[Spec]]:
+    """The outputs' structure and shapes of a model that can only be called, from calls at two sizes.
+
+    Raises
+    ------
+    UnsupportedModelError
+        if it takes neither
+    """
+
+    def outputs(number: int) -> Any:
+        def zeros(kt: Any) -> Any:
+            symbolic = isinstance(kt, keras.KerasTensor)
+            return ops.zeros(at_size(kt.shape, SMALL, number), kt.dtype) if symbolic else kt
+
+        return model(*tree.map_structure(zeros, args), **kwargs)
+
+    try:
+        found = outputs(0), outputs(1)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"The model {model.name!r} can neither be run on keras.KerasTensor nor be called with batches of 2 and 3 "
+            f"samples: {error}. If a batch size is written into it, make it read ops.shape(x)[0]."
+        ) from error
+    specs = [[Spec(tuple(t.shape), keras.backend.standardize_dtype(t.dtype)) for t in tree.flatten(o)] for o in found]
+    return found[0], [free(a, b) for a, b in zip(*specs, strict=True)]
+
+
+def free(a: Spec, b: Spec) -> Spec:
+    """The shape that both recordings have, with None where they differ."""
+    if len(a.shape) != len(b.shape) or a.dtype != b.dtype:
+        raise ValueError("what it computes depends on its input's size")
+    return replace(a, shape=tuple(d if d == e else None for d, e in zip(a.shape, b.shape, strict=True)))
+
+
+def merged(a: Node, b: Node, specs_a: dict[int, Spec], specs_b: dict[int, Spec]) -> Node:
+    """One node for any size from the same node of both recordings.
+
+    Raises
+    ------
+    ValueError
+        if they differ in more than sizes
+    """
+    if (a.name, a.inputs, a.outputs) != (b.name, b.inputs, b.outputs) or type(a.op) is not type(b.op):
+        raise ValueError("it does something else for other sizes of its input")
+    dims = [
+        (i, axis, sizes)
+        for i, slot in enumerate(a.inputs)
+        for axis, sizes in enumerate(zip(specs_a[slot].shape, specs_b[slot].shape, strict=True))
+        if sizes[0] != sizes[1]
+    ]
+    if not isinstance(a.call, Call) or not isinstance(b.call, Call):
+        return a
+    args, kwargs = _merge(a.call.args, b.call.args, dims), _merge(a.call.kwargs, b.call.kwargs, dims)
+    settings = {}
+    if a.op is not b.op and isinstance(a.op, keras.Operation) and not isinstance(a.op, keras.layers.Layer):
+        told = [{k: v for k, v in vars(op).items() if not k.startswith("_") and k != "name"} for op in (a.op, b.op)]
+        both = {key: (told[0][key], _merge(told[0][key], told[1][key], dims)) for key in told[0]}
+        settings = {key: new for key, (old, new) in both.items() if new is not old}
+    if op_key(a.op) in CONSTANT_RESCALE | CONSTANT_ACTIVATION:
+        args = tuple(_broadcast(value, specs_a[a.inputs[0]].shape) for value in args)
+    return replace(a, call=Call(a.op, args, kwargs, settings))
+
+
+def _broadcast(value: Any, shape: Sequence[int | None]) -> Any:
+    """What an elementwise operation makes as long as its input by itself needs no size."""
+
+    def natural(axis: int, size: Size) -> bool:
+        own = axis - value.array.ndim + len(shape)
+        return own >= 0 and size == Size(((0, own),))
+
+    plain = isinstance(value, Filled) and all(natural(axis, size) for axis, size in value.sizes.items())
+    return value.array if plain else value
+
+
+def _merge(a: Any, b: Any, dims: Sequence[tuple[int, int, tuple[int, int]]]) -> Any:
+    """``a`` where both are the same, else what stands for the size that makes them differ."""
+    if a is b:
+        return a
+    if is_array(a) and is_array(b):
+        return _merge_arrays(a, b, dims)
+    if type(a) is not type(b):
+        raise ValueError("its arguments depend on its input's size")
+    if isinstance(a, (tuple, list)) and len(a) == len(b):
+        parts = [_merge(x, y, dims) for x, y in zip(a, b, strict=True)]
+        same = all(p is x for p, x in zip(parts, a, strict=True))
+        return a if same else type(a)(parts)
+    if isinstance(a, dict) and set(a) == set(b):
+        found = {key: _merge(a[key], b[key], dims) for key in a}
+        return a if all(found[key] is a[key] for key in a) else found
+    if isinstance(a, slice):
+        parts = tuple(_merge(getattr(a, n), getattr(b, n), dims) for n in ("start", "stop", "step"))
+        return Sliced(parts) if any(isinstance(p, Recorded) for p in parts) else a
+    if isinstance(a, int) and not isinstance(a, bool) and a != b:
+        return _size(a, b, dims)
+    if a != b:
+        raise ValueError(f"an argument depends on its input's size ({a!r} and {b!r})")
+    return a
+
+
+def _size(a: int, b: int, dims: Sequence[tuple[int, int, tuple[int, int]]]) -> Size:
+    """The axis whose size is (a, b), or a multiple or a part of it or of two, or one that differs by a constant."""
+    several = [[d] for d in dims] + [list(pair) for pair in itertools.combinations(dims, 2)]
+    for chosen in several:
+        m, n = (math.prod(d[2][number] for d in chosen) for number in (0, 1))
+        if Fraction(a, m) == Fraction(b, n):
+            ratio = Fraction(a, m)
+            return Size(tuple(d[:2] for d in chosen), ratio.numerator, ratio.denominator)
+    for i, axis, (m, n) in dims:
+        if a - m == b - n:
+            return Size(((i, axis),), plus=a - m)
+    raise ValueError(f"a number depends on its input's size ({a} and {b})")
+
+
+def _merge_arrays(a: Any, b: Any, dims: Sequence[tuple[int, int, tuple[int, int]]]) -> Any:
+    first, second = np.asarray(a), np.asarray(b)
+    sizes = {}
+    if first.ndim != second.ndim:
+        raise ValueError("a constant depends on its input's size")
+    for axis, (m, n) in enumerate(zip(first.shape, second.shape, strict=True)):
+        if m == n:
+            continue
+        first, second, whole = np.take(first, [0], axis), np.take(second, [0], axis), (first, second)
+        if not all(np.array_equal(w, np.broadcast_to(p, w.shape)) for p, w in zip((first, second), whole, strict=True)):
+            raise ValueError("a constant depends on its input's size")
+        sizes[axis] = _size(m, n, dims)
+    if not np.array_equal(first, second):
+        raise ValueError("a constant depends on its input's size")
+    return Filled(ops.convert_to_tensor(first), sizes) if sizes else a

@@ -1,0 +1,184 @@
+"""What of a Keras model lies behind private attributes: its parts, its inputs, what a call leaves behind."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras import tree
+from keras.src.backend.common import global_state
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+from keras.src.models.functional import Functional
+
+from innv_ext.backend.masks import mask_of
+from innv_ext.errors import UnsupportedModelError
+
+
+def _parts(model: keras.Model) -> list[Any]:
+    layers = list(model._flatten_layers())
+    return layers + [op for m in layers if isinstance(m, Functional) for op in m.operations if op not in layers]
+
+
+def fixed_variables(model: keras.Model) -> list[Any]:
+    """The variables that no training step moves; also those that no layer lists, such as states of recurrent ones."""
+    kept = [value for part in _parts(model) for value in vars(part).values() if isinstance(value, (list, tuple))]
+    found = [*model.variables, *(v for v in tree.flatten(kept) if isinstance(v, keras.Variable))]
+    return list({id(v): v for v in found if not v.trainable}.values())
+
+
+@contextmanager
+def untouched(model: keras.Model) -> Iterator[None]:
+    """Call layers as ``predict`` does, and leave the model as it was.
+
+    Calling layers records nodes, losses, attributes and names of operations. A layer that is built by the call keeps
+    its new weights.
+    """
+    layers = _parts(model)
+    attributes = [dict(vars(layer)) for layer in layers]
+    lists = [
+        (old, list(old))
+        for a in attributes
+        for k in ("_inbound_nodes", "_outbound_nodes", "_losses")
+        if isinstance(old := a.get(k), list)
+    ]
+    names = global_state.get_global_attribute("object_name_uids")
+    counts = dict(names) if names is not None else None
+    model._get_call_context().training = False
+    try:
+        yield
+    finally:
+        model._maybe_reset_call_context()
+        for old, content in lists:
+            if len(old) != len(content):
+                old[:] = content
+        for layer, before in zip(layers, attributes, strict=True):
+            now = vars(layer)
+            if now.get("built") and not before.get("built") and getattr(layer, "variables", None):
+                continue
+            for key in [k for k in now if k not in before]:
+                object.__delattr__(layer, key)
+            for key, value in before.items():
+                if now.get(key) is not value:
+                    object.__setattr__(layer, key, value)
+        if counts is not None:
+            names.clear()
+            names.update(counts)
+
+
+@functools.cache
+def _tells(name: str) -> bool:
+    """Whether an attribute of a layer says what it computes: neither of training nor a record of calls."""
+    training = set(vars(keras.Model(name="any"))) - set(vars(keras.layers.Layer(name="any")))
+    training |= {"optimizer", "history", "_trainable"}
+    calls = {"built", "_called", "_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_metrics"}
+    return not (name in training | calls or name.startswith(("_compile", "_self_", "_eval", "stop_")))
+
+
+def structure(model: keras.Model) -> tuple[Any, list[Any]]:
+    """What the graph of a model depends on: its layers with all their attributes, but not the values of weights.
+
+    The first part is equal as long as no layer was added, replaced or given another activation, stride ...; the second
+    part keeps alive the objects that the first knows by their identity, but not the model.
+    """
+    layers = _parts(model)
+    kept = [layer for layer in layers if layer is not model]
+
+    def plain(value: Any, keep: bool, depth: int = 0) -> Any:
+        if value is None or isinstance(value, (bool, int, float, str, bytes)):
+            return type(value), value
+        if isinstance(value, (list, tuple)) and depth < 4:
+            return [plain(v, keep, depth + 1) for v in value]
+        if isinstance(value, dict) and depth < 4:
+            return [(plain(k, keep, depth + 1), plain(v, keep, depth + 1)) for k, v in value.items()]
+        kept.extend([value] * keep)  # what a model holds may hold the model
+        return id(value)
+
+    told = [{k: plain(v, layer is not model) for k, v in vars(layer).items() if _tells(k)} for layer in layers]
+    return list(zip(map(id, layers), told, strict=True)), kept
+
+
+def model_tensors(model: keras.Model) -> tuple[Any, Any]:
+    """The symbolic (inputs, outputs) structures of a functional model, or fresh inputs and None for a subclassed one.
+
+    Raises
+    ------
+    UnsupportedModelError
+        if the model is not built, with the ways to build it
+    """
+    if isinstance(model, keras.Sequential) and model._functional is not None:
+        model = model._functional
+    if isinstance(model, Functional):
+        if runs_recorded_graph(model):
+            return model._inputs_struct, model._outputs_struct
+        return tree.map_structure(lambda kt: keras.KerasTensor(kt.shape, kt.dtype), model._inputs_struct), None
+    config = model.get_build_config() if model.built else None
+    shapes = (config or {}).get("input_shape") or (config or {}).get("shapes_dict")
+    if not shapes:
+        raise UnsupportedModelError(
+            f"The model {model.name!r} is not built, so it has no graph to walk. Call it once on data, call "
+            f"model.build(input_shape), or give its first layer an input shape (keras.Input)."
+        )
+    if isinstance(shapes, dict) and len(shapes) == 1:
+        shapes = next(iter(shapes.values()))
+    inputs = tree.map_shape_structure(lambda s: keras.KerasTensor((None, *s[1:]), model.input_dtype), shapes)
+    return inputs, None
+
+
+def runs_recorded_graph(op: Any) -> bool:
+    """Whether a model is what was recorded when it was made, and not a ``call`` written by hand."""
+    if isinstance(op, keras.Sequential):
+        return type(op).call is keras.Sequential.call and op._functional is not None
+    return isinstance(op, Functional) and type(op).call is Functional.call
+
+
+@contextmanager
+def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
+    """Run the ``call`` of a layer on KerasTensors: losses that it adds are dropped, variables that it reads noted.
+
+    What is computed of a variable alone (a slice of positions, a tiled class token) is computed then and there, so that
+    the graph holds its value; ``read`` has these variables by identity.
+    """
+    plain, own = keras.Variable.value, isinstance(op, keras.layers.Layer)
+
+    def value(variable: Any) -> Any:
+        if not in_symbolic_scope():
+            read[id(variable)] = variable
+        return plain.fget(variable)
+
+    keras.Variable.value = property(value)
+    if own:
+        object.__setattr__(op, "add_loss", lambda loss: None)
+    try:
+        yield
+    finally:
+        keras.Variable.value = plain
+        if own:
+            object.__delattr__(op, "add_loss")
+
+
+def with_masks(op: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a layer's ``call`` with the Keras masks of its tensors, where it takes them."""
+    if not isinstance(op, keras.layers.Layer):
+        return kwargs
+    signature = inspect.signature(op.call)
+    try:
+        given = signature.bind(*args, **kwargs).arguments
+    except TypeError:  # which the call itself will raise
+        return kwargs
+    tensors = {
+        name: value
+        for name, value in given.items()
+        if "mask" not in name and any(isinstance(kt, keras.KerasTensor) for kt in tree.flatten(value))
+    }
+    masks = {}
+    for name, value in tensors.items():
+        wanted = "mask" if len(tensors) == 1 else f"{name}_mask"
+        if wanted in signature.parameters and given.get(wanted) is None:
+            found = tree.map_structure(mask_of, value)
+            if any(m is not None for m in tree.flatten(found)):
+                masks[wanted] = found
+    return {**kwargs, **masks}
