@@ -10,7 +10,6 @@ from keras import layers, ops
 import innv_ext
 
 pytestmark = pytest.mark.slow
-SIZES = (250, 1000)
 
 
 def many_layers(count):
@@ -46,13 +45,6 @@ def many_operations(count):
     return keras.Model(i, y)
 
 
-def many_sums(count):
-    i = y = keras.Input((2,))
-    for _ in range(count // 3):
-        y = layers.Add()([y, layers.Dense(2, activation="relu")(y)])
-    return keras.Model(i, y)
-
-
 class Chain(layers.Layer):
     """Many operations in one layer, which is opened."""
 
@@ -80,14 +72,16 @@ def deep():
     sys.setrecursionlimit(before)
 
 
-@pytest.mark.parametrize("build", [many_layers, many_operations, many_sums, one_layer, subclassed])
-def test_building_an_analyzer_takes_time_in_proportion_to_the_nodes(build, deep):
-    models, seconds = [build(count) for count in SIZES], []
+@pytest.mark.parametrize(
+    ("build", "few"), [(many_layers, 250), (many_operations, 250), (one_layer, 250), (subclassed, 100)]
+)
+def test_building_an_analyzer_takes_time_in_proportion_to_the_nodes(build, few, deep):
+    models, seconds = [build(few), build(4 * few)], []
     innv_ext.create_analyzer("lrp.epsilon", build(20))  # what is loaded at the first use does not count
     for model in models:
         start = time.process_time()
         analyzer = innv_ext.create_analyzer("lrp.epsilon", model)
         seconds.append(time.process_time() - start)
-    assert 0.9 * SIZES[1] < len(analyzer.graph_.nodes) < 1.1 * SIZES[1]
-    assert seconds[1] < 10
+    assert len(analyzer.graph_.nodes) == 4 * few
+    assert seconds[1] < 10 * 4 * few / 1000
     assert seconds[1] < 6 * seconds[0]
