@@ -17,7 +17,7 @@ from innv_ext.errors import InnvError
 ANALYZERS = {
     "gradient": {},
     "input_t_gradient": {},
-    "smoothgrad": {"augment_by_n": 3, "noise_scale": 1e-3},
+    "smoothgrad": {"augment_by_n": 3, "noise_scale": 1e-4},
     "integrated_gradients": {"steps": 32},
     "deep_lift": {},
     "lrp.epsilon": {},

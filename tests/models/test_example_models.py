@@ -15,14 +15,15 @@ from innv_ext.errors import InnvError
 pytestmark = pytest.mark.slow
 # others have what these have; ``example_maps`` as a script runs all
 LEFT_OUT = set("""
-    active_learning_reviews bidirectional_lstm_imdb captcha_ocr conv_lstm_next_frame custom_train_step
-    dcgan_discriminator ddim_unet ddpg_actor deeplab_v3_plus denoising_autoencoder distilled_temperature
-    dual_encoder eeg_signals focal_modulation fully_convolutional gated_residual_columns imbalanced_fraud
-    learnable_resizer lora_attention masked_language_bert mel_spectrogram mirnet mobile_vit molecule_messages
-    multi_label_bag_of_words named_entities object_detection_vit pretrained_word_embeddings rep_vgg
-    residual_dense_edsr semantic_similarity siamese_contrastive speaker_recognition speech_transformer
-    stateless_rollout supervised_contrastive switch_transformer temporal_fusion_cell text_fnet vae_decoder
-    video_cnn_rnn video_vivit vit_class_token weather_lstm
+    active_learning_reviews bidirectional_lstm_imdb captcha_ocr conv_lstm_next_frame ct_scans_3d custom_train_step
+    dcgan_discriminator ddim_unet ddpg_actor ddpm_unet deeplab_v3_plus denoising_autoencoder distilled_temperature
+    dual_encoder eeg_signals focal_modulation fully_convolutional gated_residual_columns graph_attention
+    imbalanced_fraud learnable_resizer lora_attention masked_language_bert masked_lstm_tagger mel_spectrogram mirnet
+    mobile_vit molecule_messages multi_label_bag_of_words named_entities object_detection_vit perceiver
+    pretrained_word_embeddings rep_vgg residual_dense_edsr semantic_similarity sequence_to_sequence_lstm
+    siamese_contrastive siamese_triplet speaker_recognition speech_transformer stateless_rollout
+    supervised_contrastive switch_transformer temporal_fusion_cell text_fnet vae_decoder variable_selection
+    video_cnn_rnn video_features_gru video_vivit vit_class_token weather_lstm
 """.split())
 # the slowest method, on one of each kind
 DISTORTION = {"mnist_convnet", "compact_convolutional_transformer", "siamese_triplet", "ct_scans_3d", "nerf"}
