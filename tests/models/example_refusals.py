@@ -41,7 +41,7 @@ REFUSED = {
     "style_gan": (WALKS, "var", STATISTICS),
     "forward_forward": (WALKS, "norm", STATISTICS),
     "switch_transformer": (WALKS, "one_hot", CHOICES),
-    "vq_vae": (WALKS, "arg", CHOICES),
+    "vq_vae": (WALKS, "one_hot", CHOICES),
     "quantised_int8": ([*WALKS, "guided_backprop"], "dense", ROUNDED),
     # by moments
     "metric_embedding": (RDE, "normalize", STATISTICS),

@@ -133,7 +133,7 @@ def forward_forward():
     return keras.Model(i, goodness)
 
 
-@example(uniform((5,)), relu="some", index=0)
+@example(uniform((5,)), index=0)
 def physics_informed():
     """tanh network with a hard boundary condition, a product with the input's distance."""
     i = keras.Input((5,))
