@@ -1,0 +1,73 @@
+"""Which analyzer rightly refuses which example model, and why; any other refusal is a fault of the package.
+
+A refusal that is listed here must come, by a typed error in whose message the word of the row stands.
+"""
+
+RECURRENT = "a recurrent layer is one node without a rule"
+NUMBERS = "numbers go through a hash, a look-up or a comparison, where no derivative is"
+WAVES = "a Fourier transform has no rule"
+STATISTICS = "lengths, deviations and divisions by them outside of normalisation layers have no rule"
+CHOICES = "the choice of the largest is a step, at which there is nothing to share"
+ROUNDED = "whole-number arithmetic rounds inside the layer"
+PRODUCTS = "a product of more than two factors has no rule"
+GRADIENTS = "gradient input_t_gradient smoothgrad integrated_gradients deep_lift guided_backprop".split()
+LRP = ["lrp.epsilon", "lrp.epsilon_plus", "deep_taylor"]
+WALKS = [*LRP, "rc_rde"]
+RDE = ["rc_rde"]
+
+# model: (analyzers, word in the message, why)
+REFUSED = {
+    # by LRP and moments
+    "sequence_to_sequence_lstm": (WALKS, "lstm", RECURRENT),
+    "bidirectional_lstm_imdb": (WALKS, "bidirectional", RECURRENT),
+    "masked_lstm_tagger": (WALKS, "lstm", RECURRENT),
+    "semantic_similarity": (WALKS, "bidirectional", RECURRENT),
+    "active_learning_reviews": (WALKS, "bidirectional", RECURRENT),
+    "traffic_forecasting": (WALKS, "lstm", RECURRENT),
+    "traffic_einsum": (WALKS, "lstm", RECURRENT),
+    "weather_lstm": (WALKS, "lstm", RECURRENT),
+    "captcha_ocr": (WALKS, "bidirectional", RECURRENT),
+    "video_features_gru": (WALKS, "gru", RECURRENT),
+    "video_cnn_rnn": (WALKS, "gru", RECURRENT),
+    "temporal_fusion_cell": (WALKS, "rnn", RECURRENT),
+    "stateless_rollout": (WALKS, "lstm", RECURRENT),
+    "molecule_messages": (WALKS, "gru_cell", RECURRENT),
+    "conv_lstm_next_frame": ([*WALKS, "guided_backprop"], "conv_lstm2d", RECURRENT),
+    "fnet": (WALKS, "fft2", WAVES),
+    "text_fnet": (WALKS, "fft2", WAVES),
+    "mel_spectrogram": (WALKS, "mel_spectrogram", WAVES),
+    "physics_informed": (WALKS, "prod", PRODUCTS),
+    "nerf_rendered": (WALKS, "cumprod", PRODUCTS),
+    "style_gan": (WALKS, "var", STATISTICS),
+    "forward_forward": (WALKS, "norm", STATISTICS),
+    "switch_transformer": (WALKS, "one_hot", CHOICES),
+    "vq_vae": (WALKS, "one_hot", CHOICES),
+    "quantised_int8": ([*WALKS, "guided_backprop"], "dense", ROUNDED),
+    # by moments
+    "metric_embedding": (RDE, "normalize", STATISTICS),
+    "antirectifier": (RDE, "sqrt", STATISTICS),
+    "graph_attention": (RDE, "true_divide", STATISTICS),
+    "siamese_contrastive": (RDE, "sqrt", STATISTICS),
+    # by all that follow a derivative
+    "structured_data": (GRADIENTS + WALKS, "integer_lookup", NUMBERS),
+    "hashed_categories": (GRADIENTS + WALKS, "hashing", NUMBERS),
+    "memory_efficient_embeddings": (GRADIENTS + WALKS, "floor_divide", NUMBERS),
+    "edges_as_input": (GRADIENTS + WALKS, "one_hot", NUMBERS),
+    "citation_nodes": (GRADIENTS + WALKS, "", NUMBERS),
+}
+
+
+def refusal(one, analyzer):
+    """(word, why) if the analyzer must refuse this example, else None."""
+    if one.coupled:
+        return "", "samples see each other, so that no map of a sample is its own"
+    if analyzer == "rc_rde" and not one.noise:
+        return "", "whole numbers cannot be mixed with noise"
+    if analyzer == "deep_taylor" and one.relu != "all":
+        return "", "Deep Taylor is derived for ReLU and affine nodes"
+    listed, word, why = REFUSED.get(one.name, ((), "", ""))
+    if analyzer in listed:
+        return word, why
+    if analyzer == "guided_backprop" and one.relu == "none":
+        return "ReLU", "there is no ReLU"
+    return None
