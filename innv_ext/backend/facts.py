@@ -10,7 +10,7 @@ import numpy as np
 
 from innv_ext.backend import affine as affines
 from innv_ext.backend import linear as kernels
-from innv_ext.backend import traits
+from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
 from innv_ext.backend.kinds import (
     AFFINE_LAYERS,
@@ -24,7 +24,9 @@ from innv_ext.backend.kinds import (
     NOT_NEGATIVE,
     PIECEWISE_LINEAR,
     RELU_LIKE,
+    SHAPE_ONLY,
     SQUASH,
+    TRUTH,
     Kind,
 )
 from innv_ext.backend.traits import activation_key
@@ -79,6 +81,7 @@ def annotate(graph: Graph) -> Graph:
     """Fill in ``kind``, ``nonnegative``, ``first``, ``early`` and ``signal`` of every node."""
     nodes, positive, gates, squashed, fixed = [], set(), set(), set(), set()
     near, early = set(graph.inputs), set(graph.inputs)
+    raw = {slot for slot in graph.inputs if numerics.is_float(graph.specs[slot].dtype)}
     for node in graph.nodes:
         kind = kind_of(node)
         flags = tuple(slot in positive for slot in node.inputs)
@@ -87,10 +90,10 @@ def annotate(graph: Graph) -> Graph:
         node = replace(node, kind=kind, nonnegative=flags, first=first, early=early.issuperset(node.inputs))
         if kind in LOOK_THROUGH and touches:
             near.update(node.outputs)
-        if kind in LOOK_THROUGH and node.early:
-            early.update(node.outputs)
+        for slots in (early, raw) if kind in LOOK_THROUGH else ():
+            slots.update(node.outputs if node.inputs and slots.issuperset(node.inputs) else ())
         if kind is Kind.PRODUCT:
-            node = replace(node, signal=_signal(node, graph, gates, squashed, fixed))
+            node = replace(node, signal=_signal(node, graph, gates, squashed, fixed, raw))
         if kind is Kind.DISCRETE or (node.inputs and fixed.issuperset(node.inputs)):
             fixed.update(node.outputs)
         for slots, keys in ((gates, GATES), (squashed, SQUASH)):
@@ -137,10 +140,13 @@ def _comes_of(node: Node, keys: frozenset[str], slots: set[int]) -> bool:
     return node.kind in _SQUASH_KEEPS and bool(node.inputs) and slots.issuperset(node.inputs)
 
 
-def _signal(node: Node, graph: Graph, gates: set[int], squashed: set[int], fixed: set[int]) -> tuple[int, ...]:
+def _signal(
+    node: Node, graph: Graph, gates: set[int], squashed: set[int], fixed: set[int], raw: set[int]
+) -> tuple[int, ...]:
     """The inputs that carry the signal: not those that are broadcast, not the gates; a tanh is one if no other is.
 
     ``fixed`` are the slots of masks and of constants that only shapes go into: no signal beside any other factor.
+    ``raw`` are numbers of the model's input itself, which are a signal also where they are broadcast.
     """
     how = traits.factors(node)
     if how == "attention":
@@ -153,7 +159,7 @@ def _signal(node: Node, graph: Graph, gates: set[int], squashed: set[int], fixed
     if how == "sums":
         return tuple(free)
     sizes = {i: _static_size(graph.specs[node.inputs[i]].shape) for i in free}
-    return tuple(i for i in free if sizes[i] == max(sizes.values()))
+    return tuple(i for i in free if sizes[i] == max(sizes.values()) or node.inputs[i] in raw)
 
 
 def _static_size(shape: tuple[int | None, ...]) -> float:
@@ -219,6 +225,18 @@ def token_sources(graph: Graph) -> dict[int, int]:
         if node.kind is Kind.TOKENS and node.inputs[0] in sources:
             sources.update(dict.fromkeys(node.outputs, sources[node.inputs[0]]))
     return sources
+
+
+def beside_tokens(graph: Graph) -> list[tuple[int, Node]]:
+    """(input, node) for what makes more of the numbers of tokens than a mask, beside an embedding: one-hot codes."""
+    sources = token_sources(graph)
+    return [
+        (sources[slot], node)
+        for node in graph.nodes
+        if node.kind is Kind.DISCRETE and activation_key(node) not in TRUTH | SHAPE_ONLY
+        for slot in node.inputs
+        if slot in sources
+    ]
 
 
 def token_inputs(graph: Graph) -> set[int]:

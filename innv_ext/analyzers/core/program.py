@@ -254,8 +254,12 @@ def _check_reachable(graph: Graph, through_steps: bool) -> None:
         smooth.update(open_slots)
         blocking.extend([] if open_slots else [node])
     blocked = [slot for slot in graph.inputs if slot in any_path and slot not in smooth]
+    for slot, node in facts.beside_tokens(graph):
+        if any_path.intersection(node.outputs) and not blocked:
+            blocked, blocking = [slot], [node]
     if smooth.intersection(graph.inputs):
-        blocked = [slot for slot in blocked if not _is_mask(slot, graph)]
+        tokens = facts.token_inputs(graph)
+        blocked = [slot for slot in blocked if slot in tokens or not _is_mask(slot, graph)]
     if blocked:
         names = ", ".join(f"{n.name} ({op_key(n.op)})" for n in reversed(blocking))
         raise UnsupportedModelError(

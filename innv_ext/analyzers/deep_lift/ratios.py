@@ -19,6 +19,7 @@ from innv_ext.backend.numerics import widen
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]
+Multipliers = Sequence[Tensor | None]
 
 
 def is_quotient(node: Node, graph: Graph) -> bool:
@@ -26,9 +27,7 @@ def is_quotient(node: Node, graph: Graph) -> bool:
     return node.kind is Kind.PRODUCT and traits.factors(node) == "quotient" and len(node.inputs) == 2
 
 
-def quotient(
-    node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: Tensors
-) -> Sequence[Tensor | None]:
+def quotient(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: Tensors) -> Multipliers:
     """a q with q = 1 / b, whose secant has the slope -q q0."""
     a, b, a0, b0 = (widen(t) for t in (*xs, *x0s))
     q, q0 = (ops.divide_no_nan(ops.ones_like(t), t) for t in (b, b0))
@@ -36,40 +35,28 @@ def quotient(
 
 
 def is_normalisation(node: Node, graph: Graph) -> bool:
-    """Normalisation by statistics of the sample itself, as a layer."""
-    return node.kind is Kind.NORM and traits.statistics(node) is not None
+    """Layers that divide by the root of a mean; the norm of a vector has no epsilon to keep 1 / |x0| finite."""
+    found = traits.statistics(node)
+    return node.kind is Kind.NORM and found is not None and found[2]
 
 
-def normalisation(
-    node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: Tensors
-) -> Sequence[Tensor | None]:
-    """g c q with c = x - mean(x), or x, and q = v^(-1/2), v the mean (or sum) of c^2 and epsilon.
+def normalisation(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: Tensors) -> Multipliers:
+    """g c q with c = x - mean(x), or x, and q = v^(-1/2), v the mean of c^2 and epsilon.
 
     The secant of q over v has the slope -q q0 / (1 / q + 1 / q0), that of c^2 over c is c + c0.
     """
-    centred, epsilon, mean, gamma = traits.statistics(node)
+    centred, epsilon, _, gamma = traits.statistics(node)
     x, x0, r = widen(xs[0]), widen(x0s[0]) + ops.zeros_like(widen(xs[0])), rs[0]
     if gamma is not None:
         r = r * ops.cast(traits.broadcast(gamma, traits.axes(node, len(x.shape)), r), r.dtype)
     view, back, over = traits.groups(node, x)
     c, c0, r = (view(t) for t in (x, x0, r))
 
-    def total(t: Tensor) -> Tensor:
-        return (ops.mean if mean else ops.sum)(t, axis=over, keepdims=True)
-
     if centred:
         c, c0 = (t - ops.mean(t, axis=over, keepdims=True) for t in (c, c0))
-    q, q0 = (_root(total(ops.square(t)), epsilon, mean) for t in (c, c0))
+    q, q0 = (ops.rsqrt(ops.mean(ops.square(t), axis=over, keepdims=True) + epsilon) for t in (c, c0))
     between = (c + c0) / 2
-    slope = -q * q0 / (1 / q + 1 / q0)
-    moved = ops.sum(r * between, axis=over, keepdims=True) * slope * 2
-    count = 1
-    for axis in over:
-        count = count * ops.shape(c)[axis]
-    m = r * (q + q0) / 2 + moved * between / (ops.cast(count, r.dtype) if mean else 1)
+    moved = -2 * q * q0 / (1 / q + 1 / q0) * ops.mean(r * between, axis=over, keepdims=True)
+    m = r * (q + q0) / 2 + moved * between
     return [back(m - ops.mean(m, axis=over, keepdims=True) if centred else m)] + [None] * (len(xs) - 1)
 
-
-def _root(v: Tensor, epsilon: float, mean: bool) -> Tensor:
-    """1 / sqrt(v + epsilon); a norm of a vector is at least the root of epsilon instead."""
-    return ops.rsqrt(v + epsilon if mean else ops.maximum(v, ops.cast(epsilon, v.dtype)))
