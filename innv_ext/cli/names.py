@@ -10,8 +10,8 @@ lrp.sequential_preset_a lrp.sequential_preset_b lrp.sequential_preset_a_flat lrp
 lrp.sequential_preset_b_flat_until_idx lrp.epsilon_plus lrp.epsilon_plus_flat lrp.epsilon_gamma_box
 lrp.epsilon_alpha2_beta1 lrp.epsilon_alpha2_beta1_flat lrp.excitation_backprop deep_taylor deep_taylor.bounded
 pattern.net pattern.attribution deep_lift deep_shap gradient_shap occlusion lime kernel_shap rise
-prediction_difference grad_cam grad_cam_plus_plus layer_cam score_cam l_rde rc_rde mr_rde ord_rde cafo caso smooth_cafo smooth_caso moreau_grad sparse_moreau_grad
-group_sparse_moreau_grad
+prediction_difference grad_cam grad_cam_plus_plus layer_cam score_cam l_rde rc_rde mr_rde ord_rde cafo caso
+smooth_cafo smooth_caso moreau_grad sparse_moreau_grad group_sparse_moreau_grad
 """.split()
 METRICS = """
 aopc_morf aopc_lerf ordering_distortion ordering_accuracy max_sensitivity gini completeness_error inside_ratio
