@@ -185,3 +185,44 @@ def test_a_mean_of_probabilities_is_told():
         found = create("gradient", model).explain(np.ones((2, 4), "float32"), 1)
     np.testing.assert_allclose(found.score, np.asarray(model(np.ones((2, 4))))[:, 1], rtol=1e-5)
     create("gradient", model, on="output")  # says nothing
+
+
+# --- classes by name -------------------------------------------------------------------------------------------------
+
+
+def test_classes_by_name():
+    i = keras.Input((4,))
+    model, x = keras.Model(i, L.Dense(3, activation="softmax")(i)), RNG.normal(size=(3, 4)).astype("float32")
+    names = ["cat", "dog", "all"]
+    analyzer = create("lrp.epsilon", model, class_names=names)
+    np.testing.assert_array_equal(analyzer.analyze(x, "dog"), analyzer.analyze(x, 1))
+    np.testing.assert_array_equal(analyzer.analyze(x, "all"), analyzer.analyze(x, 2))  # a name comes first
+    np.testing.assert_array_equal(analyzer.analyze(x, ["dog", "cat", "cat"]), analyzer.analyze(x, [1, 0, 0]))
+    with pytest.raises(InvalidInputError, match=r"cat, dog, all.*got 'dgo'.*Did you mean 'dog'"):
+        analyzer.analyze(x, "dgo")
+    with pytest.raises(InvalidInputError, match=r"got 'dog'.*class_names="):
+        create("gradient", model).analyze(x, "dog")
+    with pytest.raises(InvalidInputError, match="neuron_selection_mode="):
+        analyzer.analyze(x, lambda y: y[:, 0])
+
+
+def test_both_classes_of_a_single_sigmoid():
+    i = keras.Input((4,))
+    model, x = keras.Model(i, L.Dense(1, activation="sigmoid")(i)), RNG.normal(size=(3, 4)).astype("float32")
+    for name in ("gradient", "lrp.epsilon", "occlusion", "integrated_gradients"):
+        analyzer = create(name, model, class_names=("no", "yes"))
+        no, yes = (analyzer.explain(x, label) for label in ("no", "yes"))
+        np.testing.assert_allclose(no.attribution, -yes.attribution, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(no.score, -yes.score, rtol=1e-6)
+        np.testing.assert_array_equal(yes.attribution, analyzer.analyze(x, 0))
+        with pytest.raises(InvalidInputError, match="once for each"):
+            analyzer.analyze(x, ["no", "yes", "no"])
+    with pytest.raises(InvalidInputError, match=r"neuron_selection 1 .*class_names=\[a, b\]"):
+        create("gradient", model).analyze(x, 1)
+
+
+def test_a_layer_that_is_misspelt():
+    i = keras.Input((4,))
+    model = keras.Model(i, L.Dense(3, name="logits")(L.Dense(5, name="hidden")(i)))
+    with pytest.raises(InvalidInputError, match="no single layer 'hiden'; did you mean hidden"):
+        create("gradient", model).analyze(np.ones((2, 4)), return_layers=["hiden"])
