@@ -155,7 +155,7 @@ class Case:
     def without_corner(self, number, last):
         """Score lost when the first (or last) patch of an input is 0, and a component that only this patch covers."""
         a = keras.tree.flatten(self.x)[number]
-        table = a.ndim <= 2 and a.dtype.kind == "f"
+        table = a.dtype.kind != "f" or a.ndim <= 2  # single tokens, single columns
         where = [slice(None)]
         for axis in range(1, a.ndim):
             side = a.shape[axis]

@@ -29,6 +29,12 @@ class Subject:
     def __init__(self, model: keras.Model):
         self.input_structure = tracing.model_tensors(model)[0]
         self.graph = tracing.trace(model, facts.is_leaf)
+        strings = [i for i, slot in enumerate(self.graph.inputs) if self.graph.specs[slot].dtype == "string"]
+        if strings:
+            raise UnsupportedModelError(
+                f"Input {strings[0]} of {model.name!r} takes strings, of which there is no map of numbers. Explain the "
+                f"part of the model behind TextVectorization or StringLookup, on what these layers give."
+            )
         self.structure, self._kept = tracing.structure(model)
         self._held = [np.array(variable) for variable in self.graph.made_of]
         self._forms: dict[str, Graph] = {}

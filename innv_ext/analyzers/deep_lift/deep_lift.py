@@ -32,7 +32,7 @@ class ReferenceDifference(GraphAnalyzer):
     Parameters
     ----------
     rule : at elementwise non-linearities "rescale", or "reveal_cancel", which shows inputs whose effects cancel
-    steps : quadrature points at nodes without a closed form (softmax inside, normalisation, recurrent layers); take
+    steps : quadrature points at nodes without a closed form (softmax inside, attention, recurrent layers); take
         more where ``extras["completeness_error"]`` is too large
     rules : ``Rules`` that go before the built-in ones, called with ``(node, xs, x0s, ys, y0s, rs)``: the node's inputs
         and outputs at x and at the reference, and the outputs' multipliers; they return one multiplier per input
