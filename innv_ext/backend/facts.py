@@ -227,6 +227,16 @@ def token_sources(graph: Graph) -> dict[int, int]:
     return sources
 
 
+def vocabularies(graph: Graph) -> dict[int, tuple[int, str]]:
+    """Position of an input of tokens -> (rows, name) of the smallest table that they are looked up in."""
+    sources, found = token_sources(graph), {}
+    for node in graph.nodes:
+        if op_key(node.op) == "Embedding" and node.inputs[0] in sources:
+            i = graph.inputs.index(sources[node.inputs[0]])
+            found[i] = min(found.get(i, (np.inf, "")), (int(node.op.input_dim), node.name))
+    return found
+
+
 def beside_tokens(graph: Graph) -> list[tuple[int, Node]]:
     """(input, node) for what makes more of the numbers of tokens than a mask, beside an embedding: one-hot codes."""
     sources = token_sources(graph)

@@ -70,3 +70,13 @@ def test_fractions_are_no_tokens():
         for d in ("int32", "float32")
     ]
     np.testing.assert_array_equal(curves[0]["relevance"], curves[1]["relevance"])
+
+
+def test_tokens_beyond_the_vocabulary_are_named():
+    """TensorFlow raises on the CPU and looks up zeros elsewhere."""
+    for name in ("gradient", "lrp.epsilon", "integrated_gradients", "deep_lift", "occlusion", "grad_cam"):
+        analyzer = innv_ext.create_analyzer(name, net("int32"), progress=False)
+        for bad in (20, -1):
+            ids = np.where(np.arange(6) == 2, bad, IDS)
+            with pytest.raises(InvalidInputError, match=r"token numbers from -?\d+ to \d+, but .*embedding.* 20 rows"):
+                analyzer.analyze(ids)

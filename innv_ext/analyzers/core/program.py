@@ -21,7 +21,7 @@ from innv_ext.backend.kinds import STEPS, TRUTH, Kind
 from innv_ext.backend.numerics import Compiled, widen
 from innv_ext.backend.rewrites.squash import cut_softmax, kept_inside
 from innv_ext.backend.rules import not_differentiable
-from innv_ext.errors import InnvError, ProbabilityWarning, UnsupportedModelError
+from innv_ext.errors import InnvError, InvalidInputError, ProbabilityWarning, UnsupportedModelError
 
 Tensor = Any
 
@@ -73,6 +73,7 @@ class GraphAnalyzer(Analyzer):
             self.head_, self.graph_ = passes.split_embeddings(self.graph_)
         self.prepare()
         self.bind()
+        self._vocabulary = facts.vocabularies(self._whole)
         self._compiled: dict[Any, Compiled] = {}
         fed = self.input_specs()
         dtypes = [numerics.wide_dtype(s.dtype) if numerics.is_float(s.dtype) else s.dtype for s in fed]
@@ -97,7 +98,19 @@ class GraphAnalyzer(Analyzer):
         self._checked = True
 
     def check_once(self, xs: Sequence[np.ndarray]) -> None:
-        """Check the rewritten graph on a sample if the model's free dimensions put it off so far."""
+        """Check numbers of tokens, and the rewritten graph if the model's free dimensions put that off so far.
+
+        Raises
+        ------
+        InvalidInputError
+            for tokens that an embedding does not know
+        """
+        for i, (rows, name) in self._vocabulary.items():
+            if xs[i].size and not (xs[i].min() >= 0 and xs[i].max() < rows):
+                raise InvalidInputError(
+                    f"x for input {i} holds token numbers from {xs[i].min()} to {xs[i].max()}, but the table of "
+                    f"{name!r} has {rows} rows (0..{rows - 1})."
+                )
         if not self._checked:
             count = self.subject_.probes
             cycled = [x[np.arange(count) % len(x)] for x in xs]
