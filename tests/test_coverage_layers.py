@@ -125,11 +125,7 @@ LAYERS = {
     # attention and wrappers: opened
     "MultiHeadAttention": Row(lambda x: L.MultiHeadAttention(2, 3)(x, x), SEQUENCE),
     "GroupedQueryAttention": Row(lambda x: L.GroupQueryAttention(3, 4, 2)(x, x), SEQUENCE),
-    **rows("Attention", SEQUENCE, inputs=2, listed=True),
-    "AdditiveAttention": Row(
-        lambda q, v: L.AdditiveAttention()([q, v]), SEQUENCE, SEQUENCE, status=GRADIENT,
-        reason="its call multiplies a variable from the left, which Keras cannot do symbolically",
-    ),
+    **rows("Attention AdditiveAttention", SEQUENCE, inputs=2, listed=True),
     "SpectralNormalization": Row(lambda x: L.SpectralNormalization(L.Dense(3))(x), VECTOR),
     "Lambda": Row(lambda x: L.Lambda(lambda t: ops.relu(t) * 2.0)(x), VECTOR),
     "Pipeline": Row(lambda x: L.Pipeline([L.Rescaling(0.5), L.Dense(3)])(x), VECTOR),
@@ -186,6 +182,11 @@ LAYERS = {
     **rows("HashedCrossing", (1,), inputs=2, listed=True, args=(5,), row={"dtype": "int32", **REFUSE}),
     **rows("MaxNumBoundingBoxes", (3, 4), args=(2,), row={"status": GRADIENT, "reason": "handles boxes, not pictures"}),
 }
+NEWER = {  # than Keras 3.15; the table of kinds has them whatever Keras runs
+    "TernaryDense": Row(lambda x: L.TernaryDense(4)(x), VECTOR),
+    "Mosaic": Row(lambda x: L.Mosaic()(x), IMAGE),
+}
+LAYERS.update({name: row for name, row in NEWER.items() if hasattr(L, name)})
 ELSEWHERE = {  # these wrap models of other frameworks or files
     "TFSMLayer": "a SavedModel: see the test of its own",
     "JaxLayer": "needs JAX",
@@ -222,7 +223,7 @@ def test_the_package_lists_the_same_layers():
 def test_a_table_of_kinds_without_ghosts():
     """A misspelt name would be a row that nobody ever gets."""
     public = set().union(*public_layers().values())
-    assert (set(kinds.LAYER_KINDS) | kinds.COMPOSITE_LAYERS | kinds.ABSTRACT_LAYERS) - public == set()
+    assert (set(kinds.LAYER_KINDS) | kinds.COMPOSITE_LAYERS | kinds.ABSTRACT_LAYERS) - public - set(NEWER) == set()
     known = set(dir(ops)) | set(dir(keras.activations)) | set(dir(ops.image)) | set(dir(ops.nn))
     recorded_as = {"pad_images", "crop_images"}  # classes of keras.ops.image that have other names than functions
     assert set(kinds.FUNCTION_KINDS) - known - recorded_as == set()
@@ -390,7 +391,7 @@ POSITIVE, UNIT = (0.1, 2.0), (-0.9, 0.9)
 RANGES = {
     "arccosh": (1.1, 3.0), "arccos": UNIT, "arcsin": UNIT, "arctanh": UNIT, "erfinv": UNIT, "log": POSITIVE,
     "log2": POSITIVE, "log10": POSITIVE, "log1p": POSITIVE, "sqrt": POSITIVE, "rsqrt": POSITIVE, "cbrt": POSITIVE,
-    "reciprocal": POSITIVE,
+    "reciprocal": POSITIVE, "lgamma": POSITIVE,
 }
 EXPLAINED_OPS = set(
     """abs absolute fabs arctan arcsinh array cbrt celu convert_to_tensor copy cos elu erf erfc exp exp2 expm1 gelu
@@ -402,7 +403,7 @@ EXPLAINED_OPS = set(
 GRADIENT_ONLY_OPS = set(
     """angle arccos arccosh arcsin arctanh conj conjugate cosh deg2rad erfinv imag rad2deg sinc
     ceil floor round trunc""".split()
-)
+) | ({"lgamma"} & set(dir(ops)))  # newer than Keras 3.15
 CONSTANT_OPS = {"ones_like", "zeros_like"}  # to which all relevance goes
 # not elementwise on one sample, of integers only, not repeatable, or without a derivative in TensorFlow
 OTHER_OPS = set("i0 bitwise_invert bitwise_not corrcoef empty_like view squeeze flip flipud tril triu".split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ class Collector:
         self.names: dict[str, int] = {}
         self.read: dict[int, Any] = {}  # variables whose values are part of the graph
         self.training, self.recorded = False, False
+        self.handed: dict[int, Any] = {}  # what Keras hands to recorded calls where it isn't the same for all
+        self.changes = False  # whether a call inside the one that is run changes what the others inherit
         self.checks = True  # whether what is opened is compared with the layer itself
         self.positions = {layer.name: i for i, layer in enumerate(layers)}
 
@@ -54,25 +57,33 @@ class Collector:
             stack.extend((x, False) for x in reversed(recorded.input_tensors) if id(x) not in known)
 
     def emit(self, recorded: Any, known: dict[int, int], path: tuple[str, ...]) -> None:
-        op, args, kwargs = recorded.operation, recorded.arguments.args, recorded.arguments.kwargs
+        op, args = recorded.operation, recorded.arguments.args
         if recorded.is_input:
             raise UnsupportedModelError(f"The layer {op.name!r} is not connected to the model's inputs.")
+        training, kwargs = self.training_of(recorded)
         # operations made while a call() is run are numbered through the whole process: name them by what they do
         own = op.name if self.recorded or isinstance(op, keras.layers.Layer) else op_key(op)
         here = (*path, own)
         name = self.unique_name(here)
         opened, note = None, ""
         if isinstance(op, keras.Model) or not self.is_leaf(op) or op_key(op) == "TimeDistributed":
-            opened, note = self.open(op, args, kwargs, known, here, recorded.outputs)
+            opened, note = self.open(op, args, kwargs, training, known, here, recorded.outputs)
         if opened is not None:
             for kt, slot in zip(recorded.outputs, opened, strict=True):
                 known[id(kt)] = slot
         else:
-            self.add(op, recorded, known, here, name, note)
+            self.add(recorded, self.handing(op, kwargs, training), known, here, name, note)
         self.layer_slots[name] = known[id(recorded.outputs[0])]
 
     def open(
-        self, op: Any, args: Any, kwargs: Any, known: dict[int, int], here: tuple[str, ...], results: Sequence[Any]
+        self,
+        op: Any,
+        args: Any,
+        kwargs: Any,
+        training: Any,
+        known: dict[int, int],
+        here: tuple[str, ...],
+        results: Sequence[Any],
     ) -> tuple[list[int] | None, str]:
         """Slots of the outputs after inlining ``op``, or (None, reason) where it has to stay one node."""
         raise NotImplementedError
@@ -83,9 +94,11 @@ class Collector:
         count = self.names[name] = self.names.get(name, 0) + 1
         return name if count == 1 else f"{name}#{count}"
 
-    def add(self, op: Any, recorded: Any, known: dict[int, int], here: tuple[str, ...], name: str, note: str) -> None:
-        inputs = tuple(known[id(kt)] for kt in recorded.input_tensors)
-        args, kwargs = self.templates(recorded.arguments.args, self.with_training(op, recorded.arguments.kwargs))
+    def add(
+        self, recorded: Any, kwargs: Any, known: dict[int, int], here: tuple[str, ...], name: str, note: str
+    ) -> None:
+        op, inputs = recorded.operation, tuple(known[id(kt)] for kt in recorded.input_tensors)
+        args, kwargs = self.templates(recorded.arguments.args, kwargs)
         outputs = tuple(self.new_slot(kt) for kt in recorded.outputs)
         known.update({id(kt): slot for kt, slot in zip(recorded.outputs, outputs, strict=True)})
         self.append(name, op, Call(op, args, kwargs), inputs, outputs, here, note)
@@ -137,17 +150,35 @@ class Collector:
         spec = self.specs[slot]
         return self.step(_CARRY, masked, [slot, mask], spec.shape, spec.dtype, (*here, "mask"))
 
-    def with_training(self, op: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The call's keyword arguments with ``training`` as ``predict`` would pass it.
+    def training_of(self, recorded: Any) -> tuple[Any, dict[str, Any]]:
+        """``training`` as ``predict`` would pass it to a recorded call, and the call's keyword arguments with it.
 
-        A functional model hands its own value to all of its layers, whatever was recorded; in a ``call`` written by
-        hand an explicit value counts.
+        A functional model hands its own value to all of its layers, whatever was recorded (Keras until 3.15), or only
+        to those for which nothing was; in a ``call`` written by hand an explicit value counts.
         """
-        takes_it = isinstance(op, keras.layers.Layer) and op._call_has_training_arg
-        if isinstance(op, keras.layers.Layer) and not takes_it:
+        op, kwargs = recorded.operation, recorded.arguments.kwargs
+        given, layer = kwargs.get("training"), isinstance(op, keras.layers.Layer)
+        inherits = self.recorded or given is None
+        training = self.handed.get(id(recorded), self.training if inherits else given)
+        if self.changes and given is None and layer and (op._call_has_training_arg or not self.is_leaf(op)):
+            raise ValueError(f"another call in it has an explicit training=, which may reach {op.name!r}")
+        return training, self.with_training(op, kwargs, training)
+
+    def handing(self, op: Any, kwargs: dict[str, Any], training: Any) -> dict[str, Any]:
+        """The same for a layer that is called, not its ``call``: what it is told reaches the layers inside."""
+        inside = training and isinstance(op, keras.layers.Layer) and not self.is_leaf(op)
+        return {**kwargs, "training": training} if inside else kwargs
+
+    @staticmethod
+    def with_training(op: Any, kwargs: dict[str, Any], training: Any) -> dict[str, Any]:
+        """The keyword arguments with this ``training`` if ``op`` takes it; None stands for the default of its call."""
+        if not isinstance(op, keras.layers.Layer):
+            return kwargs
+        if not op._call_has_training_arg:
             return {key: value for key, value in kwargs.items() if key != "training"}  # recorded all the same
-        inherits = self.recorded or kwargs.get("training") is None
-        return {**kwargs, "training": self.training} if takes_it and inherits else kwargs
+        if training is None and "training" not in kwargs:
+            training = inspect.signature(op.call).parameters["training"].default
+        return {**kwargs, "training": training}
 
     def cast(self, slot: int, inside: keras.KerasTensor, here: tuple[str, ...]) -> int:
         """The slot in the dtype that the inner model or layer computes in."""
