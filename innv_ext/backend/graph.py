@@ -236,13 +236,13 @@ def try_out(
     the Keras masks that go with the tensors of the slots ``feeds``.
     """
     free = any(None in specs[slot].shape[1:] for slot in feeds)
-    for lengths in _LENGTHS if free else _LENGTHS[:1]:
-        cases = [_case(feeds, masks, specs, 2 + i, length) for i, length in enumerate(lengths)]
+    for batches, lengths in _TRIES if free else _TRIES[:2]:
+        cases = [_case(feeds, masks, specs, b, length) for b, length in zip(batches, lengths, strict=True)]
         try:
             expected = [[] if call is None else tree.flatten(call(*(slots[s] for s in feeds))) for slots in cases]
             break
         except Exception:
-            if not free or lengths is _LENGTHS[-1]:
+            if (batches, lengths) == _TRIES[-1 if free else 1]:
                 raise
     for slots, wanted in zip(cases, expected, strict=True):
         values = run(nodes, slots)
@@ -250,7 +250,8 @@ def try_out(
             raise ValueError("run symbolically it computes something else: it is random or reads its batch size")
 
 
-_LENGTHS = ((12, 18), (4, 6), (2, 3), (64, 96))  # of free dimensions, in the order in which they are tried
+# batches and lengths of free dimensions, in the order in which they are tried; windows need multiples of their number
+_TRIES = (((2, 3), (12, 18)), ((48, 96), (12, 18)), ((2, 3), (4, 6)), ((2, 3), (2, 3)), ((2, 3), (64, 96)))
 
 
 def _case(

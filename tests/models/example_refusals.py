@@ -8,7 +8,7 @@ NUMBERS = "numbers go through a hash, a look-up or a comparison, where no deriva
 WAVES = "a Fourier transform has no rule"
 STATISTICS = "lengths, deviations and divisions by them outside of normalisation layers have no rule"
 CHOICES = "the choice of the largest is a step, at which there is nothing to share"
-ROUNDED = "whole-number arithmetic rounds inside the layer"
+FOREIGN = "its call has an array of numpy times a tensor, which Keras cannot run symbolically"
 PRODUCTS = "a product of more than two factors has no rule"
 GRADIENTS = "gradient input_t_gradient smoothgrad integrated_gradients deep_lift guided_backprop".split()
 LRP = ["lrp.epsilon", "lrp.epsilon_plus", "deep_taylor"]
@@ -23,8 +23,8 @@ REFUSED = {
     "masked_lstm_tagger": (WALKS, "lstm", RECURRENT),
     "semantic_similarity": (WALKS, "bidirectional", RECURRENT),
     "active_learning_reviews": (WALKS, "bidirectional", RECURRENT),
-    "traffic_forecasting": (WALKS, "lstm", RECURRENT),
-    "traffic_einsum": (WALKS, "lstm", RECURRENT),
+    "traffic_forecasting": ([*WALKS, "guided_backprop"], "lstm", RECURRENT),
+    "traffic_einsum": ([*WALKS, "guided_backprop"], "lstm", RECURRENT),
     "weather_lstm": (WALKS, "lstm", RECURRENT),
     "captcha_ocr": (WALKS, "bidirectional", RECURRENT),
     "video_features_gru": (WALKS, "gru", RECURRENT),
@@ -38,11 +38,11 @@ REFUSED = {
     "mel_spectrogram": (WALKS, "mel_spectrogram", WAVES),
     "physics_informed": (WALKS, "prod", PRODUCTS),
     "nerf_rendered": (WALKS, "cumprod", PRODUCTS),
-    "style_gan": (WALKS, "var", STATISTICS),
-    "forward_forward": (WALKS, "norm", STATISTICS),
+    "style_gan": (RDE, "var", STATISTICS),
+    "forward_forward": (RDE, "norm", STATISTICS),
     "switch_transformer": (WALKS, "one_hot", CHOICES),
     "vq_vae": (WALKS, "one_hot", CHOICES),
-    "quantised_int8": ([*WALKS, "guided_backprop"], "dense", ROUNDED),
+    "real_nvp": ([*WALKS, "guided_backprop"], "real_nvp", FOREIGN),
     # by moments
     "metric_embedding": (RDE, "normalize", STATISTICS),
     "antirectifier": (RDE, "sqrt", STATISTICS),
@@ -53,7 +53,7 @@ REFUSED = {
     "hashed_categories": (GRADIENTS + WALKS, "hashing", NUMBERS),
     "memory_efficient_embeddings": (GRADIENTS + WALKS, "floor_divide", NUMBERS),
     "edges_as_input": (GRADIENTS + WALKS, "one_hot", NUMBERS),
-    "citation_nodes": (GRADIENTS + WALKS, "", NUMBERS),
+    "wide_and_deep": (GRADIENTS + WALKS, "category_encoding", NUMBERS),
 }
 
 

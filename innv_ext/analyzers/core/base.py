@@ -34,6 +34,7 @@ class Analyzer:
     model : built keras.Model; it is never changed
     neuron_selection_mode : "max_activation" (the largest output), "index" (then ``analyze(x, i)``), "all" (the sum
         of all outputs), or a function of the output tensor that returns one score per sample
+    class_names : what ``analyze`` may call neurons; of a single neuron the first name is the class of its negative
     output : name or position of the output to explain, for models with several
     on : "logits" cuts a trailing softmax or sigmoid, "output" explains the model's output as it is
     batch_size : most samples in one forward pass, perturbed copies included
@@ -51,6 +52,7 @@ class Analyzer:
 
     model: keras.Model = field(kw_only=False)
     neuron_selection_mode: Any = arguments.one_of("max_activation", "index", "all", function=True)
+    class_names: Sequence[str] | None = arguments.optional(list, tuple)
     output: str | int | None = None
     on: str = arguments.one_of("logits", "output")
     batch_size: int = arguments.count(32)
@@ -121,8 +123,8 @@ class Analyzer:
         Parameters
         ----------
         x : array (batch, ...); a list or dict of arrays for a model with several inputs
-        neuron_selection : one index for all samples, or one per sample, shape (batch,); a tuple index (or an array
-            (batch, rank - 1)) for outputs of rank > 2; None follows ``neuron_selection_mode``
+        neuron_selection : one index (or one of ``class_names``) for all samples, or one per sample, shape (batch,); a
+            tuple index (or an array (batch, rank - 1)) for outputs of rank > 2; None follows ``neuron_selection_mode``
         layer : name of a layer (inside a nested model "outer/inner", or "inner" where that is unique): the attribution
             of what it gives to the output, in place of that of x; for methods of one backward walk, averaged gradients
             and ``deep_lift``
@@ -175,7 +177,8 @@ class Analyzer:
         count = len(xs[0])
         size = self.subject_.whole_batches(count) or size
         shape = (None,) if neuron_selection is None else self.subject_.output_shape(self.model, self._explained, xs)
-        mode, index = request.resolve_selection(self.neuron_selection_mode, neuron_selection, count, shape)
+        chosen = neuron_selection, count, shape, self.class_names
+        mode, index = request.resolve_selection(self.neuron_selection_mode, *chosen)
         options = {"mode": mode, "layers": request.layer_names(return_layers, self.layer_names()), "trace": trace}
         if count == 0:  # shapes come from one sample of zeros, which is cut off again
             xs = [np.zeros((self.subject_.batch or 1, *a.shape[1:]), a.dtype) for a in xs]

@@ -219,13 +219,13 @@ def check_float_inputs(graph: Graph, what: str) -> None:
 
 
 def _as_fed(graph: Graph) -> Graph:
-    """Token numbers are fed as integers, other integers (pixels 0..255) as floats, so that they get a gradient."""
+    """Token numbers and masks are fed as integers, others (pixels 0..255) as floats, so that they get a gradient."""
     users, specs, tokens = graph.consumers(), dict(graph.specs), facts.token_inputs(graph)
     for slot in graph.inputs:
         kinds, real = {n.kind for n in users[slot]}, numerics.is_float(specs[slot].dtype)
         if slot in tokens and real:
             specs[slot] = Spec(specs[slot].shape, "int32")
-        elif not (real or slot in tokens or specs[slot].dtype == "bool" or kinds <= {Kind.DISCRETE, Kind.OPAQUE}):
+        elif not (real or slot in tokens or kinds <= {Kind.DISCRETE, Kind.OPAQUE} or _is_mask(slot, graph)):
             specs[slot] = Spec(specs[slot].shape, "float32")
     return replace(graph, specs=specs)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
+from keras import ops, tree
 
 from innv_ext.backend.graph import Graph, Spec
 from innv_ext.errors import InvalidInputError
@@ -132,16 +133,55 @@ def _checked(array: np.ndarray, spec: Spec, name: str, check: bool) -> np.ndarra
     return np.ascontiguousarray(array.astype(target))
 
 
-def resolve_selection(mode: Any, selection: Any, count: int, shape: tuple[int | None, ...]) -> tuple[Any, np.ndarray]:
+def resolve_selection(
+    mode: Any, selection: Any, count: int, shape: tuple[int | None, ...], class_names: Sequence[str] | None = None
+) -> tuple[Any, np.ndarray]:
     """(mode, flat neuron per sample): BEST and ALL are neurons, too, so that mode is "index" or a function."""
-    if isinstance(selection, str) and selection not in ("max_activation", "all"):
-        raise InvalidInputError(f"neuron_selection must be indices, 'max_activation' or 'all', got {selection!r}.")
-    if selection is not None and not isinstance(selection, str):
-        return "index", _flat_index(selection, count, shape)
+    if callable(selection):
+        raise InvalidInputError(
+            "neuron_selection is a function; give it as neuron_selection_mode= when the analyzer is made."
+        )
+    known = list(class_names or ())
+    special = isinstance(selection, str) and selection in ("max_activation", "all") and selection not in known
+    if selection is not None and not special:
+        chosen = np.asarray(selection)
+        if any(isinstance(name, str) for name in chosen.ravel().tolist()):
+            chosen = _numbers_of(chosen, known)
+            if shape[1:] in ((), (1,)) and len(known) == 2:
+                return _one_of_two(chosen, count)
+        return "index", _flat_index(chosen, count, shape)
     if selection is None and isinstance(mode, str) and mode == "index" and count:
         raise InvalidInputError("neuron_selection_mode='index' needs an index: analyze(x, neuron_selection).")
     chosen = mode if selection is None else selection
     return chosen if callable(chosen) else "index", np.full(count, ALL if chosen == "all" else BEST, "int32")
+
+
+def _numbers_of(names: np.ndarray, known: list[str]) -> np.ndarray:
+    """The numbers of classes that are called by their names."""
+    for name in names.ravel().tolist():
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else "" if known else " Names need class_names=."
+            among = f"names of classes ({', '.join(map(str, known[:20]))}), " if known else ""
+            raise InvalidInputError(
+                f"neuron_selection must be indices, {among}'max_activation' or 'all', got {name!r}.{hint}"
+            )
+    return np.array([known.index(name) for name in names.ravel().tolist()]).reshape(names.shape)
+
+
+def _one_of_two(chosen: np.ndarray, count: int) -> tuple[Any, np.ndarray]:
+    """Of a single neuron, the second class is its score, the first one the negative of that."""
+    if len(set(chosen.ravel().tolist())) > 1:
+        raise InvalidInputError(
+            "A single neuron stands for two classes, of which one a call can be explained; call analyze once for each."
+        )
+    first = not chosen.ravel()[0]
+    return (negative_score if first else "index"), np.full(count, BEST if first else 0, "int32")
+
+
+def negative_score(y: Any) -> Any:
+    """The score of the first of two classes that share a neuron (batch, 1)."""
+    return -ops.reshape(y, (ops.shape(y)[0],))
 
 
 def _flat_index(selection: Any, count: int, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -171,6 +211,7 @@ def _flat_index(selection: Any, count: int, shape: tuple[int | None, ...]) -> np
             raise InvalidInputError(
                 f"neuron_selection {int(index[bad][0, axis])} (sample {int(np.flatnonzero(bad)[0])}) is out of range "
                 f"for an output of {size} neurons; valid are 0..{size - 1}."
+                + (" With class_names=[a, b] both classes of a single neuron have names." if size == 1 else "")
             )
     flat = np.ravel_multi_index(tuple(index.T), dims or (1,)) if count else np.zeros(0)
     return np.asarray(flat, "int32")
@@ -191,7 +232,11 @@ def layer_names(
     for name in names:
         matches = [k for k in known if k == name] or [k for k in known if k.split("/")[-1] == name]
         if len(matches) != 1:
-            raise InvalidInputError(f"{argument}: no single layer {name!r}; known are {', '.join(known)}.")
+            near = difflib.get_close_matches(name, known, 3) or known
+            raise InvalidInputError(
+                f"{argument}: no single layer {name!r}; {'did you mean' if near is not known else 'known are'} "
+                f"{', '.join(near)}."
+            )
         found.append(matches[0])
     return tuple(found)
 

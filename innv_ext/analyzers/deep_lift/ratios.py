@@ -1,7 +1,7 @@
 """DeepLIFT through quotients and normalisations, as the product and the elementwise functions that they consist of.
 
-Of a product a q the factors get (q + q0) / 2 and (a + a0) / 2, of an elementwise function the input gets the slope of the
-secant, as the Rescale rule has it; both are exact, so that nothing is lost however far x is from the reference.
+Of a product a q the factors get (q + q0) / 2 and (a + a0) / 2, of an elementwise function the input gets the slope of
+the secant, as the Rescale rule has it; both are exact, so that nothing is lost however far x is from the reference.
 """
 
 from __future__ import annotations

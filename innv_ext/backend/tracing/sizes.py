@@ -24,7 +24,7 @@ from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
 # the batch, and free lengths that windows and strides divide; short ones for layers that know few positions
-CHOICES = (((7, 11), (24, 36), (48, 60), (72, 84)), ((7, 11), (4, 6), (8, 10), (12, 14)))
+CHOICES = (((48, 96), (24, 36), (40, 60), (72, 84)), ((7, 11), (4, 6), (8, 10), (12, 14)))
 SMALL = ((2, 3), (4, 6), (8, 10), (12, 14))
 
 
@@ -105,8 +105,12 @@ def free(a: Spec, b: Spec) -> Spec:
     return replace(a, shape=tuple(d if d == e else None for d, e in zip(a.shape, b.shape, strict=True)))
 
 
-def merged(a: Node, b: Node, specs_a: dict[int, Spec], specs_b: dict[int, Spec]) -> Node:
+def merged(
+    a: Node, b: Node, specs_a: dict[int, Spec], specs_b: dict[int, Spec], choice: Sequence[tuple[int, int]]
+) -> Node:
     """One node for any size from the same node of both recordings.
+
+    A first axis of unknown size is taken for the batch, as far as nothing else fits.
 
     Raises
     ------
@@ -121,6 +125,7 @@ def merged(a: Node, b: Node, specs_a: dict[int, Spec], specs_b: dict[int, Spec])
         for axis, sizes in enumerate(zip(specs_a[slot].shape, specs_b[slot].shape, strict=True))
         if sizes[0] != sizes[1]
     ]
+    dims += [(i, 0, choice[0]) for i, slot in enumerate(a.inputs) if specs_a[slot].shape[:1] == (None,)]
     if not isinstance(a.call, Call) or not isinstance(b.call, Call):
         return a
     args, kwargs = _merge(a.call.args, b.call.args, dims), _merge(a.call.kwargs, b.call.kwargs, dims)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -49,7 +50,9 @@ def untouched(model: keras.Model) -> Iterator[None]:
     counts = dict(names) if names is not None else None
     model._get_call_context().training = False
     try:
-        yield
+        with warnings.catch_warnings():  # which users have seen when they made the model
+            warnings.filterwarnings("ignore", r"Layer '.*' \(of type .*\) was passed an input with a mask", UserWarning)
+            yield
     finally:
         model._maybe_reset_call_context()
         for old, content in lists:

@@ -47,30 +47,34 @@ def trace(model: keras.Model, is_leaf: Callable[[Any], bool]) -> Graph:
         if the model is not built, or has a sparse or ragged input
     """
     with untouched(model):
-        tracer = _Tracer(is_leaf, model.layers)
         inputs, outputs = model_tensors(model)
         if any(kt.sparse or getattr(kt, "ragged", False) for kt in tree.flatten(inputs)):
             raise UnsupportedModelError(
                 f"The model {model.name!r} has a sparse or ragged input; only dense ones can be "
                 f"explained. Convert the data and give the model a dense keras.Input."
             )
-        slots = [tracer.new_slot(kt) for kt in tree.flatten(inputs)]
-        if outputs is None:
-            flat, outputs = tracer.subclassed(model, inputs, slots)
-        else:
-            known = {id(kt): slot for kt, slot in zip(tree.flatten(inputs), slots, strict=True)}
-            tracer.recorded, tracer.handed = True, handed_training(model, False)[0]
-            tracer.walk(tree.flatten(outputs), known, ())
-            flat = [known[id(kt)] for kt in tree.flatten(outputs)]
-        return Graph(
-            tuple(tracer.nodes),
-            tuple(slots),
-            tuple(flat),
-            tracer.specs,
-            tracer.layer_slots,
-            keys_of(outputs),
-            tuple(tracer.read.values()),
-        )
+        try:
+            return _traced(model, inputs, outputs, is_leaf)
+        except UnsupportedModelError:
+            if outputs is not None or all(kt.dtype == "int32" for kt in tree.flatten(inputs)):
+                raise
+        # which dtype a call written by hand takes is written nowhere: here it looks up numbers
+        whole = tree.map_structure(lambda kt: keras.KerasTensor(kt.shape, "int32"), inputs)
+        return _traced(model, whole, None, is_leaf)
+
+
+def _traced(model: keras.Model, inputs: Any, outputs: Any, is_leaf: Callable[[Any], bool]) -> Graph:
+    tracer = _Tracer(is_leaf, model.layers)
+    slots = [tracer.new_slot(kt) for kt in tree.flatten(inputs)]
+    if outputs is None:
+        flat, outputs = tracer.subclassed(model, inputs, slots)
+    else:
+        known = {id(kt): slot for kt, slot in zip(tree.flatten(inputs), slots, strict=True)}
+        tracer.recorded, tracer.handed = True, handed_training(model, False)[0]
+        tracer.walk(tree.flatten(outputs), known, ())
+        flat = [known[id(kt)] for kt in tree.flatten(outputs)]
+    nodes, read = tuple(tracer.nodes), tuple(tracer.read.values())
+    return Graph(nodes, tuple(slots), tuple(flat), tracer.specs, tracer.layer_slots, keys_of(outputs), read)
 
 
 class _Tracer(Collector):
@@ -260,7 +264,7 @@ class _Tracer(Collector):
             slots[s] = len(self.specs)
             self.specs[slots[s]] = sizes.free(a.specs[s], b.specs[t])
         for x, y in zip(a.nodes, b.nodes, strict=True):
-            node = sizes.merged(x, y, a.specs, b.specs)
+            node = sizes.merged(x, y, a.specs, b.specs, choice)
             ends = {"inputs": tuple(slots[s] for s in x.inputs), "outputs": tuple(slots[s] for s in x.outputs)}
             self.nodes.append(replace(node, index=len(self.nodes), **ends))
         self.names = a.names
