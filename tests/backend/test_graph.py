@@ -503,6 +503,15 @@ def masked_average_and_attention():
 
 
 @case
+def masked_twice_and_residual():
+    x = keras.Input((6,), dtype="int32")
+    h = L.Embedding(5, 4, mask_zero=True)(x)
+    a = L.MultiHeadAttention(2, 2)(h, h)
+    b = L.MultiHeadAttention(1, 2)(L.LayerNormalization()(L.Add()([a, h])), h)
+    return keras.Model(x, [L.GlobalAveragePooling1D()(y) for y in (h, a, L.Add()([a, h]), b, L.Add()([b, a]))])
+
+
+@case
 def masked_nested_model():
     i = keras.Input((6, 3))
     inner = keras.Model(i, L.GRU(3)(L.Dropout(0.3)(i)))

@@ -202,8 +202,8 @@ def _score_mask(op: Any, scores: Tensor, v_mask: Tensor | None, use_causal_mask:
 @functools.cache
 def _closed_rows_are_zero() -> bool:
     """Whether the running Keras lets a query that may look at nothing see nothing, or the mean of all values."""
-    one = ops.ones((1, 1, 1))
-    return not np.any(keras.layers.Attention()([one, one], mask=[None, ops.zeros((1, 1), dtype="bool")]))
+    two = ops.ones((1, 2, 1))
+    return not np.any(keras.layers.Attention(name="any")([two, two], mask=[None, ops.zeros((1, 2), dtype="bool")]))
 
 
 def _apply_scores(

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras import tree
 
+from innv_ext.backend import numerics
 from innv_ext.backend.graph import Arg, Call, Node, Spec, op_key
 from innv_ext.backend.masks import mask_of, masked
 from innv_ext.errors import UnsupportedModelError
@@ -31,6 +32,7 @@ class Collector:
         self.training, self.recorded = False, False
         self.handed: dict[int, Any] = {}  # what Keras hands to recorded calls where it isn't the same for all
         self.changes = False  # whether a call inside the one that is run changes what the others inherit
+        self.bare: set[int] = set()  # tensors that have lost their mask when the model runs
         self.checks = True  # whether what is opened is compared with the layer itself
         self.positions = {layer.name: i for i, layer in enumerate(layers)}
 
@@ -74,6 +76,28 @@ class Collector:
         else:
             self.add(recorded, self.handing(op, kwargs, training), known, here, name, note)
         self.layer_slots[name] = known[id(recorded.outputs[0])]
+        if isinstance(op, keras.layers.Layer):
+            self.follow_masks(recorded, known, here)
+
+    def follow_masks(self, recorded: Any, known: dict[int, int], here: tuple[str, ...]) -> None:
+        """Note which tensors have no mask when the model runs, though they have one in the recorded graph.
+
+        MultiHeadAttention takes the masks off its inputs, for all that are called later. It matters where masks are not
+        part of the recorded calls (Keras after 3.15).
+        """
+        op, given, inputs = recorded.operation, recorded.arguments, recorded.input_tensors
+        if any(id(kt) in self.bare for kt in inputs):
+            first = given.args[0] if given.args else inputs[0]
+            masks = tree.map_structure(lambda kt: None if id(kt) in self.bare else mask_of(kt), first)
+            found = op.compute_mask(first, masks) if op.supports_masking else None
+            if all(m is None for m in tree.flatten(found)):
+                self.bare.update(map(id, recorded.outputs))
+        if isinstance(op, keras.layers.MultiHeadAttention) and "value_mask" not in given.kwargs:
+            for kt in {id(kt): kt for kt in inputs if mask_of(kt) is not None and id(kt) not in self.bare}.values():
+                spec = self.specs[known[id(kt)]]
+                inside = (*here, "unmasked")
+                known[id(kt)] = self.step(_CARRY, numerics.identity, [known[id(kt)]], spec.shape, spec.dtype, inside)
+                self.bare.add(id(kt))
 
     def open(
         self,
@@ -140,7 +164,7 @@ class Collector:
     def mask_slot(self, kt: keras.KerasTensor, known: dict[int, int], here: tuple[str, ...]) -> int | None:
         """The slot of the Keras mask of a tensor, if it has one."""
         mask = mask_of(kt)
-        if mask is None:
+        if mask is None or id(kt) in self.bare:
             return None
         self.walk([mask], known, here[:-1])
         return known[id(mask)]
