@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -55,12 +57,15 @@ class Call:
         if self.settings:
             op = object.__new__(type(self.op))
             vars(op).update({**vars(self.op), **fill(self.settings)})
-        return op(*fill(self.args), **fill(self.kwargs))
+        with warnings.catch_warnings():
+            # newer Keras says of recurrent layers that they drop the masks that they use, at every call
+            warnings.filterwarnings("ignore", "Layer .* was passed an input with a mask", UserWarning)
+            return op(*fill(self.args), **fill(self.kwargs))
 
     def bare(self, xs: Sequence[Tensor]) -> Sequence[Tensor]:
         """The tensors without Keras masks for layers of Keras that know none; they would warn and drop them."""
         known = isinstance(self.op, keras.layers.Layer) and not op_key(self.op).startswith("custom:")
-        if not known or self.op.supports_masking:
+        if not known or self.op.supports_masking or "mask" in inspect.signature(self.op.call).parameters:
             return xs
         return [x if mask_of(x) is None else numerics.identity(x) for x in xs]
 

@@ -41,7 +41,7 @@ _LAYERS: dict[Kind, str] = {
     Kind.ACTIVATION: "Activation ReLU LeakyReLU PReLU ELU Softmax",
     Kind.IDENTITY: """Identity InputLayer ActivityRegularization Dropout SpatialDropout1D SpatialDropout2D
     SpatialDropout3D
-        AlphaDropout GaussianDropout GaussianNoise AugMix CutMix MixUp RandAugment RandomBrightness
+        AlphaDropout GaussianDropout GaussianNoise AugMix CutMix MixUp Mosaic RandAugment RandomBrightness
         RandomColorDegeneration
         RandomColorJitter RandomContrast RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur
         RandomGrayscale RandomHue RandomInvert RandomPerspective RandomPosterization RandomRotation RandomSaturation
@@ -133,7 +133,8 @@ KINDS: dict[str, Kind] = {**LAYER_KINDS, **FUNCTION_KINDS}
 
 # Opened by the tracer and explained through their parts.
 COMPOSITE_LAYERS = frozenset(
-    "Attention AdditiveAttention MultiHeadAttention GroupQueryAttention SpectralNormalization Lambda Pipeline".split()
+    """Attention AdditiveAttention MultiHeadAttention GroupQueryAttention SpectralNormalization Lambda Pipeline
+    TernaryDense""".split()
 )
 # Base classes and helpers that never stand in a model themselves.
 ABSTRACT_LAYERS = frozenset("Layer Wrapper InputSpec".split())

@@ -24,6 +24,13 @@ def with_mask(y: Tensor, mask: Tensor | None) -> Tensor:
     return y
 
 
+def unmasked(x: Tensor) -> Tensor:
+    """``x`` itself, from now on without a Keras mask."""
+    if mask_of(x) is not None:
+        x._keras_mask = None
+    return x
+
+
 def keep_mask(x: Tensor, y: Tensor) -> Tensor:
     """Give ``y`` the Keras mask of ``x``, as a layer that supports masking does."""
     return with_mask(y, mask_of(x))

@@ -13,6 +13,7 @@ from keras import ops, tree
 from innv_ext.backend import facts, walk
 from innv_ext.backend.graph import op_key
 from innv_ext.backend.tracing import trace
+from innv_ext.backend.tracing.state import recorded_training_counts
 from innv_ext.errors import UnsupportedModelError
 
 CASES = {}
@@ -502,6 +503,15 @@ def masked_average_and_attention():
 
 
 @case
+def masked_twice_and_residual():
+    x = keras.Input((6,), dtype="int32")
+    h = L.Embedding(5, 4, mask_zero=True)(x)
+    a = L.MultiHeadAttention(2, 2)(h, h)
+    b = L.MultiHeadAttention(1, 2)(L.LayerNormalization()(L.Add()([a, h])), h)
+    return keras.Model(x, [L.GlobalAveragePooling1D()(y) for y in (h, a, L.Add()([a, h]), b, L.Add()([b, a]))])
+
+
+@case
 def masked_nested_model():
     i = keras.Input((6, 3))
     inner = keras.Model(i, L.GRU(3)(L.Dropout(0.3)(i)))
@@ -540,11 +550,13 @@ def mixed_dtypes():
     return keras.Model(x, inner(L.Dense(4, dtype="float64")(x)))
 
 
-@case
 def dropout_called_with_training_true():
-    # in a functional model Keras' predict and model(x, training=False) overrule the recorded argument
     x = keras.Input((50,))
     return keras.Model(x, L.Dropout(0.5)(x, training=True))
+
+
+if not recorded_training_counts():  # predict and model(x, training=False) overrule the recorded argument
+    case(dropout_called_with_training_true)
 
 
 @case

@@ -11,6 +11,7 @@ import innv_ext
 from innv_ext.backend import facts, walk
 from innv_ext.backend.graph import op_key
 from innv_ext.backend.tracing import trace
+from innv_ext.backend.tracing.state import recorded_training_counts
 from innv_ext.errors import NoRuleError
 
 
@@ -222,3 +223,150 @@ def test_constants_as_inputs_of_a_nested_model():
     x = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
     kernel = np.asarray(inner.layers[-1].kernel)
     np.testing.assert_allclose(innv_ext.create_analyzer("gradient", model).analyze(x, 1), np.tile(kernel[:, 1], (2, 1)))
+
+
+class Told(L.Layer):
+    """Shows what it is handed as ``training``."""
+
+    def call(self, x, training=None):
+        return x * 3.0 if training else x * 2.0
+
+
+class Tells(L.Layer):
+    """Asks for training inside; whether what comes after in ``call`` inherits it is up to Keras."""
+
+    def __init__(self, *training, **options):
+        super().__init__(**options)
+        self.parts, self.handed = [Told() for _ in training], training
+
+    def call(self, x):
+        for part, training in zip(self.parts, self.handed, strict=True):
+            x = part(x) if training is None else part(x, training=training)
+        return x
+
+
+def chain(x, *training):
+    for value in training:
+        x = Told()(x) if value is None else Told()(x, training=value)
+    return x
+
+
+def inner_model(*training):
+    i = keras.Input((2,))
+    return keras.Model(i, chain(i, *training))
+
+
+def twice(model, x):
+    return model(chain(model(x), True))
+
+
+RECORDED = {
+    "chain": lambda x: chain(x, None, True, None, False, None),
+    "branches": lambda x: chain(L.Add()([chain(x, None), chain(x, True, None), chain(x, None, None)]), None),
+    "nested": lambda x: chain(inner_model(None, True, None)(x), None),
+    "nested called": lambda x: chain(inner_model(None, None)(x, training=True), None),
+    "sequential": lambda x: chain(keras.Sequential([Told(), Told()])(x, training=True), None),
+    "twice": lambda x: twice(inner_model(None), x),
+    "of no use to the layer": lambda x: chain(L.Dense(2)(x, training=True), None),
+    "own": lambda x: chain(Tells(None, False, None)(x), None),
+    "own that asks": lambda x: chain(Tells(None, True)(x), None),
+    "own that asks and goes on": lambda x: chain(Tells(None, True, None)(x), None),
+    "own after": lambda x: Tells(None, None)(chain(x, True)),
+    "own that cannot be opened": lambda x: Tells(None, True, None)(Tells(True, None)(x)),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_training_is_what_the_running_keras_makes_of_it(name):
+    """Up to Keras 3.15 a functional model overrules it; later it counts, and for the calls after it."""
+    i = keras.Input((2,))
+    model, x = keras.Model(i, RECORDED[name](i)), np.array([[1.0, 2.0]], "float32")
+    found = walk.evaluate(trace(model, facts.is_leaf), [ops.convert_to_tensor(x)])[0]
+    np.testing.assert_allclose(np.asarray(found), np.asarray(model(x, training=False)), rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(found), model.predict(x, verbose=0), rtol=1e-6)
+
+
+def test_a_subclassed_model_that_asks_for_training_inside():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.tells = [Tells(None, True), Told()]
+
+        def call(self, x):
+            for layer in self.tells:
+                x = layer(x)
+            return x
+
+    model, x = Own(), np.array([[1.0, 2.0]], "float32")
+    model(x)
+    found = walk.evaluate(trace(model, facts.is_leaf), [ops.convert_to_tensor(x)])[0]
+    np.testing.assert_allclose(np.asarray(found), model.predict(x, verbose=0))
+
+
+def test_dropout_that_is_on_in_inference_is_no_identity():
+    i = keras.Input((4,))
+    model = keras.Model(i, L.Dense(2)(L.Dropout(0.5, name="on")(i, training=True)))
+    if recorded_training_counts():
+        with pytest.raises(NoRuleError, match="on"):
+            innv_ext.create_analyzer("lrp.epsilon", model)
+    else:
+        assert "training" in trace(model, facts.is_leaf).nodes[0].call.kwargs
+        innv_ext.create_analyzer("lrp.epsilon", model)
+
+
+HEADS = {
+    "causal with dropout": lambda x, y: L.MultiHeadAttention(2, 3, dropout=0.2)(x, x, use_causal_mask=True),
+    "causal scores": lambda x, y: L.MultiHeadAttention(2, 3)(
+        x, x, use_causal_mask=True, return_attention_scores=True
+    )[1],
+    "grouped": lambda x, y: L.GroupQueryAttention(3, 4, 2, dropout=0.2)(x, y, use_causal_mask=True),
+    "key": lambda x, y: L.MultiHeadAttention(2, 3, value_dim=2, output_shape=5)(x, y, key=y * 2.0),
+    "concat": lambda x, y: L.Attention(score_mode="concat", use_scale=True)([x, y], use_causal_mask=True),
+    "additive": lambda x, y: L.AdditiveAttention()([x, y, y * 2.0]),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_attention_is_opened(name):
+    x, y = keras.Input((5, 4)), keras.Input((6, 4))
+    model = keras.Model([x, y], [HEADS[name](x, y), y])
+    graph = trace(model, facts.is_leaf)
+    assert not any(n.note for n in graph.nodes)
+    xs = [np.random.default_rng(i).normal(size=(2, 5 + i, 4)).astype("float32") for i in range(2)]
+    found = walk.evaluate(graph, [ops.convert_to_tensor(v) for v in xs])[0]
+    np.testing.assert_allclose(np.asarray(found), np.asarray(model(xs)[0]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [L.Attention, L.AdditiveAttention])
+@pytest.mark.parametrize("closed", [1, 4])
+def test_attention_to_nothing(layer, closed):
+    """What a query sees that may look at nothing is up to Keras: the mean of all values, or nothing."""
+    i = keras.Input((4,), dtype="int32")
+    h = L.Embedding(5, 3, mask_zero=True, embeddings_initializer=keras.initializers.RandomNormal(stddev=1.0))(i)
+    model = keras.Model(i, layer()([h, h]))
+    graph, tokens = trace(model, facts.is_leaf), np.array([[1, 2, 3, 4]])
+    tokens[:, 4 - closed :] = 0
+    assert not any(n.note for n in graph.nodes)
+    found = walk.evaluate(graph, [ops.convert_to_tensor(tokens, "int32")])[0]
+    np.testing.assert_allclose(np.asarray(found), np.asarray(model(tokens)), rtol=1e-5, atol=1e-6)
+
+
+class Local(L.MultiHeadAttention):
+    """Its own scores, in operations that take KerasTensors; the rest is Keras's."""
+
+    def _compute_attention(self, query, key, value, attention_mask=None, training=None, *args, **kwargs):
+        scores = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", query, key) * 0.1)
+        return ops.einsum("bhqk,bkhd->bqhd", scores, value), scores
+
+
+class Scaled(L.MultiHeadAttention):
+    def call(self, query, value, key=None, **kwargs):
+        return super().call(query, value, key, **kwargs) * 2.0
+
+
+@pytest.mark.parametrize("layer", [Local, Scaled])
+def test_subclasses_keep_what_they_override(layer):
+    x = keras.Input((5, 4))
+    model = keras.Model(x, layer(2, 3, use_gate=layer is Local)(x, x))
+    assert not any(n.note for n in assert_same(model, (2, 5, 4)).nodes)
+    assert "_compute_attention" not in vars(model.layers[-1])

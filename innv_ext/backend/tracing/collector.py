@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import keras
 from keras import tree
 
+from innv_ext.backend import numerics
 from innv_ext.backend.graph import Arg, Call, Node, Spec, op_key
 from innv_ext.backend.masks import mask_of, masked
 from innv_ext.errors import UnsupportedModelError
@@ -28,6 +30,9 @@ class Collector:
         self.names: dict[str, int] = {}
         self.read: dict[int, Any] = {}  # variables whose values are part of the graph
         self.training, self.recorded = False, False
+        self.handed: dict[int, Any] = {}  # what Keras hands to recorded calls where it isn't the same for all
+        self.changes = False  # whether a call inside the one that is run changes what the others inherit
+        self.bare: set[int] = set()  # tensors that have lost their mask when the model runs
         self.checks = True  # whether what is opened is compared with the layer itself
         self.positions = {layer.name: i for i, layer in enumerate(layers)}
 
@@ -54,25 +59,55 @@ class Collector:
             stack.extend((x, False) for x in reversed(recorded.input_tensors) if id(x) not in known)
 
     def emit(self, recorded: Any, known: dict[int, int], path: tuple[str, ...]) -> None:
-        op, args, kwargs = recorded.operation, recorded.arguments.args, recorded.arguments.kwargs
+        op, args = recorded.operation, recorded.arguments.args
         if recorded.is_input:
             raise UnsupportedModelError(f"The layer {op.name!r} is not connected to the model's inputs.")
+        training, kwargs = self.training_of(recorded)
         # operations made while a call() is run are numbered through the whole process: name them by what they do
         own = op.name if self.recorded or isinstance(op, keras.layers.Layer) else op_key(op)
         here = (*path, own)
         name = self.unique_name(here)
         opened, note = None, ""
         if isinstance(op, keras.Model) or not self.is_leaf(op) or op_key(op) == "TimeDistributed":
-            opened, note = self.open(op, args, kwargs, known, here, recorded.outputs)
+            opened, note = self.open(op, args, kwargs, training, known, here, recorded.outputs)
         if opened is not None:
             for kt, slot in zip(recorded.outputs, opened, strict=True):
                 known[id(kt)] = slot
         else:
-            self.add(op, recorded, known, here, name, note)
+            self.add(recorded, self.handing(op, kwargs, training), known, here, name, note)
         self.layer_slots[name] = known[id(recorded.outputs[0])]
+        if isinstance(op, keras.layers.Layer):
+            self.follow_masks(recorded, known, here)
+
+    def follow_masks(self, recorded: Any, known: dict[int, int], here: tuple[str, ...]) -> None:
+        """Note which tensors have no mask when the model runs, though they have one in the recorded graph.
+
+        MultiHeadAttention takes the masks off its inputs, for all that are called later. It matters where masks are not
+        part of the recorded calls (Keras after 3.15).
+        """
+        op, given, inputs = recorded.operation, recorded.arguments, recorded.input_tensors
+        if any(id(kt) in self.bare for kt in inputs):
+            first = given.args[0] if given.args else inputs[0]
+            masks = tree.map_structure(lambda kt: None if id(kt) in self.bare else mask_of(kt), first)
+            found = op.compute_mask(first, masks) if op.supports_masking else None
+            if all(m is None for m in tree.flatten(found)):
+                self.bare.update(map(id, recorded.outputs))
+        if isinstance(op, keras.layers.MultiHeadAttention) and "value_mask" not in given.kwargs:
+            for kt in {id(kt): kt for kt in inputs if mask_of(kt) is not None and id(kt) not in self.bare}.values():
+                spec = self.specs[known[id(kt)]]
+                inside = (*here, "unmasked")
+                known[id(kt)] = self.step(_CARRY, numerics.identity, [known[id(kt)]], spec.shape, spec.dtype, inside)
+                self.bare.add(id(kt))
 
     def open(
-        self, op: Any, args: Any, kwargs: Any, known: dict[int, int], here: tuple[str, ...], results: Sequence[Any]
+        self,
+        op: Any,
+        args: Any,
+        kwargs: Any,
+        training: Any,
+        known: dict[int, int],
+        here: tuple[str, ...],
+        results: Sequence[Any],
     ) -> tuple[list[int] | None, str]:
         """Slots of the outputs after inlining ``op``, or (None, reason) where it has to stay one node."""
         raise NotImplementedError
@@ -83,9 +118,11 @@ class Collector:
         count = self.names[name] = self.names.get(name, 0) + 1
         return name if count == 1 else f"{name}#{count}"
 
-    def add(self, op: Any, recorded: Any, known: dict[int, int], here: tuple[str, ...], name: str, note: str) -> None:
-        inputs = tuple(known[id(kt)] for kt in recorded.input_tensors)
-        args, kwargs = self.templates(recorded.arguments.args, self.with_training(op, recorded.arguments.kwargs))
+    def add(
+        self, recorded: Any, kwargs: Any, known: dict[int, int], here: tuple[str, ...], name: str, note: str
+    ) -> None:
+        op, inputs = recorded.operation, tuple(known[id(kt)] for kt in recorded.input_tensors)
+        args, kwargs = self.templates(recorded.arguments.args, kwargs)
         outputs = tuple(self.new_slot(kt) for kt in recorded.outputs)
         known.update({id(kt): slot for kt, slot in zip(recorded.outputs, outputs, strict=True)})
         self.append(name, op, Call(op, args, kwargs), inputs, outputs, here, note)
@@ -127,7 +164,7 @@ class Collector:
     def mask_slot(self, kt: keras.KerasTensor, known: dict[int, int], here: tuple[str, ...]) -> int | None:
         """The slot of the Keras mask of a tensor, if it has one."""
         mask = mask_of(kt)
-        if mask is None:
+        if mask is None or id(kt) in self.bare:
             return None
         self.walk([mask], known, here[:-1])
         return known[id(mask)]
@@ -137,17 +174,35 @@ class Collector:
         spec = self.specs[slot]
         return self.step(_CARRY, masked, [slot, mask], spec.shape, spec.dtype, (*here, "mask"))
 
-    def with_training(self, op: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The call's keyword arguments with ``training`` as ``predict`` would pass it.
+    def training_of(self, recorded: Any) -> tuple[Any, dict[str, Any]]:
+        """``training`` as ``predict`` would pass it to a recorded call, and the call's keyword arguments with it.
 
-        A functional model hands its own value to all of its layers, whatever was recorded; in a ``call`` written by
-        hand an explicit value counts.
+        A functional model hands its own value to all of its layers, whatever was recorded (Keras until 3.15), or only
+        to those for which nothing was; in a ``call`` written by hand an explicit value counts.
         """
-        takes_it = isinstance(op, keras.layers.Layer) and op._call_has_training_arg
-        if isinstance(op, keras.layers.Layer) and not takes_it:
+        op, kwargs = recorded.operation, recorded.arguments.kwargs
+        given, layer = kwargs.get("training"), isinstance(op, keras.layers.Layer)
+        inherits = self.recorded or given is None
+        training = self.handed.get(id(recorded), self.training if inherits else given)
+        if self.changes and given is None and layer and (op._call_has_training_arg or not self.is_leaf(op)):
+            raise ValueError(f"another call in it has an explicit training=, which may reach {op.name!r}")
+        return training, self.with_training(op, kwargs, training)
+
+    def handing(self, op: Any, kwargs: dict[str, Any], training: Any) -> dict[str, Any]:
+        """The same for a layer that is called, not its ``call``: what it is told reaches the layers inside."""
+        inside = training and isinstance(op, keras.layers.Layer) and not self.is_leaf(op)
+        return {**kwargs, "training": training} if inside else kwargs
+
+    @staticmethod
+    def with_training(op: Any, kwargs: dict[str, Any], training: Any) -> dict[str, Any]:
+        """The keyword arguments with this ``training`` if ``op`` takes it; None stands for the default of its call."""
+        if not isinstance(op, keras.layers.Layer):
+            return kwargs
+        if not op._call_has_training_arg:
             return {key: value for key, value in kwargs.items() if key != "training"}  # recorded all the same
-        inherits = self.recorded or kwargs.get("training") is None
-        return {**kwargs, "training": self.training} if takes_it and inherits else kwargs
+        if training is None and "training" not in kwargs:
+            training = inspect.signature(op.call).parameters["training"].default
+        return {**kwargs, "training": training}
 
     def cast(self, slot: int, inside: keras.KerasTensor, here: tuple[str, ...]) -> int:
         """The slot in the dtype that the inner model or layer computes in."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import keras
@@ -136,6 +136,59 @@ def runs_recorded_graph(op: Any) -> bool:
     if isinstance(op, keras.Sequential):
         return type(op).call is keras.Sequential.call and op._functional is not None
     return isinstance(op, Functional) and type(op).call is Functional.call
+
+
+@functools.cache
+def recorded_training_counts() -> bool:
+    """Whether a ``training=True`` recorded in a functional model holds in inference: the running Keras is asked."""
+
+    class Told(keras.layers.Layer):
+        def call(self, x: Any, training: bool | None = None) -> Any:
+            return x * 2.0 if training else x * 1.0
+
+    x = keras.Input((1,), name="x")
+    model = keras.Model(x, Told(name="told")(x, training=True), name="model")
+    with calls_told(False):
+        return float(model(keras.ops.ones((1, 1)), training=False)[0, 0]) == 2.0
+
+
+@contextmanager
+def calls_told(training: Any) -> Iterator[Callable[[], Any]]:
+    """Layers that are called within it inherit ``training``; gives what those called next would inherit."""
+    context = global_state.get_global_attribute("current_call_ctx")
+    before = getattr(context, "training", None)
+    if context is not None:
+        context.training = training
+    try:
+        yield lambda: getattr(context, "training", training)
+    finally:
+        if context is not None:
+            context.training = before
+
+
+def handed_training(model: Any, training: Any) -> tuple[dict[int, Any], Any]:
+    """``training`` for the recorded calls of a functional model, by identity, and what later calls inherit.
+
+    Where what was recorded counts, Keras hands the value of one call on to all calls that run after it. Where it does
+    not count, there are none.
+    """
+    found: dict[int, Any] = {}
+    if not recorded_training_counts():
+        return found, training
+    model = model._functional if isinstance(model, keras.Sequential) else model
+    for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
+        for node in nodes:
+            op, given = node.operation, node.arguments
+            if node.is_input or not isinstance(op, keras.layers.Layer):
+                continue
+            training = found[id(node)] = given.kwargs.get("training", training)
+            if runs_recorded_graph(op):
+                training = handed_training(op, training)[1]
+            elif not type(op).__module__.startswith("keras."):
+                with calls_told(training) as inherited, suppress(Exception):  # it will stay one node
+                    op.compute_output_spec(*given.args, **given.kwargs)
+                    training = inherited()
+    return found, training
 
 
 @contextmanager

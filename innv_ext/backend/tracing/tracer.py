@@ -17,9 +17,17 @@ from keras import tree
 from innv_ext.backend import numerics
 from innv_ext.backend.graph import Arg, Call, Graph, Spec, keys_of, op_key, try_out
 from innv_ext.backend.masks import with_mask
-from innv_ext.backend.tracing import sizes
+from innv_ext.backend.tracing import attention, sizes
 from innv_ext.backend.tracing.collector import Collector
-from innv_ext.backend.tracing.state import model_tensors, quiet_call, runs_recorded_graph, untouched, with_masks
+from innv_ext.backend.tracing.state import (
+    calls_told,
+    handed_training,
+    model_tensors,
+    quiet_call,
+    runs_recorded_graph,
+    untouched,
+    with_masks,
+)
 from innv_ext.errors import UnsupportedModelError
 
 
@@ -62,7 +70,7 @@ def _traced(model: keras.Model, inputs: Any, outputs: Any, is_leaf: Callable[[An
         flat, outputs = tracer.subclassed(model, inputs, slots)
     else:
         known = {id(kt): slot for kt, slot in zip(tree.flatten(inputs), slots, strict=True)}
-        tracer.recorded = True
+        tracer.recorded, tracer.handed = True, handed_training(model, False)[0]
         tracer.walk(tree.flatten(outputs), known, ())
         flat = [known[id(kt)] for kt in tree.flatten(outputs)]
     nodes, read = tuple(tracer.nodes), tuple(tracer.read.values())
@@ -73,24 +81,30 @@ class _Tracer(Collector):
     """Opens nested models, composite layers and whatever ``call`` can be run on KerasTensors."""
 
     def open(
-        self, op: Any, args: Any, kwargs: Any, known: dict[int, int], here: tuple[str, ...], results: Sequence[Any]
+        self,
+        op: Any,
+        args: Any,
+        kwargs: Any,
+        training: Any,
+        known: dict[int, int],
+        here: tuple[str, ...],
+        results: Sequence[Any],
     ) -> Any:
         """Slots of the outputs after inlining ``op``, or (None, reason) where it has to stay one node."""
         before = len(self.nodes), len(self.specs), dict(self.names), dict(self.layer_slots)
-        outside = self.training, self.recorded
-        kwargs = self.with_training(op, kwargs)
+        outside = self.training, self.recorded, self.handed, self.changes
         try:
             outer = _tensors(args, kwargs)
             masks = [self.mask_slot(kt, known, here) for kt in outer]
             feeds = [known[id(kt)] for kt in outer]
-            self.training, self.recorded = bool(kwargs.get("training", self.training)), runs_recorded_graph(op)
+            self.training, self.recorded, self.changes = training, runs_recorded_graph(op), False
             if op_key(op) == "TimeDistributed":
                 slots = self.frames(op, args, feeds, masks, here)
             elif self.recorded:
                 slots = self.inlined(op, args, outer, feeds, here)
             else:
                 slots, _ = self.run(op, args, kwargs, feeds, masks, here)
-            self.training, self.recorded = outside
+            self.training, self.recorded, self.handed, self.changes = outside
             carried = [None if runs_recorded_graph(op) else self.mask_slot(kt, known, here) for kt in results]
             return [s if m is None else self.masked(s, m, here) for s, m in zip(slots, carried, strict=True)], ""
         except Exception as error:  # whatever a foreign call() raises, the layer stays one node
@@ -100,13 +114,14 @@ class _Tracer(Collector):
             self.names, self.layer_slots = before[2], before[3]
             return None, f"its call() cannot run on KerasTensors ({type(error).__name__}: {error})"
         finally:
-            self.training, self.recorded = outside
+            self.training, self.recorded, self.handed, self.changes = outside
 
     def inlined(
         self, model: keras.Model, args: Any, outer: Sequence[Any], feeds: Sequence[int], here: tuple[str, ...]
     ) -> list[int]:
         """The outputs of a nested model, walked as it was recorded; inputs that are constants become nodes."""
         inputs, outputs = model_tensors(model)
+        self.handed, _ = handed_training(model, self.training)
         flat, slots, inner = tree.flatten(inputs), iter(feeds), {}
         for value, inside in zip(outer if len(outer) == len(flat) else tree.flatten(args), flat, strict=True):
             symbolic = isinstance(value, keras.KerasTensor)
@@ -143,7 +158,7 @@ class _Tracer(Collector):
 
     def subclassed(self, model: keras.Model, inputs: Any, slots: Sequence[int]) -> tuple[list[int], Any]:
         """(slots, structure) of the outputs of a model with a ``call`` of its own; one node if it cannot be opened."""
-        args, kwargs = (tuple(inputs) if isinstance(inputs, tuple) else (inputs,)), self.with_training(model, {})
+        args, kwargs = (tuple(inputs) if isinstance(inputs, tuple) else (inputs,)), self.with_training(model, {}, False)
         try:
             return self.run(model, args, kwargs, slots, [None] * len(slots), (), compare=False)
         except Exception as error:
@@ -170,7 +185,7 @@ class _Tracer(Collector):
     ) -> tuple[list[int], Any]:
         """(slots, structure) of the outputs of a ``call`` written by hand, run with free sizes or else at two sizes."""
         start, names, layer_slots = (len(self.nodes), len(self.specs)), dict(self.names), dict(self.layer_slots)
-        recorded, first = Call(op, *self.templates(args, kwargs)), None
+        recorded, first = Call(op, *self.templates(args, self.handing(op, kwargs, self.training))), None
         free = any(None in kt.shape for kt in _tensors(args, kwargs))
         for choice in (None, *(sizes.CHOICES if free else ())):
             try:
@@ -212,8 +227,9 @@ class _Tracer(Collector):
         rest = iter(fresh)
         swap = functools.partial(tree.map_structure, lambda a: next(rest) if isinstance(a, keras.KerasTensor) else a)
         inner_args, inner_kwargs = swap(args), swap(kwargs)
-        with quiet_call(op, self.read):
+        with quiet_call(op, self.read), attention.symbolic(op), calls_told(self.training) as inherited:
             outputs = op.call(*inner_args, **with_masks(op, inner_args, inner_kwargs))
+            self.changes = inherited() not in (None, self.training)
         if not all(isinstance(kt, keras.KerasTensor) for kt in tree.flatten(outputs)):
             raise TypeError("an output is not symbolic")
         self.walk(tree.flatten(outputs), inner, here)
