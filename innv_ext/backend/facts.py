@@ -10,7 +10,7 @@ import numpy as np
 
 from innv_ext.backend import affine as affines
 from innv_ext.backend import linear as kernels
-from innv_ext.backend import numerics, traits
+from innv_ext.backend import traits
 from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
 from innv_ext.backend.kinds import (
     AFFINE_LAYERS,
@@ -81,7 +81,6 @@ def annotate(graph: Graph) -> Graph:
     """Fill in ``kind``, ``nonnegative``, ``first``, ``early`` and ``signal`` of every node."""
     nodes, positive, gates, squashed, fixed = [], set(), set(), set(), set()
     near, early = set(graph.inputs), set(graph.inputs)
-    raw = {slot for slot in graph.inputs if numerics.is_float(graph.specs[slot].dtype)}
     for node in graph.nodes:
         kind = kind_of(node)
         flags = tuple(slot in positive for slot in node.inputs)
@@ -90,10 +89,10 @@ def annotate(graph: Graph) -> Graph:
         node = replace(node, kind=kind, nonnegative=flags, first=first, early=early.issuperset(node.inputs))
         if kind in LOOK_THROUGH and touches:
             near.update(node.outputs)
-        for slots in (early, raw) if kind in LOOK_THROUGH else ():
-            slots.update(node.outputs if node.inputs and slots.issuperset(node.inputs) else ())
+        if kind in LOOK_THROUGH and node.early:
+            early.update(node.outputs)
         if kind is Kind.PRODUCT:
-            node = replace(node, signal=_signal(node, graph, gates, squashed, fixed, raw))
+            node = replace(node, signal=_signal(node, graph, gates, squashed, fixed))
         if kind is Kind.DISCRETE or (node.inputs and fixed.issuperset(node.inputs)):
             fixed.update(node.outputs)
         for slots, keys in ((gates, GATES), (squashed, SQUASH)):
@@ -140,13 +139,10 @@ def _comes_of(node: Node, keys: frozenset[str], slots: set[int]) -> bool:
     return node.kind in _SQUASH_KEEPS and bool(node.inputs) and slots.issuperset(node.inputs)
 
 
-def _signal(
-    node: Node, graph: Graph, gates: set[int], squashed: set[int], fixed: set[int], raw: set[int]
-) -> tuple[int, ...]:
+def _signal(node: Node, graph: Graph, gates: set[int], squashed: set[int], fixed: set[int]) -> tuple[int, ...]:
     """The inputs that carry the signal: not those that are broadcast, not the gates; a tanh is one if no other is.
 
     ``fixed`` are the slots of masks and of constants that only shapes go into: no signal beside any other factor.
-    ``raw`` are numbers of the model's input itself, which are a signal also where they are broadcast.
     """
     how = traits.factors(node)
     if how == "attention":
@@ -159,7 +155,7 @@ def _signal(
     if how == "sums":
         return tuple(free)
     sizes = {i: _static_size(graph.specs[node.inputs[i]].shape) for i in free}
-    return tuple(i for i in free if sizes[i] == max(sizes.values()) or node.inputs[i] in raw)
+    return tuple(i for i in free if sizes[i] == max(sizes.values()))
 
 
 def _static_size(shape: tuple[int | None, ...]) -> float:

@@ -17,11 +17,11 @@ from keras import layers, tree
 
 import innv_ext
 from innv_ext.analyzers import Analyzer, ReverseAnalyzer
-from innv_ext.analyzers.core.node_rules import ScaleShift
+from innv_ext.analyzers.core.node_rules import LayerNorm, ScaleShift
 from innv_ext.analyzers.lrp.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, ZPlus
 from innv_ext.analyzers.rde.rate_distortion import RateDistortion
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.rules import Rules, convolution, dense, kind_is
+from innv_ext.backend.rules import Rules, centres, convolution, dense, kind_is, shifted
 from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelError
 
 ROTATION, RARER = 8, {"recurrent": 18, "masked_lstm": 18, "transformer": 12}  # every eighth analyzer meets a model
@@ -144,9 +144,9 @@ def test_number_types_of_the_input(case):
 )
 def test_composites_are_tables(name, convolutions, epsilon, first):
     """Of rules that the contract holds one by one; ``test_rules_affine.PRESETS`` holds their maps."""
-    table = Rules(
-        (convolution, convolutions), (dense, Epsilon(epsilon)), (kind_is(Kind.BATCHNORM), ScaleShift(epsilon))
-    )
+    beside = [(kind_is(Kind.BATCHNORM), ScaleShift(epsilon)), (shifted, ScaleShift(epsilon))]
+    rules = (convolution, convolutions), (dense, Epsilon(epsilon)), *beside, (centres, LayerNorm(epsilon))
+    table = Rules(*rules)
     params = zoo.create(f"lrp.{name}", zoo.make("convnet").model).get_params()
     assert repr(params["rule"]) == repr(table)
     by_layer = {"input_layer_rule": None, "until_layer": None, "until_layer_rule": "flat", **first}

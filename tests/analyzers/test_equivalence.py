@@ -257,6 +257,7 @@ def formats():
     return last, first, x
 
 
+@pytest.mark.filterwarnings("ignore::innv_ext.errors.ConservationWarning")
 @pytest.mark.parametrize("name", zoo.thinned(n for n in zoo.BASIC if n not in NOISY))
 def test_channels_first_is_channels_last_transposed(name, formats):
     last, first, x = formats

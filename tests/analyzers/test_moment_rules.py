@@ -784,7 +784,6 @@ REFUSED = {  # what a rule for its kind would get wrong: a table without a row f
     "attention_with_a_mask": (
         lambda q, k: ops.dot_product_attention(q, k, k, mask=ops.convert_to_tensor(MASK)), (3, 2, 4), (4, 2, 4)
     ),
-    "normalised_dot": (joined(L.Dot, 1, normalize=True), (4,), (4,)),
     "einsum_with_a_constant": (lambda x, y: ops.einsum("bi,bj,ij->b", x, y, tf.ones((4, 4), x.dtype)), (4,), (4,)),
     "largest_with_a_starting_value": (lambda x: ops.max(x, axis=1, initial=0.5), (4,)),
     "capped_below_0": (lambda x: keras.activations.relu(x, threshold=-0.5, max_value=1.0), (4,)),

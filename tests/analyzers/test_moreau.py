@@ -13,7 +13,13 @@ import innv_ext
 from innv_ext.analyzers import GroupSparseMoreauGrad, MoreauGrad, SparseMoreauGrad
 from innv_ext.analyzers.parts import partition
 from innv_ext.backend.arrangement import Arrangement
-from innv_ext.errors import ConvergenceWarning, InvalidInputError, UnsupportedModelError, ZeroMapWarning
+from innv_ext.errors import (
+    ConvergenceWarning,
+    InvalidInputError,
+    NonFiniteWarning,
+    UnsupportedModelError,
+    ZeroMapWarning,
+)
 
 NAMES = ("moreau_grad", "sparse_moreau_grad", "group_sparse_moreau_grad")
 EXACT = {"steps": 3000, "tol": 1e-11, "progress": False}
@@ -581,7 +587,7 @@ def test_one_sample_that_is_not_finite_spoils_no_other(name, params):
     expected = create(name, net, **params).analyze(x, target)
     bad = x.copy()
     bad[1, 2] = np.nan
-    with pytest.warns(ConvergenceWarning, match="1 of 3"):
+    with pytest.warns(ConvergenceWarning, match="1 of 3"), pytest.warns(NonFiniteWarning, match="1 of 3 samples"):
         found = create(name, net, check_input=False, **params).explain(bad, target)
     close(found.attribution[[0, 2]], expected[[0, 2]], 1e-9)
     assert found.extras["status"][1] == "failed" and "failed" not in found.extras["status"][[0, 2]]

@@ -413,9 +413,7 @@ def attention(x):
         (lambda x: (1.0 - ops.sigmoid(x)) * ops.sin(x), [(6,)], "sin"),  # rescaling a gate leaves a gate
         (squeeze_excite, [(4, 4, 2)], "ReLU"),
         (lambda x: x * ops.mean(x, axis=1, keepdims=True), [(6,)], "input"),  # broadcast: not the signal
-        # but an input itself is one: it would get nothing at all
-        (lambda x, y: L.Multiply()([L.Reshape((1, 2))(y), x]), [(5, 2), (2,)], None),
-        (lambda x, y: L.Multiply()([L.Dense(2)(L.Reshape((1, 2))(y)), x]), [(5, 2), (2,)], "input"),
+        (lambda x, y: L.Multiply()([L.Reshape((1, 2))(y), x]), [(5, 2), (2,)], "input"),
         (attention, [(5, 4)], "v"),
         (lambda x: x / ops.exp(x), [(6,)], "input"),
         (lambda x: x * x, [(6,)], None), (lambda x, y: x * y, [(6,), (6,)], None),

@@ -175,9 +175,8 @@ def _first_equal(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
 class Gate(Saved):
     """A product of inputs: the signal takes all (``gate="signal"``), or the factors share equally (``"half"``).
 
-    The signal is what is neither a gate (sigmoid, softmax; tanh, where there is none of these) nor broadcast, unless
-    it is the model's input itself; several such factors share equally. Of a quotient the numerator is the signal, of
-    attention the values.
+    The signal is what is neither a gate (sigmoid, softmax; tanh, where there is none of these) nor broadcast; several
+    such factors share equally. Of a quotient the numerator is the signal, of attention the values.
     """
 
     gate: str = arguments.one_of("signal", "half")

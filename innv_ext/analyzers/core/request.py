@@ -232,7 +232,7 @@ def layer_names(
     for name in names:
         matches = [k for k in known if k == name] or [k for k in known if k.split("/")[-1] == name]
         if len(matches) != 1:
-            near = difflib.get_close_matches(name, known, 3) or known
+            near = difflib.get_close_matches(str(name), known, 3) or known
             raise InvalidInputError(
                 f"{argument}: no single layer {name!r}; {'did you mean' if near is not known else 'known are'} "
                 f"{', '.join(near)}."

@@ -31,9 +31,10 @@ class Subject:
         self.graph = tracing.trace(model, facts.is_leaf)
         strings = [i for i, slot in enumerate(self.graph.inputs) if self.graph.specs[slot].dtype == "string"]
         if strings:
+            readers = self.graph.consumers()[self.graph.inputs[strings[0]]]
             raise UnsupportedModelError(
                 f"Input {strings[0]} of {model.name!r} takes strings, of which there is no map of numbers. Explain the "
-                f"part of the model behind TextVectorization or StringLookup, on what these layers give."
+                f"part of the model behind {', '.join(n.name for n in readers)}, on what is computed there."
             )
         self.structure, self._kept = tracing.structure(model)
         self._held = [np.array(variable) for variable in self.graph.made_of]
