@@ -370,3 +370,19 @@ def test_subclasses_keep_what_they_override(layer):
     model = keras.Model(x, layer(2, 3, use_gate=layer is Local)(x, x))
     assert not any(n.note for n in assert_same(model, (2, 5, 4)).nodes)
     assert "_compute_attention" not in vars(model.layers[-1])
+
+
+def test_what_a_random_call_read_is_not_waited_for():
+    """It stays one node: the state of its generator, which every call changes, is no part of the graph."""
+    class Noisy(L.Layer):
+        def __init__(self):
+            super().__init__()
+            self.generator = keras.random.SeedGenerator(0)
+
+        def call(self, x):
+            return x + keras.random.normal(ops.shape(x)[1:], seed=self.generator)
+
+    i = keras.Input((4,))
+    model = keras.Model(i, Noisy()(i))
+    graph = trace(model, facts.is_leaf)
+    assert keys(graph) == ["custom:Noisy"] and not graph.made_of

@@ -40,7 +40,9 @@ class Subject:
         self._held = [np.array(variable) for variable in self.graph.made_of]
         self._forms: dict[str, Graph] = {}
         self._checked: set[Any] = set()
-        self.assigned: list[Any] = []  # variables that a call of the model assigns: states of recurrent layers
+        listed = set(map(id, model.variables))
+        # variables that a call of the model assigns: states of recurrent layers, and what else is seen to change
+        self.assigned = [v for v in tracing.fixed_variables(model) if id(v) not in listed]
 
     def form(self, batchnorm: str) -> Graph:
         """The graph as ``passes.canonical`` gives it."""
@@ -143,7 +145,8 @@ class Subject:
             for variable, value in zip(variables, before, strict=True):
                 if not np.array_equal(value, variable):
                     variable.assign(value)
-                    self.assigned.append(variable)
+                    if all(variable is not known for known in self.assigned):
+                        self.assigned.append(variable)
 
 
 def _evaluated(graph: Graph, xs: Sequence[np.ndarray]) -> np.ndarray:

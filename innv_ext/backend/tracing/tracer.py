@@ -185,6 +185,7 @@ class _Tracer(Collector):
     ) -> tuple[list[int], Any]:
         """(slots, structure) of the outputs of a ``call`` written by hand, run with free sizes or else at two sizes."""
         start, names, layer_slots = (len(self.nodes), len(self.specs)), dict(self.names), dict(self.layer_slots)
+        read = len(self.read)
         recorded, first = Call(op, *self.templates(args, self.handing(op, kwargs, self.training))), None
         free = any(None in kt.shape for kt in _tensors(args, kwargs))
         for choice in (None, *(sizes.CHOICES if free else ())):
@@ -200,6 +201,8 @@ class _Tracer(Collector):
             except Exception as error:
                 first = first or error
                 self.forget(*start)
+                for key in list(self.read)[read:]:  # by a call that stays one node
+                    del self.read[key]
                 self.names, self.layer_slots = dict(names), dict(layer_slots)
         assert first is not None
         raise first
