@@ -24,7 +24,7 @@ REFUSED = {
     "semantic_similarity": (WALKS, "bidirectional", RECURRENT),
     "active_learning_reviews": (WALKS, "bidirectional", RECURRENT),
     "traffic_forecasting": ([*WALKS, "guided_backprop"], "lstm", RECURRENT),
-    "traffic_einsum": ([*WALKS, "guided_backprop"], "lstm", RECURRENT),
+    "traffic_einsum": (WALKS, "lstm", RECURRENT),
     "weather_lstm": (WALKS, "lstm", RECURRENT),
     "captcha_ocr": (WALKS, "bidirectional", RECURRENT),
     "video_features_gru": (WALKS, "gru", RECURRENT),

@@ -1,5 +1,6 @@
 """The time to build an analyzer grows with the number of nodes, not with its square."""
 
+import os
 import sys
 import time
 
@@ -9,7 +10,8 @@ from keras import layers, ops
 
 import innv_ext
 
-pytestmark = pytest.mark.slow
+# of time: run by hand, on a machine that does nothing else
+pytestmark = [pytest.mark.slow, pytest.mark.skipif("INNV_BUILD_TIME" not in os.environ, reason="of time")]
 
 
 def many_layers(count):

@@ -290,6 +290,8 @@ def _is_mask(slot: int, graph: Graph) -> bool:
         for node in users[stack.pop()]:
             if op_key(node.op) not in TRUTH and node.kind not in (Kind.SHAPE, Kind.TOKENS):
                 return False
+            if op_key(node.op) == "cast" and any(numerics.is_float(graph.specs[s].dtype) for s in node.outputs):
+                return False  # pixels
             moved = [s for s in node.outputs if graph.specs[s].dtype != "bool" and node.kind is Kind.SHAPE]
             stack.extend(moved)
     return True

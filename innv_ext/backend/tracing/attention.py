@@ -83,7 +83,7 @@ def _project(
         op._return_attention_scores = return_attention_scores
         key, value = ops.repeat(key, op.num_repeats, axis=2), ops.repeat(value, op.num_repeats, axis=2)
     else:
-        options["return_attention_scores"] = return_attention_scores
+        options |= {"return_attention_scores": True} if return_attention_scores else {}
     y, scores = op._compute_attention(query, key, value, attention_mask=attention_mask, training=training, **options)
     y = op._output_dense(y if gate is None else ops.multiply(y, gate))
     y = y if grouped else with_mask(y, query_mask)
