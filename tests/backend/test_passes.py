@@ -691,6 +691,27 @@ def test_a_softmax_whose_values_are_only_moved_is_cut(name):
     assert cut_softmax(graph, moved=False) == (graph, ())
 
 
+@pytest.mark.parametrize("joined_first", [True, False])
+def test_what_is_joined_with_other_values_here_may_be_cut_elsewhere(joined_first):
+    """The moved softmax is an output of its own, and part of one that stays as it is."""
+    x = keras.Input((4,))
+    z = L.Dense(4)(x)
+    p = L.Softmax(name="p")(z)
+    moved = L.Reshape((2, 2))(p)
+    joined = L.Concatenate()([L.Flatten()(moved), z])
+    outputs = [joined, moved] if joined_first else [moved, joined]
+    model = randomise(keras.Model(x, outputs))
+    graph = passes.canonical(traced(model))
+    cut, names = cut_softmax(graph)
+    xs = feed(graph)
+    found = dict(zip(("joined", "moved") if joined_first else ("moved", "joined"), walk.evaluate(cut, xs), strict=True))
+    whole = dict(zip(("joined", "moved") if joined_first else ("moved", "joined"), expected(model, xs), strict=True))
+    np.testing.assert_allclose(np.asarray(found["joined"]), whole["joined"], rtol=1e-9)
+    logits = np.asarray(found["joined"])[:, 4:]
+    np.testing.assert_allclose(np.asarray(found["moved"]).reshape(-1, 4), logits, rtol=1e-9)
+    assert names == ("p",)
+
+
 def test_several_outputs_are_cut_each_on_its_own():
     x = keras.Input((4,))
     h = L.Dense(5, "relu")(x)

@@ -51,10 +51,12 @@ class _Cutter:
     def redo(self, node: Node) -> None:
         """A node that moves values, once more, on logits."""
         is_value = [numerics.is_float(self.graph.specs[s].dtype) for s in node.inputs]
-        before = len(self.nodes), len(self.cut)
+        before = len(self.nodes), len(self.cut), dict(self.moved)
         found = [self.logits(s) if v else s for s, v in zip(node.inputs, is_value, strict=True)]
         if any(s is None for s in found) or not any(is_value):
+            # what was cut on the way stays too, unless another output leads to it
             del self.nodes[before[0] :], self.cut[before[1] :]
+            self.moved = before[2]
             return
         outputs = tuple(range(self.free, self.free + len(node.outputs)))
         self.free += len(outputs)
