@@ -75,7 +75,7 @@ class NodeClassifier(keras.Model):
         return self.last(ops.take(y, ops.squeeze(numbers, -1), axis=0))
 
 
-@example(token_numbers(1, 4), index=1, noise=False)
+@example(token_numbers(1, 4), index=1, noise=False, relu="all")  # no activation between the number and the output
 def citation_nodes():
     return called(NodeClassifier(), (1,), dtype="int32")
 

@@ -159,7 +159,7 @@ class Case:
     def without_corner(self, number, last):
         """Score lost when the first (or last) patch of an input is 0, and a component that only this patch covers."""
         a = keras.tree.flatten(self.x)[number]
-        table = a.ndim <= (2 if a.dtype.kind == "f" else 3)  # single columns, single tokens
+        table = a.ndim <= 2  # single columns, single tokens
         where = [slice(None)]
         for axis in range(1, a.ndim):
             side = a.shape[axis]

@@ -13,11 +13,6 @@ from example_refusals import REFUSED, refusal
 from innv_ext.errors import InnvError
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")]
-# open faults, each to be mended: (model, analyzer)
-OPEN = {
-    ("vit_small_data", "deep_lift"), ("vit_small_data", "lrp.epsilon"), ("vit_small_data", "lrp.epsilon_plus"),
-    ("citation_nodes", "guided_backprop"), ("citation_nodes", "deep_taylor"), ("edges_as_input", "occlusion"),
-}
 # others have what these have; ``example_maps`` as a script runs all
 LEFT_OUT = set("""
     active_learning_reviews bidirectional_lstm_imdb captcha_ocr conv_lstm_next_frame ct_scans_3d custom_train_step
@@ -47,8 +42,6 @@ def test_a_map_is_right_or_refused(case, analyzer):
     if analyzer == "rc_rde" and not (case.one.name in DISTORTION or refusal(case.one, analyzer)):
         pytest.skip("slow; others stand for it")
     reason = refusal(case.one, analyzer)
-    if (case.one.name, analyzer) in OPEN:
-        pytest.xfail("an open fault")
     if reason is None:
         assert case.problems(analyzer) == []
     elif not case.one.coupled:
