@@ -21,13 +21,15 @@ class Arrangement:
     shape : of one sample
     axes : the axes of a sample along which positions run: height and width of an image, the steps of a signal, the
         places of tokens; none for the columns of a table
-    tokens : whether the values are numbers of tokens
+    tokens : whether the values are numbers of tokens, or strings
+    text : whether they are strings
     """
 
     number: int
     shape: Sizes
     axes: Sizes
     tokens: bool
+    text: bool = False
 
     @property
     def positions(self) -> bool:
@@ -72,5 +74,5 @@ def arrangements(graph: Graph, shapes: Sequence[Sizes], *, pictures: bool = Fals
             axes = tuple(range(rank)) if tokens else ()
         else:
             axes = tuple(range(1, rank)) if first else tuple(range(rank - 1))
-        found.append(Arrangement(i, tuple(shape), axes, tokens))
+        found.append(Arrangement(i, tuple(shape), axes, tokens, graph.specs[slot].dtype == "string"))
     return found

@@ -54,6 +54,7 @@ class Inputs:
     def __init__(self, model: keras.Model):
         check_model(model)
         self.model, self.subject = model, subject.subject_of(model)
+        self.subject.refuse_strings("a test of maps")
         self.structure, self.graph = self.subject.input_structure, self.subject.form("linear")
         named = [getattr(tensor, "name", f"input {i}") for i, tensor in enumerate(tree.flatten(self.structure))]
         self.keys = sorted(self.structure) if isinstance(self.structure, dict) else named

@@ -69,7 +69,8 @@ class Background(GraphAnalyzer):
         count = arguments.positive_int("samples", self.background if samples is None else samples)
         if self.references is None:
             kept = random_subset(self.training_batches(X, batch_size), count, self.seed)
-            self.set_state({f"reference{i}": array for i, array in enumerate(kept)})
+            held = [a.astype(str) if a.dtype.kind == "O" else a for a in kept]  # a form of strings that files can hold
+            self.set_state({f"reference{i}": array for i, array in enumerate(held)})
         return self
 
     def must_fit(self) -> bool:
@@ -78,7 +79,8 @@ class Background(GraphAnalyzer):
     @property
     def references_(self) -> list[np.ndarray] | None:
         """The reference samples, given or learnt."""
-        return self._given or self.learnt_list("reference") or None
+        learnt = [a.astype(object) if a.dtype.kind == "U" else a for a in self.learnt_list("reference")]
+        return self._given or learnt or None
 
     def references_like(self, xs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The references, which must have the shape of the samples (models may leave it open)."""

@@ -87,7 +87,7 @@ class Analyzer:
         self.build()
 
     def check_parameters(self) -> None:
-        """Refuse parameters that don't go together; each of them is what its field says, nothing is traced yet."""
+        """Refuse parameters that don't go together; each is what its field says, nothing is traced yet."""
 
     def build(self) -> None:
         """Prepare what does not depend on data; the graph is in ``graph_``."""
@@ -122,7 +122,7 @@ class Analyzer:
 
         Parameters
         ----------
-        x : array (batch, ...); a list or dict of arrays for a model with several inputs
+        x : array (batch, ...); list or dict of arrays for several inputs
         neuron_selection : one index (or one of ``class_names``) for all samples, or one per sample, shape (batch,); a
             tuple index (or an array (batch, rank - 1)) for outputs of rank > 2; None follows ``neuron_selection_mode``
         layer : name of a layer (inside a nested model "outer/inner", or "inner" where that is unique): the attribution
@@ -181,7 +181,7 @@ class Analyzer:
         mode, index = request.resolve_selection(self.neuron_selection_mode, *chosen)
         options = {"mode": mode, "layers": request.layer_names(return_layers, self.layer_names()), "trace": trace}
         if count == 0:  # shapes come from one sample of zeros, which is cut off again
-            xs = [np.zeros((self.subject_.batch or 1, *a.shape[1:]), a.dtype) for a in xs]
+            xs = [request.empty(a, self.subject_.batch or 1) for a in xs]
             index = np.full(len(xs[0]), request.BEST, "int32")
         parts = []
         with contextlib.ExitStack() as stack:

@@ -36,6 +36,7 @@ class GraphAnalyzer(Analyzer):
 
     batchnorm_form = "linear"
     propagates = True
+    takes_strings = False  # whether an input may hold strings: the method only calls the model
     one_pass = False  # whether the model is called once for each sample, with no other versions of it
     through_steps = False  # whether the method has something to say at floor, round ..., which have no gradient
     behind_embeddings = False  # whether ``graph_`` starts behind the embeddings of token inputs, which are in ``head_``
@@ -51,6 +52,8 @@ class GraphAnalyzer(Analyzer):
 
     def build(self) -> None:
         """Rewrite the graph and check that it still computes what the model does; compile nothing yet."""
+        if not self.takes_strings:
+            self.subject_.refuse_strings(type(self).__name__)
         self._whole = graph = self.subject_.form(self.batchnorm_form)
         graph = graph.rebuilt(graph.nodes, outputs=(graph.outputs[self._explained],))
         self.output_position_ = 0
@@ -78,7 +81,8 @@ class GraphAnalyzer(Analyzer):
         fed = self.input_specs()
         dtypes = [numerics.wide_dtype(s.dtype) if numerics.is_float(s.dtype) else s.dtype for s in fed]
         self._checked = not self.check_forward or self.subject_.is_checked(self.batchnorm_form, self._explained, dtypes)
-        if not self._checked and all(None not in spec.shape[1:] for spec in fed):
+        known = all(None not in spec.shape[1:] and spec.dtype != "string" for spec in fed)
+        if not self._checked and known:  # which strings a model takes is not known
             own = [replace(s, dtype=self._whole.specs[i].dtype) for s, i in zip(fed, self._whole.inputs, strict=True)]
             count = self.subject_.probes
             self._check([subject.probe(s, count).astype(d) for s, d in zip(own, dtypes, strict=True)])
@@ -236,6 +240,8 @@ def _as_fed(graph: Graph) -> Graph:
     users, specs, tokens = graph.consumers(), dict(graph.specs), facts.token_inputs(graph)
     for slot in graph.inputs:
         kinds, real = {n.kind for n in users[slot]}, numerics.is_float(specs[slot].dtype)
+        if specs[slot].dtype == "string":
+            continue
         if slot in tokens and real:
             specs[slot] = Spec(specs[slot].shape, "int32")
         elif not (real or slot in tokens or kinds <= {Kind.DISCRETE, Kind.OPAQUE} or _is_mask(slot, graph)):

@@ -106,8 +106,34 @@ def _fits(shape: Sequence[int], spec: Spec) -> bool:
     return len(shape) == len(own) + 1 and all(s is None or s == d for s, d in zip(own, shape[1:], strict=True))
 
 
+def dtype_of(array: np.ndarray) -> str:
+    """The dtype as Keras calls it: arrays of objects hold strings."""
+    return "string" if array.dtype.kind == "O" else array.dtype.name
+
+
+def as_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
+    """``array`` in a dtype of Keras."""
+    return array if dtype == "string" else array.astype(dtype)
+
+
+def empty(array: np.ndarray, count: int) -> np.ndarray:
+    """``count`` samples like those of ``array``, of zeros or empty strings."""
+    return np.full((count, *array.shape[1:]), "" if array.dtype.kind == "O" else 0, array.dtype)
+
+
+def _as_strings(array: np.ndarray, name: str) -> np.ndarray:
+    """An array of str objects; bytes are read as UTF-8."""
+    flat = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array.ravel().tolist()]
+    wrong = next((v for v in flat if not isinstance(v, str)), None)
+    if wrong is not None or not (flat or array.dtype.kind in "USO"):
+        raise InvalidInputError(f"x for {name!r} must hold strings, got {array.dtype if wrong is None else wrong!r}.")
+    return np.array(flat, object).reshape(array.shape)
+
+
 def _checked(array: np.ndarray, spec: Spec, name: str, check: bool) -> np.ndarray:
-    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+    if spec.dtype == "string":
+        array = _as_strings(array, name)
+    elif array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise InvalidInputError(f"x for {name!r} has dtype {array.dtype}; numbers are needed ({spec.dtype}).")
     shape = array.shape
     if not _fits(shape, spec):
@@ -125,6 +151,8 @@ def _checked(array: np.ndarray, spec: Spec, name: str, check: bool) -> np.ndarra
             f"x for {name!r} holds NaN or infinite values in {len(bad)} samples (first: {bad[0]}). Clean the data, "
             f"or pass check_input=False to explain it all the same."
         )
+    if spec.dtype == "string":
+        return array
     target = "float32" if spec.dtype in ("float16", "bfloat16") else spec.dtype
     if not target.startswith("float"):  # token numbers
         whole = array.astype("int64")

@@ -59,7 +59,7 @@ def encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         return value
     if isinstance(value, (np.integer, np.floating)):
         return value.item()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiubU":
         key = f"param{len(arrays)}"
         arrays[key] = value
         return {"array": key}

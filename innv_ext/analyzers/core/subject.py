@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from innv_ext.analyzers.core import request
 from innv_ext.backend import facts, numerics, passes, tracing, walk
 from innv_ext.backend.graph import Graph, Spec
 from innv_ext.backend.numerics import widen
@@ -29,13 +30,6 @@ class Subject:
     def __init__(self, model: keras.Model):
         self.input_structure = tracing.model_tensors(model)[0]
         self.graph = tracing.trace(model, facts.is_leaf)
-        strings = [i for i, slot in enumerate(self.graph.inputs) if self.graph.specs[slot].dtype == "string"]
-        if strings:
-            readers = self.graph.consumers()[self.graph.inputs[strings[0]]]
-            raise UnsupportedModelError(
-                f"Input {strings[0]} of {model.name!r} takes strings, of which there is no map of numbers. Explain the "
-                f"part of the model behind {', '.join(n.name for n in readers)}, on what is computed there."
-            )
         self.structure, self._kept = tracing.structure(model)
         self._held = [np.array(variable) for variable in self.graph.made_of]
         self._forms: dict[str, Graph] = {}
@@ -56,8 +50,18 @@ class Subject:
         if None not in shape[1:]:
             return shape
         with tracing.untouched(model):
-            symbols = [keras.KerasTensor((2, *x.shape[1:]), x.dtype.name) for x in xs]
+            symbols = [keras.KerasTensor((2, *x.shape[1:]), request.dtype_of(x)) for x in xs]
             return tuple(walk.evaluate(self.graph, symbols)[position].shape)
+
+    def refuse_strings(self, who: str) -> None:
+        """Raise UnsupportedModelError where an input takes strings, for methods that do more than call the model."""
+        for i, slot in enumerate(self.graph.inputs):
+            if self.graph.specs[slot].dtype == "string":
+                readers = ", ".join(n.name for n in self.graph.consumers()[slot])
+                raise UnsupportedModelError(
+                    f"Input {i} takes strings, but {who} needs numbers. 'occlusion', 'lime' and 'kernel_shap' replace "
+                    f"whole strings; for others take the part of the model behind {readers}, on what is computed there."
+                )
 
     def is_stale(self) -> bool:
         """Whether variables whose values the graph holds (a slice of positions) have other values by now."""
@@ -78,12 +82,12 @@ class Subject:
         InnvError
             if the graph computes something else
         """
-        key = (batchnorm, position, tuple(x.dtype.name for x in xs))
+        key = (batchnorm, position, tuple(request.dtype_of(x) for x in xs))
         if key in self._checked:
             return
         graph = self.form(batchnorm)
         graph = graph.rebuilt(graph.nodes, outputs=(graph.outputs[position],))
-        own = [x.astype(graph.specs[s].dtype) for x, s in zip(xs, graph.inputs, strict=True)]
+        own = [request.as_dtype(x, graph.specs[s].dtype) for x, s in zip(xs, graph.inputs, strict=True)]
         dtypes = {graph.specs[s].dtype for node in graph.nodes for s in node.outputs}
         half = dtypes & {"float16", "bfloat16"}
         tolerance = 5e-2 if half else max(_TOLERANCE.get(d, 0.0) for d in dtypes | {"float64"})
@@ -170,6 +174,8 @@ def probe(spec: Spec, count: int) -> np.ndarray:
     """Repeatable samples to compare the graph with the model; integers stay in the smallest vocabulary."""
     shape = (count, *(int(d) for d in spec.shape[1:] if d is not None))
     rng = np.random.default_rng(0)
+    if spec.dtype == "string":
+        return rng.choice(np.array(["", "a", "b c"], object), shape)
     if not numerics.is_float(spec.dtype):
         return rng.integers(0, 2, shape).astype(spec.dtype)
     return rng.uniform(-1, 1, shape).astype(numerics.wide_dtype(spec.dtype))

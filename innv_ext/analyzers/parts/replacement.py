@@ -263,6 +263,8 @@ def reference(given: Any, one: Arrangement, sizes: Sizes) -> Fixed:
 
     ``sizes`` are the standard deviations of "blur" along every axis.
     """
+    if one.text:
+        return Constant(_text(given, one))
     if given is None:
         given = "mean" if one.positions else 0
     if isinstance(given, str):
@@ -276,6 +278,17 @@ def reference(given: Any, one: Arrangement, sizes: Sizes) -> Fixed:
             f"reference={given!r} is no token number, but input {one.number} takes tokens: pass a whole number."
         )
     return Constant(value)
+
+
+def _text(given: Any, one: Arrangement) -> np.ndarray:
+    """The strings that replace those of a sample: by default, and for the default 0, empty ones."""
+    value = np.asarray("" if given is None or (np.ndim(given) == 0 and given == 0) else given, object)
+    if not all(isinstance(v, str) for v in value.ravel()) or value.shape not in ((), one.shape):
+        raise InvalidInputError(
+            f"reference={given!r} does not fit input {one.number}, which takes strings: pass one, or an array of them "
+            f"of shape {one.shape} (for several inputs a list with one for each)."
+        )
+    return np.full(one.shape, value, object)
 
 
 def _check_positions(argument: str, kind: str, one: Arrangement, remedy: str) -> None:

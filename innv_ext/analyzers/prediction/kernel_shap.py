@@ -51,6 +51,7 @@ class KernelShap(Background, SegmentAnalyzer):
 
     samples: int = arguments.count(512)
     background: int = arguments.count(16)
+    takes_strings = True
     not_finite = f"{SegmentAnalyzer.not_finite.removesuffix('another reference=')}other references="
     _coalitions: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False)
 

@@ -34,9 +34,10 @@ class Lime(SegmentAnalyzer):
     segments, n_segments : see ``SegmentAnalyzer``: superpixels of images, blocks of signals and volumes, single
         tokens and columns of tables; or labels of your own
     samples : versions of x, the first of which is x itself; all samples share the masks
-    reference : what replaces a segment: None ("mean" where there are positions; 0 for columns of tables and tokens), a
-        number, an array that broadcasts to one sample, "mean" (of each channel of the sample), or "blur" (x smoothed
-        by a Gaussian whose standard deviation is an eighth of each side); a list or dict for several inputs
+    reference : what replaces a segment: None ("mean" where there are positions; 0 for columns of tables and tokens,
+        empty for strings), a number, an array that broadcasts to one sample, "mean" (of each channel of the sample), or
+        "blur" (x smoothed by a Gaussian whose standard deviation is an eighth of each side); a list or dict for several
+        inputs
     kernel_width : how fast weights fall with the distance
     alpha : of the ridge
     num_features : keep the segments with the largest coefficients only, and fit again
@@ -56,6 +57,8 @@ class Lime(SegmentAnalyzer):
     kernel_width: float = arguments.positive(0.25)
     alpha: float = arguments.at_least(0, 1.0)
     num_features: int | None = arguments.count(None)
+
+    takes_strings = True
 
     def check_parameters(self) -> None:
         ridge()  # scikit-learn must be there

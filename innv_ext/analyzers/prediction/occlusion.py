@@ -28,9 +28,9 @@ class Occlusion(MaskingAnalyzer):
         sample, the channels included: pictures without a channel axis need that); default: an eighth of each side,
         and single tokens
     stride : distance between patches, likewise; default: half a patch
-    reference : what replaces the patch: a number (for tokens the number of one), an array that broadcasts to one
-        sample, "mean" (of each channel of the sample), or "blur" (x smoothed by a Gaussian with the patch as
-        standard deviations)
+    reference : what replaces the patch: a number (for tokens the number of one, for strings another string, by default
+        the empty one), an array that broadcasts to one sample, "mean" (of each channel of the sample), or "blur" (x
+        smoothed by a Gaussian with the patch as standard deviations)
 
         For models with several inputs each of these may be a list or dict with one value per input.
 
@@ -47,6 +47,8 @@ class Occlusion(MaskingAnalyzer):
     patch: Any = None
     stride: Any = None
     reference: Any = 0
+
+    takes_strings = True
 
     def check_inputs(self, arranged: Sequence[Arrangement]) -> None:
         self.patches_of(arranged)
