@@ -65,7 +65,7 @@ def arrangements(graph: Graph, shapes: Sequence[Sizes], *, pictures: bool = Fals
     shapes : of one sample of each input
     pictures : integers with more than one axis are pictures, not tokens, unless they go into an embedding
     """
-    first, found, numbers = facts.channels_first(graph), [], facts.token_inputs(graph)
+    found, numbers, channels = [], facts.token_inputs(graph), facts.channel_axes(graph)
     for i, (slot, shape) in enumerate(zip(graph.inputs, shapes, strict=True)):
         rank = len(shape)
         whole = not numerics.is_float(graph.specs[slot].dtype)
@@ -73,6 +73,6 @@ def arrangements(graph: Graph, shapes: Sequence[Sizes], *, pictures: bool = Fals
         if tokens or rank < 2:
             axes = tuple(range(rank)) if tokens else ()
         else:
-            axes = tuple(range(1, rank)) if first else tuple(range(rank - 1))
+            axes = tuple(range(1, rank)) if channels.get(slot) == 1 else tuple(range(rank - 1))
         found.append(Arrangement(i, tuple(shape), axes, tokens, graph.specs[slot].dtype == "string"))
     return found

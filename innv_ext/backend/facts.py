@@ -201,13 +201,42 @@ def _rectifies(node: Node) -> bool:
     return knots[0] >= 0 and isinstance(slopes[0], float) and slopes[0] == 0
 
 
-def channels_first(graph: Graph) -> bool:
-    """Whether the inputs have their channels before the spatial axes, as the first node that has a format says.
+def channels_first(graph: Graph, slot: int | None = None) -> bool:
+    """Whether a slot (by default the first input) has its channels before the axes of space or time."""
+    return channel_axes(graph).get(graph.inputs[0] if slot is None else slot, 0) == 1
+
+
+def channel_axes(graph: Graph) -> dict[int, int]:
+    """Slot -> axis of its channels, as far as nodes with a format say, and those that keep or permute axes beside them.
 
     A pooling over all steps, or all features, of a signal only says of which it takes the mean, and Flatten an order.
     """
-    said = (getattr(n.op, "data_format", None) for n in graph.nodes if op_key(n.op) not in _ANY_FORMAT)
-    return next(filter(None, said), "channels_last") == "channels_first"
+    known: dict[int, int] = {}
+    ranks = {slot: len(spec.shape) for slot, spec in graph.specs.items()}
+    for node in graph.nodes:
+        said = getattr(node.op, "data_format", None) if op_key(node.op) not in _ANY_FORMAT else None
+        for slot in (*node.inputs[:1], *node.outputs) if said else ():
+            if ranks[slot] > 2:
+                known.setdefault(slot, 1 if said == "channels_first" else ranks[slot] - 1)
+    for nodes, backwards in ((graph.nodes[::-1], True), (graph.nodes, False), (graph.nodes[::-1], True)):
+        for node in nodes:
+            given, asked = (node.outputs, node.inputs) if backwards else (node.inputs, node.outputs)
+            found = next((s for s in given if s in known), None)
+            if found is None or {ranks[s] for s in (*given, *asked)} != {ranks[found]}:
+                continue
+            order = _order(node, ranks[found])
+            axis = order[known[found]] if backwards else order.index(known[found])
+            for slot in asked:
+                known.setdefault(slot, axis)
+    return known
+
+
+def _order(node: Node, rank: int) -> list[int]:
+    """Which axis of its input each axis of a node's output is."""
+    if activation_key(node) not in ("Permute", "transpose", "swapaxes", "moveaxis"):
+        return list(range(rank))
+    sizes = list(range(2, rank + 2))
+    return [sizes.index(side) for side in node.call(np.zeros(sizes, "float32")).shape]
 
 
 def token_sources(graph: Graph) -> dict[int, int]:

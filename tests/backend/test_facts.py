@@ -10,6 +10,7 @@ from keras import layers as L
 from keras import ops
 
 from innv_ext.backend import facts, passes, walk
+from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.graph import op_key
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.tracing import trace
@@ -456,6 +457,10 @@ FIRST, LAST = {"data_format": "channels_first"}, {"data_format": "channels_last"
         ((2, 6, 6), [L.Conv2D(3, 3, **FIRST), L.Permute((2, 3, 1)), L.MaxPooling2D(2, **LAST)], True),
         ((6, 6, 2), [L.Conv2D(3, 3, **LAST), L.Permute((3, 1, 2)), L.MaxPooling2D(2, **FIRST)], False),
         ((2, 6, 6), [L.ZeroPadding2D(1, **FIRST), L.Flatten()], True),
+        ((6, 6, 2), [L.Permute((3, 1, 2)), L.Conv2D(3, 3, **FIRST)], False),
+        ((2, 6, 6), [L.Permute((2, 3, 1)), L.ReLU(), L.Conv2D(3, 3, **LAST)], True),
+        ((6, 6, 2), [lambda x: keras.ops.moveaxis(x, -1, 1), L.ReLU(), L.MaxPooling2D(2, **FIRST)], False),
+        ((2, 6, 6), [lambda x: keras.ops.transpose(x, (0, 3, 2, 1)), L.Conv2D(3, 3, **LAST)], True),
         ((6, 2), [L.Dense(3)], False),
     ],
 )
@@ -467,12 +472,29 @@ def test_where_the_inputs_have_their_channels(shape, steps, wanted):
     assert facts.channels_first(canonical(keras.Model(x, y))) == wanted
 
 
+def test_each_input_and_each_layer_has_its_own_place_of_channels():
+    a, b = keras.Input((2, 6, 6)), keras.Input((6, 6, 2))
+    first, last = L.Conv2D(3, 3, **FIRST, name="first")(a), L.Conv2D(3, 3, **LAST, name="last")(b)
+    turned = L.Permute((2, 3, 1), name="turned")(L.ReLU(name="relu")(first))
+    both = L.Add(name="both")([turned, last])
+    graph = canonical(keras.Model([a, b], L.Dense(2)(L.Flatten()(both))))
+    assert [facts.channels_first(graph, slot) for slot in graph.inputs] == [True, False]
+    axes = facts.channel_axes(graph)
+    found = {name: axes[slot] for name, slot in graph.layer_slots.items() if slot in axes}
+    assert {k: found[k] for k in ("first", "relu", "turned", "last", "both")} == {
+        "first": 1, "relu": 1, "turned": 3, "last": 3, "both": 3
+    }  # fmt: skip
+    shapes = [graph.specs[slot].shape[1:] for slot in graph.inputs]
+    assert [one.axes for one in arrangements(graph, shapes)] == [(1, 2), (0, 1)]
+
+
 def test_flatten_does_not_say_where_channels_are():
     """That of another branch may come first; its format is the default, whatever the rest of the model has."""
     table, image = keras.Input((3, 2)), keras.Input((2, 6, 6))
     y = [L.Flatten()(table), L.Flatten()(L.Conv2D(3, 3, **FIRST)(image))]
     graph = canonical(keras.Model([table, image], L.Dense(2)(L.Concatenate()(y))))
-    assert op_key(graph.nodes[0].op) == "Flatten" and facts.channels_first(graph)
+    assert op_key(graph.nodes[0].op) == "Flatten"
+    assert [facts.channels_first(graph, slot) for slot in graph.inputs] == [False, True]
 
 
 # --- ancestors ----------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class GradCAM(GraphAnalyzer):
     def prepare(self) -> None:
         """Find the layer, the nodes before and after it, and the inputs that get its map."""
         graph = self.graph_
-        self._first = facts.channels_first(graph)
+        self._channels = facts.channel_axes(graph)
         shapes = [spec.shape[1:] for spec in self.input_specs()]
         self._axes = [len(one.axes) for one in arrangements(graph, shapes)]
         behind = [graph.reached(slot) for slot in graph.inputs]
@@ -68,7 +68,7 @@ class GradCAM(GraphAnalyzer):
         self._fed = [self._slot in b and self._fits(self._slot, i) for i, b in enumerate(behind)]
         self._head, self._rest = graph.split_at(self._slot)
         rank = len(graph.specs[self._slot].shape)
-        self._channel = 1 if self._first else rank - 1
+        self._channel = self._channels.get(self._slot, rank - 1)
         self._positions = tuple(axis for axis in range(1, rank) if axis != self._channel)
 
     def _fits(self, slot: int, position: int) -> bool:
@@ -81,7 +81,7 @@ class GradCAM(GraphAnalyzer):
 
         def spread(slot: int) -> bool:
             shape = self.graph_.specs[slot].shape
-            return any(side != 1 for side in (shape[2:] if self._first else shape[1:-1]))
+            return any(side != 1 for side in np.delete(shape[1:], self._channels.get(slot, len(shape) - 1) - 1))
 
         names = [
             name
