@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -144,6 +145,27 @@ class Graph:
                 kept.append(node)
         numbered = tuple(replace(node, index=i) for i, node in enumerate(reversed(kept)))
         return replace(self, nodes=numbered, **changes)
+
+    def replaced(self, node: Node, inner: Graph) -> tuple[Graph, list[Node]]:
+        """(graph, nodes): the nodes of a graph that takes the place of ``node``, on slots of this one.
+
+        The graph has their slots, but the nodes are still to be put where ``node`` stands.
+        """
+        slots = dict(zip(inner.inputs, node.inputs, strict=True)) | dict(zip(inner.outputs, node.outputs, strict=True))
+        new = [slot for slot in inner.specs if slot not in slots]
+        slots.update(zip(new, itertools.count(self.new_slot())))
+        nodes = [
+            replace(
+                part,
+                name=f"{node.name}/{part.name}",
+                inputs=tuple(slots[s] for s in part.inputs),
+                outputs=tuple(slots[s] for s in part.outputs),
+                layers=node.layers,
+                position=node.position,
+            )
+            for part in inner.nodes
+        ]
+        return replace(self, specs={**self.specs, **{slots[s]: inner.specs[s] for s in new}}), nodes
 
     def reached(self, slot: int) -> set[int]:
         """The slots that depend on a slot, and itself."""

@@ -18,6 +18,7 @@ from innv_ext.backend.affine import Affine
 from innv_ext.backend.graph import Call, Graph, Node, op_key
 from innv_ext.backend.kinds import FUNCTION_KINDS, Kind
 from innv_ext.backend.masks import KeepMask
+from innv_ext.backend.rewrites.attention import split_attention
 from innv_ext.backend.rewrites.cosine import split_cosine
 from innv_ext.backend.rewrites.ties import derivatives_at_ties
 from innv_ext.backend.tracing import open_function
@@ -62,19 +63,12 @@ def open_custom_functions(graph: Graph) -> Graph:
         if isinstance(fn, keras.layers.Layer) or op_key(fn) in FUNCTION_KINDS or len(node.inputs) != 1:
             nodes.append(node)
             continue
-        inner = open_function(fn, graph.specs[node.inputs[0]], facts.is_leaf) if callable(fn) else None
+        inner = open_function(fn, [graph.specs[node.inputs[0]]], facts.is_leaf) if callable(fn) else None
         if inner is None or len(inner.nodes) == 0:
             nodes.append(node)
             continue
-        slots = {inner.inputs[0]: node.inputs[0], inner.outputs[0]: node.outputs[0]}
-        for slot, spec in inner.specs.items():
-            if slot not in slots:
-                graph, slots[slot] = _with_slot(graph, spec)
-        for part in inner.nodes:
-            moved = {"inputs": tuple(slots[s] for s in part.inputs), "outputs": tuple(slots[s] for s in part.outputs)}
-            nodes.append(
-                replace(part, name=f"{node.name}/{part.name}", layers=node.layers, position=node.position, **moved)
-            )
+        graph, parts = graph.replaced(node, inner)
+        nodes.extend(parts)
     return graph.rebuilt(nodes)
 
 
@@ -287,10 +281,11 @@ BATCHNORM_MODES: dict[str, Callable[[Graph], Graph]] = {
 }
 
 
-def canonical(graph: Graph, batchnorm: str = "linear") -> Graph:
-    """The form in which methods see a model: activations and separable convolutions split, BN as asked for."""
+def canonical(graph: Graph, batchnorm: str = "linear", attention_steps: bool = False) -> Graph:
+    """The form in which methods see a model: activations and separable convolutions split, the rest as asked for."""
     graph = open_custom_functions(split_separable(split_activations(graph)))
     graph = split_cosine(derivatives_at_ties(pool_planes_first(graph)))
+    graph = split_attention(graph) if attention_steps else graph
     graph = BATCHNORM_MODES[batchnorm](affine_operations(graph))
     return facts.annotate(graph.rebuilt(graph.nodes))
 

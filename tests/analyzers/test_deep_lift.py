@@ -129,6 +129,7 @@ def test_sum_of_single_nodes(name):
         close(analyzer.analyze(x[2:3]), found.attribution[2:3])
 
 
+@pytest.mark.filterwarnings("ignore::innv_ext.errors.ApproximationWarning")
 def test_more_steps_are_more_exact():
     model = zoo.build(lambda i: L.Dense(2)(ops.softmax(8 * L.Dense(4)(i))), (3,))
     x = data(6, 3, seed=1)

@@ -35,6 +35,7 @@ class GraphAnalyzer(Analyzer):
     """
 
     batchnorm_form = "linear"
+    attention_steps = False  # whether attention is split into scores, softmax and weighted sum
     propagates = True
     takes_strings = False  # whether an input may hold strings: the method only calls the model
     one_pass = False  # whether the model is called once for each sample, with no other versions of it
@@ -54,7 +55,7 @@ class GraphAnalyzer(Analyzer):
         """Rewrite the graph and check that it still computes what the model does; compile nothing yet."""
         if not self.takes_strings:
             self.subject_.refuse_strings(type(self).__name__)
-        self._whole = graph = self.subject_.form(self.batchnorm_form)
+        self._whole = graph = self.subject_.form(*self._form)
         graph = graph.rebuilt(graph.nodes, outputs=(graph.outputs[self._explained],))
         self.output_position_ = 0
         if self.subject_.batch is not None and not self.one_pass:
@@ -80,12 +81,16 @@ class GraphAnalyzer(Analyzer):
         self._compiled: dict[Any, Compiled] = {}
         fed = self.input_specs()
         dtypes = [numerics.wide_dtype(s.dtype) if numerics.is_float(s.dtype) else s.dtype for s in fed]
-        self._checked = not self.check_forward or self.subject_.is_checked(self.batchnorm_form, self._explained, dtypes)
+        self._checked = not self.check_forward or self.subject_.is_checked(self._form, self._explained, dtypes)
         known = all(None not in spec.shape[1:] and spec.dtype != "string" for spec in fed)
         if not self._checked and known:  # which strings a model takes is not known
             own = [replace(s, dtype=self._whole.specs[i].dtype) for s, i in zip(fed, self._whole.inputs, strict=True)]
             count = self.subject_.probes
             self._check([subject.probe(s, count).astype(d) for s, d in zip(own, dtypes, strict=True)])
+
+    @property
+    def _form(self) -> subject.Form:
+        return self.batchnorm_form, self.attention_steps
 
     def _warn_of_probabilities(self, kept: Sequence[str]) -> None:
         if kept:
@@ -98,7 +103,7 @@ class GraphAnalyzer(Analyzer):
             )
 
     def _check(self, xs: Sequence[np.ndarray]) -> None:
-        self.subject_.check(self.model, self.batchnorm_form, self._explained, xs, repr(self))
+        self.subject_.check(self.model, self._form, self._explained, xs, repr(self))
         self._checked = True
 
     def check_once(self, xs: Sequence[np.ndarray]) -> None:

@@ -18,6 +18,7 @@ from innv_ext.backend.graph import Graph, Spec
 from innv_ext.backend.numerics import widen
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
 
+Form = tuple[str, bool]  # of batch normalisation, and whether attention is split into steps
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
 
 
@@ -32,17 +33,18 @@ class Subject:
         self.graph = tracing.trace(model, facts.is_leaf)
         self.structure, self._kept = tracing.structure(model)
         self._held = [np.array(variable) for variable in self.graph.made_of]
-        self._forms: dict[str, Graph] = {}
+        self._forms: dict[Form, Graph] = {}
         self._checked: set[Any] = set()
         listed = set(map(id, model.variables))
         # variables that a call of the model assigns: states of recurrent layers, and what else is seen to change
         self.assigned = [v for v in tracing.fixed_variables(model) if id(v) not in listed]
 
-    def form(self, batchnorm: str) -> Graph:
+    def form(self, batchnorm: str, steps: bool = False) -> Graph:
         """The graph as ``passes.canonical`` gives it."""
-        if batchnorm not in self._forms:
-            self._forms[batchnorm] = passes.canonical(self.graph, batchnorm)
-        return self._forms[batchnorm]
+        key = batchnorm, steps
+        if key not in self._forms:
+            self._forms[key] = passes.canonical(self.graph, *key)
+        return self._forms[key]
 
     def output_shape(self, model: keras.Model, position: int, xs: Sequence[np.ndarray]) -> tuple[int | None, ...]:
         """The shape of an output, worked out symbolically for inputs like ``xs`` where the model leaves sizes free."""
@@ -68,11 +70,11 @@ class Subject:
         pairs = zip(self._held, self.graph.made_of, strict=True)
         return any(not np.array_equal(value, variable) for value, variable in pairs)
 
-    def is_checked(self, batchnorm: str, position: int, dtypes: Sequence[str]) -> bool:
+    def is_checked(self, form: Form, position: int, dtypes: Sequence[str]) -> bool:
         """Whether this form was found right for this output and inputs of these dtypes."""
-        return (batchnorm, position, tuple(dtypes)) in self._checked
+        return (form, position, tuple(dtypes)) in self._checked
 
-    def check(self, model: keras.Model, batchnorm: str, position: int, xs: Sequence[np.ndarray], who: str) -> None:
+    def check(self, model: keras.Model, form: Form, position: int, xs: Sequence[np.ndarray], who: str) -> None:
         """Compare a form of the graph with the model on some samples, and on one alone, unless that was done before.
 
         Raises
@@ -82,10 +84,10 @@ class Subject:
         InnvError
             if the graph computes something else
         """
-        key = (batchnorm, position, tuple(request.dtype_of(x) for x in xs))
+        key = (form, position, tuple(request.dtype_of(x) for x in xs))
         if key in self._checked:
             return
-        graph = self.form(batchnorm)
+        graph = self.form(*form)
         graph = graph.rebuilt(graph.nodes, outputs=(graph.outputs[position],))
         own = [request.as_dtype(x, graph.specs[s].dtype) for x, s in zip(xs, graph.inputs, strict=True)]
         dtypes = {graph.specs[s].dtype for node in graph.nodes for s in node.outputs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from innv_ext.analyzers.deep_lift.switching import bound
 from innv_ext.backend import masking, numerics, walk
 from innv_ext.backend.numerics import widen
 from innv_ext.backend.rules import Rules
-from innv_ext.errors import InvalidInputError
+from innv_ext.errors import ApproximationWarning, InvalidInputError
 
 Tensor = Any
 
@@ -111,7 +112,19 @@ class ReferenceDifference(GraphAnalyzer):
         return weights, score, start, target
 
     def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
-        return completed(extras, self.given, needed=True)
+        """How far sums are off, with a warning where it is more than a twentieth."""
+        found = completed(extras, self.given, needed=True)
+        far = np.flatnonzero(found["completeness_error"] > 0.05)
+        if len(far) and self.rules is None:
+            worst = far[np.argmax(found["completeness_error"][far])]
+            warnings.warn(
+                f"DeepLIFT: {len(far)} of {len(found['sum'])} maps do not sum to the difference from the reference "
+                f"(sample {worst} by {found['completeness_error'][worst]:.0%} of it). Nothing gets what a mask changes "
+                f"inside attention: pass {self.given}= with the padding of x; or take more steps=.",
+                ApproximationWarning,
+                stacklevel=5,
+            )
+        return found
 
     def summary(self) -> str:
         return "\n".join([self.head(), *Rules().describe(self.graph_, self.rules_)])

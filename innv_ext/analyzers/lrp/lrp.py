@@ -77,6 +77,8 @@ COMMON_RULES = Rules(
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class _Relevance(ReverseAnalyzer):
+    attention_steps = True
+
     def bind(self) -> None:
         """Find what enters the nodes whose rule asks for it; bounds must fit a sample, as far as shapes are known."""
         super().bind()

@@ -290,14 +290,15 @@ def _inner_dtype(op: Any, kt: keras.KerasTensor) -> str:
     return op.input_dtype if casts and numerics.is_float(dtype) else dtype
 
 
-def open_function(fn: Callable[..., Any], spec: Spec, is_leaf: Callable[[Any], bool]) -> Graph | None:
-    """The graph of a user's activation function, or None if it cannot run on a KerasTensor."""
-    x = keras.KerasTensor(spec.shape, spec.dtype)
+def open_function(fn: Callable[..., Any], specs: Sequence[Spec], is_leaf: Callable[[Any], bool]) -> Graph | None:
+    """The graph of a function of tensors with one output, or None if it cannot run on KerasTensors."""
+    xs = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
     try:
-        y = fn(x)
+        y = fn(*xs)
         tracer = _Tracer(is_leaf)
-        known = {id(x): tracer.new_slot(x)}
+        known = {id(x): tracer.new_slot(x) for x in xs}
         tracer.walk(tree.flatten(y), known, ())
-        return Graph(tuple(tracer.nodes), (known[id(x)],), (known[id(y)],), tracer.specs, tracer.layer_slots)
+        slots = tuple(known[id(x)] for x in xs)
+        return Graph(tuple(tracer.nodes), slots, (known[id(y)],), tracer.specs, tracer.layer_slots)
     except Exception:
         return None
