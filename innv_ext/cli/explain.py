@@ -59,7 +59,9 @@ class _Output:
         """Predicted and chosen output by name; numbers alone for outputs of several axes."""
         output, target = found.output[i], int(found.target[i])
         prediction = self.named(int(output.argmax())) if output.ndim == 1 and output.size > 1 else None
-        if target < 0 or self.options.neuron is None:
+        if output.size == 1 and isinstance(self.options.neuron, str):  # of two classes the one that was asked for
+            neuron = self.named(0)
+        elif target < 0 or self.options.neuron is None:
             neuron = None
         elif output.ndim <= 1:
             neuron = self.named(target)
@@ -83,9 +85,13 @@ def explain(options: Namespace) -> int:
     with folder(options.out, "--out") as out:
         model = models.load_model(options, own)
         reader = make_reader(options, model)
+        shared = models.check_labels(labels, reader.subject, params.get("output"))
+        if shared:  # a single neuron: its score is that of the second class
+            params["class_names"] = [labels[0], labels[1]]
+            neuron = labels[neuron] if isinstance(options.neuron, str) else neuron
+            labels = {0: neuron if isinstance(neuron, str) else labels[1]}
         analyzer = models.build(row, model, params, progress=shows_progress)
         counts = [_survey(reader, path, options.mode) for path in options.images]
-        models.check_labels(labels, reader.subject, params.get("output"))
         if options.fit is not None:
             with models.failures(row.name):
                 analyzer.fit(training_data(options.fit, reader, analyzer.batch_size))

@@ -81,9 +81,11 @@ def check_fit(row: AnalyzerInfo, options: Namespace) -> None:
         raise InvalidInputError(f"{row.name} learns from data: give some with --fit FOLDER or --fit X.npz.")
 
 
-def check_labels(labels: Mapping[int, str], subject: Inputs, output: str | int | None) -> None:
-    """One name per output; a list that is off by one would name every output wrongly."""
+def check_labels(labels: Mapping[int, str], subject: Inputs, output: str | int | None) -> bool:
+    """One name per output, or two of a single one, which is told; a list that is off by one would name all wrongly."""
     graph = subject.graph
     shape = graph.specs[graph.outputs[output_position(subject.model, graph, output)]].shape
-    if labels and len(shape) == 2 and shape[1] is not None and set(labels) != set(range(shape[1])):
+    shared = len(shape) == 2 and shape[1] == 1 and set(labels) == {0, 1}
+    if labels and len(shape) == 2 and shape[1] is not None and set(labels) != set(range(shape[1])) and not shared:
         raise InvalidInputError(f"--labels has {len(labels)} names, but the model has {shape[1]} outputs.")
+    return shared

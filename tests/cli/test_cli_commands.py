@@ -215,3 +215,19 @@ def test_models_with_several_inputs_take_an_array_for_each(run, tmp_path):
     code, out, err = run(line)
     assert (code, err) == (0, "") and "| gradient |" in out
     assert {"maps_1.png", "maps_2.png"} <= {p.name for p in (tmp_path / "out" / "c").iterdir()}
+
+
+def test_two_labels_of_a_single_neuron(run, tmp_path):
+    """The score of the neuron is that of the second label; the first one is its negative."""
+    x = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
+    model.save(tmp_path / "one.keras")
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    expected = innv_ext.create_analyzer("input_t_gradient", model).analyze(x)
+    for name, sign in (("dog", 1), ("cat", -1)):
+        line = "explain {tmp}/one.keras {tmp}/x.npy --analyzer input_t_gradient --labels {tmp}/labels.txt"
+        code, out, err = run(f"{line} --neuron {name} --npz --out {{tmp}}/{name}")
+        assert (code, err) == (0, "") and out.count(f"neuron: {name}") == 2
+        with np.load(tmp_path / name / "x_0_input_t_gradient.npz") as found:
+            np.testing.assert_allclose(found["relevance"], sign * expected[0], rtol=1e-6)
