@@ -78,7 +78,7 @@ def _looks_up(node: Node) -> bool:
 
 
 def annotate(graph: Graph) -> Graph:
-    """Fill in ``kind``, ``nonnegative``, ``first``, ``early`` and ``signal`` of every node."""
+    """Fill in ``kind``, ``nonnegative``, ``first``, ``early``, ``signal`` and ``varying`` of every node."""
     nodes, positive, gates, squashed, fixed = [], set(), set(), set(), set()
     near, early = set(graph.inputs), set(graph.inputs)
     for node in graph.nodes:
@@ -92,7 +92,9 @@ def annotate(graph: Graph) -> Graph:
         if kind in LOOK_THROUGH and node.early:
             early.update(node.outputs)
         if kind is Kind.PRODUCT:
-            node = replace(node, signal=_signal(node, graph, gates, squashed, fixed))
+            moving = tuple(i for i, slot in enumerate(node.inputs) if slot not in fixed)
+            node = replace(node, varying=moving or tuple(range(len(node.inputs))))
+            node = replace(node, signal=_signal(node, graph, gates, squashed))
         if kind is Kind.DISCRETE or (node.inputs and fixed.issuperset(node.inputs)):
             fixed.update(node.outputs)
         for slots, keys in ((gates, GATES), (squashed, SQUASH)):
@@ -139,10 +141,18 @@ def _comes_of(node: Node, keys: frozenset[str], slots: set[int]) -> bool:
     return node.kind in _SQUASH_KEEPS and bool(node.inputs) and slots.issuperset(node.inputs)
 
 
-def _signal(node: Node, graph: Graph, gates: set[int], squashed: set[int], fixed: set[int]) -> tuple[int, ...]:
+def comes_of_activation(graph: Graph, slot: int) -> bool:
+    """Whether a slot is the output of an activation, or only moves or scales one."""
+    producer = graph.producer()
+    while (node := producer.get(slot)) is not None and node.kind in _SQUASH_KEEPS and len(node.inputs) == 1:
+        slot = node.inputs[0]
+    return node is not None and node.kind is Kind.ACTIVATION
+
+
+def _signal(node: Node, graph: Graph, gates: set[int], squashed: set[int]) -> tuple[int, ...]:
     """The inputs that carry the signal: not those that are broadcast, not the gates; a tanh is one if no other is.
 
-    ``fixed`` are the slots of masks and of constants that only shapes go into: no signal beside any other factor.
+    Masks and constants that only shapes go into are none beside any other factor.
     """
     how = traits.factors(node)
     if how == "attention":
@@ -150,8 +160,7 @@ def _signal(node: Node, graph: Graph, gates: set[int], squashed: set[int], fixed
     if how == "quotient":
         return (0,)
     closing = gates if gates.intersection(node.inputs) else squashed
-    moving = [i for i, slot in enumerate(node.inputs) if slot not in fixed] or list(range(len(node.inputs)))
-    free = [i for i in moving if node.inputs[i] not in closing] or moving
+    free = [i for i in node.varying if node.inputs[i] not in closing] or list(node.varying)
     if how == "sums":
         return tuple(free)
     sizes = {i: _static_size(graph.specs[node.inputs[i]].shape) for i in free}

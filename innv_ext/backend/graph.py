@@ -87,8 +87,8 @@ class Node:
     ``call`` is how it is evaluated. ``layers`` are the names of the enclosing layers, outermost first, its own
     included; ``position`` is the index in ``model.layers`` of the outermost one. ``note`` says why a composite layer
     could not be opened. Filled in by ``facts.annotate`` are ``kind``, ``nonnegative`` (one flag per input), ``first``
-    (the first affine node on a path from the input), ``early`` (behind nothing but shapes and rescaling) and ``signal``
-    (the inputs of a product that carry the signal).
+    (the first affine node on a path from the input), ``early`` (behind nothing but shapes and rescaling), ``signal``
+    (the inputs of a product that carry the signal) and ``varying`` (those that are no masks or constants).
     """
 
     index: int
@@ -104,6 +104,7 @@ class Node:
     first: bool = False
     early: bool = False
     signal: tuple[int, ...] = ()
+    varying: tuple[int, ...] = ()
     note: str = ""
 
 

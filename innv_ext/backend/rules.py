@@ -291,6 +291,19 @@ def shifted(node: Node, graph: Graph) -> bool:
     return node.kind is Kind.RESCALE and traits.shifts(node) and not node.early
 
 
+def behind_activation(factor: int) -> Predicate:
+    """Elementwise products of two signals of which one alone comes of an activation: this factor."""
+    return Predicate("behind_activation", (factor,))
+
+
+@makes(behind_activation)
+def _behind_activation(node: Node, graph: Graph, factor: int) -> bool:
+    if node.kind is not Kind.PRODUCT or traits.factors(node) != "values" or len(node.varying) != 2:
+        return False
+    active = [facts.comes_of_activation(graph, slot) for slot in node.inputs]
+    return len(active) == 2 and active[factor] and not active[1 - factor]
+
+
 @savable
 def nonnegative_input(node: Node, graph: Graph) -> bool:
     """Nodes whose inputs are proved non-negative."""

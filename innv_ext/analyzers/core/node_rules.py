@@ -177,25 +177,64 @@ class Gate(Saved):
 
     The signal is what is neither a gate (sigmoid, softmax; tanh, where there is none of these) nor broadcast; several
     such factors share equally. Of a quotient the numerator is the signal, of attention the values.
+
+    Shares of a sum of products z = sum a b are a b / (n z) each, with n factors that take part; ``epsilon`` stabilises
+    n z. Source: Achtibat et al. 2024, propositions 3.2 and 3.3.
     """
 
     gate: str = arguments.one_of("signal", "half")
+    epsilon: float = arguments.at_least(0, 0.0)
 
     def __post_init__(self) -> None:
         arguments.check_fields(self)
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         how, chosen = traits.factors(node), self.reaches(node)
-        part = rs[0] / len(chosen)
         if how in ("values", "quotient"):  # each output has one value of each factor, even if 0
+            part = rs[0] / len(chosen)
             return [to_shape(part, x) if i in chosen else None for i, x in enumerate(xs)]
-        shares = node.pullback(safe_divide(part, widen(ys[0])))
+        shares = node.pullback(safe_divide(rs[0], len(chosen) * widen(ys[0]), self.epsilon))
         return [widen(x) * g if i in chosen else None for i, (x, g) in enumerate(zip(xs, shares, strict=True))]
 
     def reaches(self, node: Any) -> tuple[int, ...]:
         """The inputs that take part."""
         halves = self.gate == "half" and traits.factors(node) in ("values", "sums")
-        return tuple(range(len(node.inputs))) if halves else node.signal
+        return node.varying if halves else node.signal
+
+
+@savable
+@dataclass(frozen=True)
+class Takes(Saved):
+    """One factor of an elementwise product takes all of the relevance: its number."""
+
+    factor: int
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        return [to_shape(rs[0], x) if i == self.factor else None for i, x in enumerate(xs)]
+
+    def reaches(self, node: Any) -> tuple[int, ...]:
+        """That factor."""
+        return (self.factor,)
+
+
+@savable
+def softmax(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+    """R_x = x (R - y sum R): the Taylor expansion at the scores x. Source: Achtibat et al. 2024, proposition 3.1."""
+    named = traits.axes(node, len(xs[0].shape))
+    total = ops.sum(rs[0], axis=named, keepdims=True)
+    return [widen(xs[0]) * (rs[0] - widen(ys[0]) * total)] + [None] * (len(xs) - 1)
+
+
+@savable
+@dataclass(frozen=True)
+class Linear(Saved):
+    """The epsilon rule of a linear node without a kernel (sums, means, pooling); nothing where the output is 0."""
+
+    epsilon: float = 1e-7
+
+    def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
+        shares = node.pullback(safe_divide(rs[0], widen(ys[0]), self.epsilon))
+        return [None if s is None else widen(x) * s for x, s in zip(xs, shares, strict=True)]
 
 
 def to_shape(r: Tensor, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from innv_ext.analyzers.core.info import AnalyzerInfo, row
+from innv_ext.analyzers.lrp.attention import attnlrp, cp_lrp
 from innv_ext.analyzers.lrp.lrp import LRP
 from innv_ext.analyzers.lrp.names import ABSORBED, BACH, BOTH_SIGNS, EXACT, LAPUSCHKIN, RULE_NAMES, RuleName
 from innv_ext.analyzers.lrp.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, ZPlus, beside
@@ -69,6 +70,10 @@ ROWS = (
             lambda epsilon=1e-7: composite(ALPHA_2, epsilon)),
     _preset("epsilon_alpha2_beta1_flat", "epsilon_alpha2_beta1, flat at the input layer", ZENNIT, "2.5", BOTH_SIGNS,
             lambda epsilon=1e-7: composite(ALPHA_2, epsilon, input_layer_rule=Flat())),
+    _preset("attnlrp", "attention, softmax and gates by AttnLRP, all else by epsilon", "Achtibat et al. 2024", "1.25",
+            "nothing in particular", attnlrp),
+    _preset("cp_lrp", "attention weights and gates are constants, all else by epsilon", "Ali et al. 2022", "1.25",
+            "f_c up to biases, constants and epsilon", cp_lrp),
     _preset("excitation_backprop", "z+ at every affine node", "Zhang et al. 2018", "1.5", EXACT,
             lambda: {"rule": ZPlus()}, signed=False),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops, tree
 
@@ -36,7 +37,7 @@ def split_attention(graph: Graph) -> Graph:
 def _steps(node: Node) -> Callable[..., Tensor] | None:
     """What a node computes, as a function of its inputs in single operations; None for all other nodes."""
     call, key = node.call, op_key(node.op)
-    if not isinstance(call, Call) or len(set(node.inputs)) != len(node.inputs):
+    if not isinstance(call, Call):
         return None
     if key == "dot_product_attention":
         return lambda *xs: _attention(node.op, *_filled(call, xs))
@@ -59,17 +60,18 @@ def _attention(op: Any, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
     if heads != shared:
         key, value = ops.repeat(key, heads // shared, axis=2), ops.repeat(value, heads // shared, axis=2)
     dtype = numerics.wide_dtype(query.dtype)
-    if scale is None:  # in single precision, as Keras has it
-        scale = float(np.float32(1) / np.sqrt(np.float32(key.shape[-1])))
+    if scale is None:
+        scale = np.float32(1) / np.sqrt(np.float32(key.shape[-1]))
+    if not isinstance(scale, keras.KerasTensor):  # in single precision, as Keras has it with TensorFlow
+        scale = float(np.float32(scale))
     scores = _cast(ops.einsum("btnh,bsnh->bnts", query, key), dtype)
-    scores = ops.multiply(scores, scale if isinstance(scale, float) else ops.cast(scale, dtype))
+    scores = ops.multiply(scores, scale)
     if bias is not None:
         scores = ops.add(scores, _cast(bias, dtype))
     if op.is_causal:
-        shape = tuple(scores.shape[2:])
-        if None in shape:
-            raise ValueError("a causal mask of free lengths")
-        causal = ops.convert_to_tensor(np.tri(*shape, dtype=bool)[None, None])
+        free = None in scores.shape[2:]
+        causal = ops.tril(ops.ones_like(scores)) if free else np.tri(*scores.shape[2:], dtype="float32")[None, None]
+        causal = _truth(ops.convert_to_tensor(causal))
         mask = causal if mask is None else ops.logical_and(mask, causal)
     weights = ops.softmax(scores if mask is None else ops.where(_truth(mask), scores, _far(dtype)), axis=-1)
     return ops.einsum("bnts,bsnh->btnh", _cast(weights, key.dtype), value)
