@@ -57,6 +57,20 @@ class Masked(L.Layer):
         return self.heads(x, x)
 
 
+class Foreign(L.Layer):
+    """Cannot be run on KerasTensors, so it stays one node."""
+
+    def __init__(self):
+        super().__init__()
+        self.supports_masking = True
+
+    def call(self, x):
+        return tf.reverse(x, [-1])
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
 class OwnCall(keras.Model):
     def __init__(self):
         super().__init__()
@@ -128,6 +142,12 @@ def steps_inside_a_nested_model():
     return keras.Model(x, mean(inner(h)))
 
 
+def arguments_by_name_behind_foreign_layers():
+    inner, (x, h) = nested(lambda i: L.MultiHeadAttention(1, 2)(value=Foreign()(i), query=i)), embedded()
+    y = inner(h)
+    return keras.Model(x, [mean(y), mean(heads(y, y)), mean(h)])
+
+
 def a_mask_given_inside_a_call():
     x, h = embedded()
     a = Masked()(h)
@@ -144,7 +164,7 @@ MODELS = [
     at_the_same_depth, read_again_later, the_same_tensor_behind_dropout, two_layers_of_a_user_read_it,
     inside_a_nested_model, inside_two_nested_models, a_nested_model_with_and_without_a_mask,
     a_nested_model_makes_the_mask, a_nested_model_in_half_precision, steps_inside_a_nested_model,
-    a_mask_given_inside_a_call, in_a_call_written_by_hand,
+    arguments_by_name_behind_foreign_layers, a_mask_given_inside_a_call, in_a_call_written_by_hand,
 ]
 
 

@@ -91,18 +91,22 @@ class Collector:
 
     def give_masks(self, recorded: Any) -> None:
         """Note the masks of a call's outputs, as far as its inputs have other masks than those that were recorded."""
-        op, given, inputs = recorded.operation, recorded.arguments, recorded.input_tensors
+        op, given = recorded.operation, recorded.arguments
         found = [mask_of(kt) for kt in recorded.outputs]
-        if any(id(kt) in self.masks for kt in inputs):
-            first = given.args[0] if given.args else inputs[0]
-            masks = given.kwargs.get("mask")
-            masks = tree.map_structure(self.mask_now, first) if masks is None else masks
-            made = tree.flatten(op.compute_mask(first, masks) if op.supports_masking else None)
-            found = [*made, *found][: len(found)] if len(made) < len(found) else made
+        if any(id(kt) in self.masks for kt in recorded.input_tensors):
+            signature = inspect.signature(op.call)
+            named = {key: value for key, value in given.kwargs.items() if key in signature.parameters}
+            try:
+                first = next(iter(signature.bind_partial(*given.args, **named).arguments.values()))
+                passed = named.get("mask")
+                masks = tree.map_structure(self.mask_now, first) if passed is None else passed
+                made = tree.flatten(op.compute_mask(first, masks) if op.supports_masking else None)
+            except Exception:  # of a foreign compute_mask(), or of one that meets no mask that is known
+                made = [OWN] * len(found)
+            found = [*made, *found[len(made) :]]
         for kt, mask in zip(recorded.outputs, found, strict=False):
             if self.live is not None:
-                own = OWN if mask is None else mask
-                mask = own if id(kt) in self.live.masked else None
+                mask = (OWN if mask is None else mask) if id(kt) in self.live.masked else None
             if mask is not mask_of(kt):
                 self.masks[id(kt)] = mask
 
@@ -113,6 +117,9 @@ class Collector:
         (Keras after 3.15).
         """
         if self.live is not None:
+            for kt in recorded.outputs:
+                if id(kt) in self.live.masked and self.mask_now(kt) is None:  # of a nested model that stays one node
+                    self.masks[id(kt)] = OWN
             lost = self.live.lost.get(id(recorded), [])
         elif isinstance(recorded.operation, keras.layers.MultiHeadAttention):
             recorded_mask = "value_mask" in recorded.arguments.kwargs

@@ -7,6 +7,7 @@ there when the nested model was made. So the model is run once, symbolically, an
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -61,10 +62,10 @@ def live_masks(
     if all(m is None for m in masks) and all(mask_of(kt) is None for kt in recorded_tensors(inside)):
         return None
     given = [(s.shape, s.dtype) for s in (*specs, *masks) if s is not None]
-    with suppress(Exception):
+    with suppress(Exception), warnings.catch_warnings(), calls_told(training):
+        warnings.simplefilter("ignore")  # the model has said so when it was made
         found = Live()
-        with calls_told(training):
-            numerics.run_symbolically(lambda *xs: _run(model, xs, masks, training, found), given)
+        numerics.run_symbolically(lambda *xs: _run(model, xs, masks, training, found), given)
         return found
     return None
 
@@ -100,4 +101,5 @@ def passed_masks(args: Any, kwargs: Any, masks: Sequence[int | None], known: dic
     if len(passed) != len(tensors) or not all(isinstance(kt, keras.KerasTensor) for kt in tensors):
         return masks
     both = zip(passed, masks, strict=False)
-    return [known[id(m)] if isinstance(m, keras.KerasTensor) else slot for m, slot in both]
+    found = [known[id(m)] if isinstance(m, keras.KerasTensor) else slot for m, slot in both]
+    return [*found, *masks[len(found) :]]
