@@ -252,15 +252,16 @@ def try_out(
     specs: dict[int, Spec],
     nodes: Sequence[Node],
     outputs: Sequence[int],
+    padded: bool = False,
 ) -> None:
     """Raise ValueError unless ``nodes`` compute what ``call`` does at two sizes; without a call, unless they run.
 
     This finds calls that read sizes or draw random numbers, which a symbolic run freezes. ``masks`` are the slots of
-    the Keras masks that go with the tensors of the slots ``feeds``.
+    the Keras masks that go with the tensors of the slots ``feeds``; ``padded`` inputs end in zeros.
     """
     free = any(None in specs[slot].shape[1:] for slot in feeds)
     for batches, lengths in _TRIES if free else _TRIES[:2]:
-        cases = [_case(feeds, masks, specs, b, length) for b, length in zip(batches, lengths, strict=True)]
+        cases = [_case(feeds, masks, specs, b, length, padded) for b, length in zip(batches, lengths, strict=True)]
         try:
             expected = [[] if call is None else tree.flatten(call(*(slots[s] for s in feeds))) for slots in cases]
             break
@@ -270,7 +271,9 @@ def try_out(
     for slots, wanted in zip(cases, expected, strict=True):
         values = run(nodes, slots)
         if wanted and not all(numerics.close(e, values[slot]) for e, slot in zip(wanted, outputs, strict=True)):
-            raise ValueError("run symbolically it computes something else: it is random or reads its batch size")
+            raise ValueError(
+                "run symbolically it computes something else: it is random, reads its batch size or takes off masks"
+            )
 
 
 # batches and lengths of free dimensions, in the order in which they are tried; windows need multiples of their number
@@ -278,7 +281,7 @@ _TRIES = (((2, 3), (12, 18)), ((48, 96), (12, 18)), ((2, 3), (4, 6)), ((2, 3), (
 
 
 def _case(
-    feeds: Sequence[int], masks: Sequence[int | None], specs: dict[int, Spec], batch: int, length: int
+    feeds: Sequence[int], masks: Sequence[int | None], specs: dict[int, Spec], batch: int, length: int, padded: bool
 ) -> dict[int, Tensor]:
     """Values of the slots, with their masks: small floats, token numbers 0 and 1, masks that close the last place."""
 
@@ -288,6 +291,9 @@ def _case(
         if spec.dtype == "bool":
             return ops.convert_to_tensor(np.broadcast_to(np.arange(shape[-1]) < max(shape[-1] - 1, 1), shape))
         values = rng.uniform(-1, 1, shape) if numerics.is_float(spec.dtype) else rng.integers(0, 2, shape)
+        if padded and len(shape) > 1:  # floats may be numbers of tokens
+            values = np.abs(values) * (2 if numerics.is_float(spec.dtype) else 1)
+            values[:, -1] = 0
         return ops.convert_to_tensor(values, spec.dtype)
 
     slots = {slot: sample(specs[slot]) for slot in {*feeds, *masks} - {None}}

@@ -196,10 +196,14 @@ def without_gradient(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | N
     return dead
 
 
+def run_symbolically(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | None, ...], str]]) -> Any:
+    """Run ``fn`` once on tensors without values, as ``predict`` does before it computes; the function of TensorFlow."""
+    return tf.function(fn, autograph=False).get_concrete_function(*(tf.TensorSpec(s, d) for s, d in specs))
+
+
 def _operations(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | None, ...], str]]) -> list[Any]:
     """What TensorFlow makes of ``fn``: the nodes of its graph, and of each function therein (bodies of loops)."""
-    traced = tf.function(fn, autograph=False).get_concrete_function(*(tf.TensorSpec(s, d) for s, d in specs))
-    definition = traced.graph.as_graph_def()
+    definition = run_symbolically(fn, specs).graph.as_graph_def()
     return [definition.node, *(f.node_def for f in definition.library.function)]
 
 

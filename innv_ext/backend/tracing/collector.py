@@ -14,9 +14,12 @@ from keras import tree
 from innv_ext.backend import numerics
 from innv_ext.backend.graph import Arg, Call, Node, Spec, op_key
 from innv_ext.backend.masks import mask_of, masked
+from innv_ext.backend.tracing.live import Live, is_opened
+from innv_ext.backend.tracing.state import runs_recorded_graph
 from innv_ext.errors import UnsupportedModelError
 
 _CARRY = keras.layers.Identity(name="mask")
+OWN = object()  # a mask that is only known when the model runs
 
 
 class Collector:
@@ -32,7 +35,8 @@ class Collector:
         self.training, self.recorded = False, False
         self.handed: dict[int, Any] = {}  # what Keras hands to recorded calls where it isn't the same for all
         self.changes = False  # whether a call inside the one that is run changes what the others inherit
-        self.bare: set[int] = set()  # tensors that have lost their mask when the model runs
+        self.masks: dict[int, Any] = {}  # those that tensors have when the model runs, where others were recorded
+        self.live: Live | None = None  # which tensors of the functional model have masks
         self.checks = True  # whether what is opened is compared with the layer itself
         self.positions = {layer.name: i for i, layer in enumerate(layers)}
 
@@ -68,7 +72,9 @@ class Collector:
         here = (*path, own)
         name = self.unique_name(here)
         opened, note = None, ""
-        if isinstance(op, keras.Model) or not self.is_leaf(op) or op_key(op) == "TimeDistributed":
+        if isinstance(op, keras.layers.Layer) and not runs_recorded_graph(op):
+            self.give_masks(recorded)
+        if is_opened(op, self.is_leaf):
             opened, note = self.open(op, args, kwargs, training, known, here, recorded.outputs)
         if opened is not None:
             for kt, slot in zip(recorded.outputs, opened, strict=True):
@@ -77,27 +83,54 @@ class Collector:
             self.add(recorded, self.handing(op, kwargs, training), known, here, name, note)
         self.layer_slots[name] = known[id(recorded.outputs[0])]
         if isinstance(op, keras.layers.Layer):
-            self.follow_masks(recorded, known, here)
+            self.take_masks(recorded, known, here)
 
-    def follow_masks(self, recorded: Any, known: dict[int, int], here: tuple[str, ...]) -> None:
-        """Note which tensors have no mask when the model runs, though they have one in the recorded graph.
+    def mask_now(self, kt: keras.KerasTensor) -> Any:
+        """The Keras mask that a tensor has when the model runs, which may not be the one that was recorded."""
+        return self.masks.get(id(kt), mask_of(kt))
 
-        MultiHeadAttention takes the masks off its inputs, for all that are called later. It matters where masks are not
-        part of the recorded calls (Keras after 3.15).
+    def give_masks(self, recorded: Any) -> None:
+        """Note the masks of a call's outputs, as far as its inputs have other masks than those that were recorded."""
+        op, given = recorded.operation, recorded.arguments
+        found = [mask_of(kt) for kt in recorded.outputs]
+        if any(id(kt) in self.masks for kt in recorded.input_tensors):
+            signature = inspect.signature(op.call)
+            named = {key: value for key, value in given.kwargs.items() if key in signature.parameters}
+            try:
+                first = next(iter(signature.bind_partial(*given.args, **named).arguments.values()))
+                passed = named.get("mask")
+                masks = tree.map_structure(self.mask_now, first) if passed is None else passed
+                made = tree.flatten(op.compute_mask(first, masks) if op.supports_masking else None)
+            except Exception:  # of a foreign compute_mask(), or of one that meets no mask that is known
+                made = [OWN] * len(found)
+            found = [*made, *found[len(made) :]]
+        for kt, mask in zip(recorded.outputs, found, strict=False):
+            if self.live is not None:
+                mask = (OWN if mask is None else mask) if id(kt) in self.live.masked else None
+            if mask is not mask_of(kt):
+                self.masks[id(kt)] = mask
+
+    def take_masks(self, recorded: Any, known: dict[int, int], here: tuple[str, ...]) -> None:
+        """Tensors that lose their masks in a call have none for those that are called later.
+
+        In a ``call`` written by hand that is what MultiHeadAttention does where masks are not part of recorded calls
+        (Keras after 3.15).
         """
-        op, given, inputs = recorded.operation, recorded.arguments, recorded.input_tensors
-        if any(id(kt) in self.bare for kt in inputs):
-            first = given.args[0] if given.args else inputs[0]
-            masks = tree.map_structure(lambda kt: None if id(kt) in self.bare else mask_of(kt), first)
-            found = op.compute_mask(first, masks) if op.supports_masking else None
-            if all(m is None for m in tree.flatten(found)):
-                self.bare.update(map(id, recorded.outputs))
-        if isinstance(op, keras.layers.MultiHeadAttention) and "value_mask" not in given.kwargs:
-            for kt in {id(kt): kt for kt in inputs if mask_of(kt) is not None and id(kt) not in self.bare}.values():
-                spec = self.specs[known[id(kt)]]
-                inside = (*here, "unmasked")
-                known[id(kt)] = self.step(_CARRY, numerics.identity, [known[id(kt)]], spec.shape, spec.dtype, inside)
-                self.bare.add(id(kt))
+        if self.live is not None:
+            for kt in recorded.outputs:
+                if id(kt) in self.live.masked and self.mask_now(kt) is None:  # of a nested model that stays one node
+                    self.masks[id(kt)] = OWN
+            lost = self.live.lost.get(id(recorded), [])
+        elif isinstance(recorded.operation, keras.layers.MultiHeadAttention):
+            recorded_mask = "value_mask" in recorded.arguments.kwargs
+            lost = [] if recorded_mask else [kt for kt in recorded.input_tensors if self.mask_now(kt) is not None]
+        else:
+            lost = []
+        for kt in {id(kt): kt for kt in lost}.values():
+            slot = known[id(kt)]
+            call, spec = numerics.identity, self.specs[slot]
+            known[id(kt)] = self.step(_CARRY, call, [slot], spec.shape, spec.dtype, (*here, "unmasked"))
+            self.masks[id(kt)] = None
 
     def open(
         self,
@@ -163,11 +196,22 @@ class Collector:
 
     def mask_slot(self, kt: keras.KerasTensor, known: dict[int, int], here: tuple[str, ...]) -> int | None:
         """The slot of the Keras mask of a tensor, if it has one."""
-        mask = mask_of(kt)
-        if mask is None or id(kt) in self.bare:
+        mask = self.mask_now(kt)
+        if mask is None:
             return None
+        if mask is OWN:
+            raise ValueError("a layer gives a Keras mask to its output inside its call()")
         self.walk([mask], known, here[:-1])
         return known[id(mask)]
+
+    def name_masks(
+        self, tensors: Sequence[keras.KerasTensor], masks: Sequence[int | None], known: dict[int, int]
+    ) -> None:
+        """Say in which slots the masks of tensors are."""
+        for kt, mask in zip(tensors, masks, strict=True):
+            if mask is not None:
+                own = self.masks[id(kt)] = keras.KerasTensor(self.specs[mask].shape, self.specs[mask].dtype)
+                known[id(own)] = mask
 
     def masked(self, slot: int, mask: int, here: tuple[str, ...]) -> int:
         """The slot with a Keras mask, as the layer would have given it to its output."""
@@ -204,8 +248,8 @@ class Collector:
             training = inspect.signature(op.call).parameters["training"].default
         return {**kwargs, "training": training}
 
-    def cast(self, slot: int, inside: keras.KerasTensor, here: tuple[str, ...]) -> int:
-        """The slot in the dtype that the inner model or layer computes in."""
+    def cast(self, slot: int, inside: keras.KerasTensor, here: tuple[str, ...], mask: int | None = None) -> int:
+        """The slot in the dtype that the inner model or layer computes in, with its mask."""
         dtype = keras.backend.standardize_dtype(inside.dtype)
         outer = self.specs[slot]
         if len(outer.shape) != len(inside.shape):
@@ -213,4 +257,5 @@ class Collector:
         if outer.dtype == dtype:
             return slot
         call = Call(keras.ops.cast, (Arg(0), dtype))
-        return self.step(keras.ops.cast, call, [slot], outer.shape, dtype, (*here, "cast"))
+        slot = self.step(keras.ops.cast, call, [slot], outer.shape, dtype, (*here, "cast"))
+        return slot if mask is None else self.masked(slot, mask, here)

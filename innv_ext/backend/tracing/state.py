@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -19,14 +19,15 @@ from innv_ext.backend.masks import mask_of
 from innv_ext.errors import UnsupportedModelError
 
 
-def _parts(model: keras.Model) -> list[Any]:
+def parts(model: keras.Model) -> list[Any]:
+    """The layers of a model and of all in it, itself included, and the operations recorded in functional ones."""
     layers = list(model._flatten_layers())
     return layers + [op for m in layers if isinstance(m, Functional) for op in m.operations if op not in layers]
 
 
 def fixed_variables(model: keras.Model) -> list[Any]:
     """The variables that no training step moves; also those that no layer lists, such as states of recurrent ones."""
-    kept = [value for part in _parts(model) for value in vars(part).values() if isinstance(value, (list, tuple))]
+    kept = [value for part in parts(model) for value in vars(part).values() if isinstance(value, (list, tuple))]
     found = [*model.variables, *(v for v in tree.flatten(kept) if isinstance(v, keras.Variable))]
     return list({id(v): v for v in found if not v.trainable}.values())
 
@@ -38,7 +39,7 @@ def untouched(model: keras.Model) -> Iterator[None]:
     Calling layers records nodes, losses, attributes and names of operations. A layer that is built by the call keeps
     its new weights.
     """
-    layers = _parts(model)
+    layers = parts(model)
     attributes = [dict(vars(layer)) for layer in layers]
     lists = [
         (old, list(old))
@@ -87,7 +88,7 @@ def structure(model: keras.Model) -> tuple[Any, list[Any]]:
     The first part is equal as long as no layer was added, replaced or given another activation, stride ...; the second
     part keeps alive the objects that the first knows by their identity, but not the model.
     """
-    layers = _parts(model)
+    layers = parts(model)
     kept = [layer for layer in layers if layer is not model]
 
     def plain(value: Any, keep: bool, depth: int = 0) -> Any:
@@ -166,6 +167,19 @@ def calls_told(training: Any) -> Iterator[Callable[[], Any]]:
             context.training = before
 
 
+def recorded_tensors(operations: Sequence[Any]) -> Iterator[keras.KerasTensor]:
+    """The outputs of all recorded calls of layers and operations."""
+    return (kt for op in operations for call in op._inbound_nodes for kt in call.outputs)
+
+
+def recorded_calls(model: keras.Model) -> list[Any]:
+    """The recorded calls of a functional model in the order in which Keras runs them, without its inputs."""
+    model = model._functional if isinstance(model, keras.Sequential) else model
+    return [
+        call for _, calls in sorted(model._nodes_by_depth.items(), reverse=True) for call in calls if not call.is_input
+    ]
+
+
 def handed_training(model: Any, training: Any) -> tuple[dict[int, Any], Any]:
     """``training`` for the recorded calls of a functional model, by identity, and what later calls inherit.
 
@@ -175,19 +189,17 @@ def handed_training(model: Any, training: Any) -> tuple[dict[int, Any], Any]:
     found: dict[int, Any] = {}
     if not recorded_training_counts():
         return found, training
-    model = model._functional if isinstance(model, keras.Sequential) else model
-    for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
-        for node in nodes:
-            op, given = node.operation, node.arguments
-            if node.is_input or not isinstance(op, keras.layers.Layer):
-                continue
-            training = found[id(node)] = given.kwargs.get("training", training)
-            if runs_recorded_graph(op):
-                training = handed_training(op, training)[1]
-            elif not type(op).__module__.startswith("keras."):
-                with calls_told(training) as inherited, suppress(Exception):  # it will stay one node
-                    op.compute_output_spec(*given.args, **given.kwargs)
-                    training = inherited()
+    for call in recorded_calls(model):
+        op, given = call.operation, call.arguments
+        if not isinstance(op, keras.layers.Layer):
+            continue
+        training = found[id(call)] = given.kwargs.get("training", training)
+        if runs_recorded_graph(op):
+            training = handed_training(op, training)[1]
+        elif not type(op).__module__.startswith("keras."):
+            with calls_told(training) as inherited, suppress(Exception):  # it will stay one node
+                op.compute_output_spec(*given.args, **given.kwargs)
+                training = inherited()
     return found, training
 
 

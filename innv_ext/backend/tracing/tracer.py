@@ -18,12 +18,15 @@ from innv_ext.backend import numerics
 from innv_ext.backend.graph import Arg, Call, Graph, Spec, keys_of, op_key, try_out
 from innv_ext.backend.masks import with_mask
 from innv_ext.backend.tracing import attention, sizes
-from innv_ext.backend.tracing.collector import Collector
+from innv_ext.backend.tracing.collector import OWN, Collector
+from innv_ext.backend.tracing.live import live_masks, passed_masks
 from innv_ext.backend.tracing.state import (
     calls_told,
     handed_training,
     model_tensors,
+    parts,
     quiet_call,
+    recorded_calls,
     runs_recorded_graph,
     untouched,
     with_masks,
@@ -71,7 +74,7 @@ def _traced(model: keras.Model, inputs: Any, outputs: Any, is_leaf: Callable[[An
     else:
         known = {id(kt): slot for kt, slot in zip(tree.flatten(inputs), slots, strict=True)}
         tracer.recorded, tracer.handed = True, handed_training(model, False)[0]
-        tracer.walk(tree.flatten(outputs), known, ())
+        tracer.walk_recorded(model, False, [None] * len(slots), known, ())
         flat = [known[id(kt)] for kt in tree.flatten(outputs)]
     nodes, read = tuple(tracer.nodes), tuple(tracer.read.values())
     return Graph(nodes, tuple(slots), tuple(flat), tracer.specs, tracer.layer_slots, keys_of(outputs), read)
@@ -92,19 +95,26 @@ class _Tracer(Collector):
     ) -> Any:
         """Slots of the outputs after inlining ``op``, or (None, reason) where it has to stay one node."""
         before = len(self.nodes), len(self.specs), dict(self.names), dict(self.layer_slots)
-        outside = self.training, self.recorded, self.handed, self.changes
+        outside = self.training, self.recorded, self.handed, self.changes, self.masks, self.live
+        live, made = self.live, [None] * len(results)
         try:
             outer = _tensors(args, kwargs)
             masks = [self.mask_slot(kt, known, here) for kt in outer]
             feeds = [known[id(kt)] for kt in outer]
             self.training, self.recorded, self.changes = training, runs_recorded_graph(op), False
+            self.masks, self.live = {}, None
             if op_key(op) == "TimeDistributed":
                 slots = self.frames(op, args, feeds, masks, here)
             elif self.recorded:
-                slots = self.inlined(op, args, outer, feeds, here)
+                masks = passed_masks(args, kwargs, masks, known)
+                wanted = [live is not None and id(kt) in live.masked for kt in results]
+                slots, made = self.inlined(op, args, outer, feeds, masks, wanted, here)
             else:
+                if any(self.mask_now(kt) is OWN for kt in results):
+                    raise ValueError("it gives its output a Keras mask inside it")
                 slots, _ = self.run(op, args, kwargs, feeds, masks, here)
-            self.training, self.recorded, self.handed, self.changes = outside
+            self.training, self.recorded, self.handed, self.changes, self.masks, self.live = outside
+            self.name_masks(results, made, known)
             carried = [None if runs_recorded_graph(op) else self.mask_slot(kt, known, here) for kt in results]
             return [s if m is None else self.masked(s, m, here) for s, m in zip(slots, carried, strict=True)], ""
         except Exception as error:  # whatever a foreign call() raises, the layer stays one node
@@ -114,21 +124,50 @@ class _Tracer(Collector):
             self.names, self.layer_slots = before[2], before[3]
             return None, f"its call() cannot run on KerasTensors ({type(error).__name__}: {error})"
         finally:
-            self.training, self.recorded, self.handed, self.changes = outside
+            self.training, self.recorded, self.handed, self.changes, self.masks, self.live = outside
 
     def inlined(
-        self, model: keras.Model, args: Any, outer: Sequence[Any], feeds: Sequence[int], here: tuple[str, ...]
-    ) -> list[int]:
-        """The outputs of a nested model, walked as it was recorded; inputs that are constants become nodes."""
-        inputs, outputs = model_tensors(model)
+        self,
+        model: keras.Model,
+        args: Any,
+        outer: Sequence[Any],
+        feeds: Sequence[int],
+        masks: Sequence[int | None],
+        wanted: Sequence[bool],
+        here: tuple[str, ...],
+    ) -> tuple[list[int], list[int | None]]:
+        """The outputs of a nested model and their masks where ``wanted``, walked as it was recorded.
+
+        Inputs that are constants become nodes. Masks that come in meet layers that were recorded without.
+        """
+        inputs, outputs = (tree.flatten(kts) for kts in model_tensors(model))
         self.handed, _ = handed_training(model, self.training)
-        flat, slots, inner = tree.flatten(inputs), iter(feeds), {}
-        for value, inside in zip(outer if len(outer) == len(flat) else tree.flatten(args), flat, strict=True):
+        pairs, known, given = iter(zip(feeds, masks, strict=True)), {}, []
+        for value, inside in zip(outer if len(outer) == len(inputs) else tree.flatten(args), inputs, strict=True):
             symbolic = isinstance(value, keras.KerasTensor)
-            slot = next(slots) if symbolic else self.constant(value, feeds[0], here)
-            inner[id(inside)] = self.cast(slot, inside, here)
-        self.walk(tree.flatten(outputs), inner, here)
-        return [inner[id(kt)] for kt in tree.flatten(outputs)]
+            slot, mask = next(pairs) if symbolic else (self.constant(value, feeds[0], here), None)
+            known[id(inside)] = self.cast(slot, inside, here, mask)
+            given.append(mask)
+        self.name_masks(inputs, given, known)
+        self.walk_recorded(model, self.training, given, known, here)
+        made = [self.mask_slot(kt, known, here) if w else None for kt, w in zip(outputs, wanted, strict=True)]
+        return [known[id(kt)] for kt in outputs], made
+
+    def walk_recorded(
+        self,
+        model: keras.Model,
+        training: Any,
+        masks: Sequence[int | None],
+        known: dict[int, int],
+        path: tuple[str, ...],
+    ) -> None:
+        """Emit what a functional model recorded, in the order in which Keras runs it where that matters for masks."""
+        inputs, outputs = (tree.flatten(kts) for kts in model_tensors(model))
+        specs, own = [self.specs[known[id(kt)]] for kt in inputs], [None if m is None else self.specs[m] for m in masks]
+        self.live = live_masks(model, specs, own, training, self.is_leaf)
+        for call in () if self.live is None else recorded_calls(model):
+            self.walk(call.outputs, known, path)
+        self.walk(outputs, known, path)
 
     def constant(self, value: Any, beside: int, here: tuple[str, ...]) -> int:
         """A node whose output is a constant, whatever the input ``beside`` it."""
@@ -160,7 +199,9 @@ class _Tracer(Collector):
         """(slots, structure) of the outputs of a model with a ``call`` of its own; one node if it cannot be opened."""
         args, kwargs = (tuple(inputs) if isinstance(inputs, tuple) else (inputs,)), self.with_training(model, {}, False)
         try:
-            return self.run(model, args, kwargs, slots, [None] * len(slots), (), compare=False)
+            # which takes masks off its inputs for what is called later: not so when it is run symbolically
+            takes_masks = any(isinstance(part, keras.layers.MultiHeadAttention) for part in parts(model))
+            return self.run(model, args, kwargs, slots, [None] * len(slots), (), compare=takes_masks)
         except Exception as error:
             self.forget(0, len(slots))
             self.names, self.layer_slots = {}, {}
@@ -196,7 +237,7 @@ class _Tracer(Collector):
                     found = self.run_twice(op, args, kwargs, feeds, masks, here, choice)
                 if self.checks:
                     call = recorded if compare else None
-                    try_out(call, feeds, masks, self.specs, self.nodes[start[0] :], found[0])
+                    try_out(call, feeds, masks, self.specs, self.nodes[start[0] :], found[0], padded=not here)
                 return found
             except Exception as error:
                 first = first or error
@@ -220,7 +261,7 @@ class _Tracer(Collector):
         fresh, inner, own = [], {}, {}
         for kt, slot, mask in zip(_tensors(args, kwargs), feeds, masks, strict=True):
             inside = keras.KerasTensor(self.specs[slot].shape, _inner_dtype(op, kt))
-            inner[id(inside)] = self.cast(slot, inside, here)
+            inner[id(inside)] = self.cast(slot, inside, here, mask)
             if mask is not None:
                 if mask not in own:
                     own[mask] = keras.KerasTensor(self.specs[mask].shape, self.specs[mask].dtype)
