@@ -114,7 +114,7 @@ class Scores(Inputs):
         self.threshold = 0.5 if on == "output" and self._squashed() else 0.0
         fed = [numerics.wide_dtype(s.dtype) if numerics.is_float(s.dtype) else s.dtype for s in self.specs]
         taken = [((None, *s.shape[1:]), dtype) for s, dtype in zip(self.specs, fed, strict=True)]
-        self._run = Compiled(self._forward, [((None,), "int32"), *taken], False)
+        self._run = Compiled(self._forward, [((None,), "int64"), *taken], False)
 
     def _squashed(self) -> bool:
         """Whether the output is a probability."""
@@ -206,6 +206,8 @@ def read_neurons(selection: Any, shape: tuple[int | None, ...], count: int) -> n
     _, index = request.resolve_selection("max_activation", selection, count, shape)
     if (index == request.ALL).any():
         raise InvalidInputError("neuron_selection='all' is no single neuron; give one index per sample, or None.")
+    if request.is_contrast(selection):
+        raise InvalidInputError(f"neuron_selection={selection!r} is no single neuron; give one index per sample.")
     return index
 
 
@@ -243,6 +245,8 @@ def same_neurons(found: Explanation, neuron_selection: Any) -> Any:
 
     Where a sample's score is no single neuron, ``neuron_selection`` is returned as it was given.
     """
+    if request.is_contrast(neuron_selection):
+        raise InvalidInputError(f"neuron_selection={neuron_selection!r} is no single neuron; give an index per sample.")
     if (found.target < 0).any():
         return neuron_selection
     shape = found.output.shape[1:]

@@ -99,7 +99,7 @@ class MapGradient:
 
     def __call__(self, x: np.ndarray, target: np.ndarray, found: Any, goal: np.ndarray) -> np.ndarray:
         """(batch, ...): the gradient at x of the objective of the map."""
-        given = [x, np.asarray(target, "int32"), *self.map.constants(found)]
+        given = [x, np.asarray(target, "int64"), *self.map.constants(found)]
         if not self.map.points:
             return self._run(self._at_once, given, [goal])[0]
         totals: list[np.ndarray] = []

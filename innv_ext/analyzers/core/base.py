@@ -22,7 +22,7 @@ from innv_ext.backend import tracing as graphs
 from innv_ext.backend.graph import Graph, Spec
 from innv_ext.errors import InvalidInputError, NotFittedError, SaveError, UnsupportedModelError
 
-Selection = Any  # None, int, sequence of ints, or tuple indices for outputs of rank > 2
+Selection = Any  # see ``Analyzer.analyze``
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -124,7 +124,8 @@ class Analyzer:
         ----------
         x : array (batch, ...); list or dict of arrays for several inputs
         neuron_selection : one index (or one of ``class_names``) for all samples, or one per sample, shape (batch,); a
-            tuple index (or an array (batch, rank - 1)) for outputs of rank > 2; None follows ``neuron_selection_mode``
+            tuple index (or an array (batch, rank - 1)) for outputs of rank > 2; ("contrast", a, b): the score of a
+            minus that of b; None follows ``neuron_selection_mode``
         layer : name of a layer (inside a nested model "outer/inner", or "inner" where that is unique): the attribution
             of what it gives to the output, in place of that of x; for methods of one backward walk, averaged gradients
             and ``deep_lift``
@@ -143,8 +144,7 @@ class Analyzer:
         NotFittedError
             if the analyzer learns from data and ``fit`` was not called
         """
-        options = {"layer": layer, "return_layers": return_layers, "batch_size": batch_size}
-        found = self.explain(x, neuron_selection, **options)
+        found = self.explain(x, neuron_selection, layer=layer, return_layers=return_layers, batch_size=batch_size)
         return (found.attribution, found.extras["layers"]) if return_layers else found.attribution
 
     def explain(
@@ -182,7 +182,7 @@ class Analyzer:
         options = {"mode": mode, "layers": request.layer_names(return_layers, self.layer_names()), "trace": trace}
         if count == 0:  # shapes come from one sample of zeros, which is cut off again
             xs = [request.empty(a, self.subject_.batch or 1) for a in xs]
-            index = np.full(len(xs[0]), request.BEST, "int32")
+            index = np.full(len(xs[0]), request.BEST)
         parts = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(graphs.untouched(self.model))

@@ -10,6 +10,7 @@ import numpy as np
 from keras import tree
 
 from innv_ext.analyzers.core import finite
+from innv_ext.analyzers.core.request import contrasted
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Explanation:
     ----------
     attribution : array (or list / dict of arrays) shaped like x; with ``layer`` one array shaped like what it gives
     output : array (batch, ...), the output that was explained, before a trailing softmax or sigmoid
-    target : int array (batch,), the flat index of the explained neuron; -1 where it is not a single neuron
+    target : int array (batch,), the flat index of the explained neuron, of a contrast the first; -1 where it is none
     extras : what else the method found: "score" (batch,), "sum" of the attribution (batch,), "finite" (batch,) ...
     """
 
@@ -42,6 +43,7 @@ def collected(
     extras = tree.map_structure(lambda *a: np.concatenate(a)[:count], *parts)
     arrays = [last_step(a) for a in extras.pop("attributions")]
     output, target = extras.pop("output"), np.maximum(extras.pop("target"), -1)  # -1: no single neuron
+    target = contrasted(target, int(np.prod(output.shape[1:])))[0]
     flat = [np.reshape(a, (len(a), int(np.prod(a.shape[1:])))) for a in arrays]
     extras["sum"] = np.sum([a.sum(axis=1) for a in flat], axis=0)
     extras["finite"] = finite.of_samples(flat, extras["score"])

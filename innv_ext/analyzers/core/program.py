@@ -192,7 +192,7 @@ class GraphAnalyzer(Analyzer):
 
             self._compiled[key] = Compiled(
                 numerics.restoring(run, self.subject_.assigned) if self.subject_.assigned else run,
-                [*specs, ((None,), "int32"), *extra],
+                [*specs, ((None,), "int64"), *extra],
                 self.jit_compile,
             )
         return self._compiled[key]
@@ -213,7 +213,7 @@ def select(y: Tensor, index: Tensor, mode: Any = "index") -> tuple[Tensor, Tenso
 
     Parameters
     ----------
-    index : flat index (batch,); ``BEST`` for the largest output, ``ALL`` for the sum of all
+    index : flat index (batch,), or number of a contrast; ``BEST`` for the largest output, ``ALL`` for the sum of all
     mode : "index"; "all", whatever the index; or a function of y that gives the score
     """
     count = ops.shape(y)[0]
@@ -224,9 +224,12 @@ def select(y: Tensor, index: Tensor, mode: Any = "index") -> tuple[Tensor, Tenso
         return pullback(ops.ones_like(score))[0], score, index
     flat = ops.reshape(y, (count, -1))
     index = ops.full_like(index, ALL) if isinstance(mode, str) and mode == "all" else index
-    target = ops.where(index == BEST, ops.cast(ops.argmax(flat, axis=1), "int32"), index)
-    hot = ops.equal(ops.arange(ops.shape(flat)[1])[None], target[:, None])
-    weights = ops.cast(ops.logical_or(hot, (target == ALL)[:, None]), y.dtype)
+    target = ops.where(index == BEST, ops.cast(ops.argmax(flat, axis=1), index.dtype), index)
+    neurons = ops.cast(ops.shape(flat)[1], index.dtype)
+    places, pair = ops.arange(neurons, dtype=index.dtype)[None], target >= neurons
+    hot = ops.equal(places, ops.where(pair, target % neurons, target)[:, None])
+    less = ops.equal(places, ops.where(pair, target // neurons - 1, -1)[:, None])
+    weights = ops.cast(ops.logical_or(hot, (target == ALL)[:, None]), y.dtype) - ops.cast(less, y.dtype)
     return ops.reshape(weights, ops.shape(y)), ops.sum(weights * flat, axis=1), target
 
 

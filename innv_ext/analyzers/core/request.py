@@ -14,6 +14,7 @@ from innv_ext.backend.graph import Graph, Spec
 from innv_ext.errors import InvalidInputError
 
 BEST, ALL = -1, -2  # in place of the flat index of a neuron: the largest output, the sum of all
+CONTRAST = "contrast"  # two neurons a and b of n are the number a + (b + 1) n
 
 
 def output_position(model: keras.Model, graph: Graph, output: str | int | None) -> int:
@@ -161,6 +162,18 @@ def _checked(array: np.ndarray, spec: Spec, name: str, check: bool) -> np.ndarra
     return np.ascontiguousarray(array.astype(target))
 
 
+def is_contrast(selection: Any) -> bool:
+    """Whether this means two neurons."""
+    listed = isinstance(selection, (tuple, list)) and len(selection) > 0
+    return listed and isinstance(selection[0], str) and selection[0] == CONTRAST
+
+
+def contrasted(index: np.ndarray, neurons: int) -> tuple[np.ndarray, np.ndarray]:
+    """(neuron, the one whose score is taken from it, or -1) of numbers of so many neurons."""
+    second = np.where(index >= 0, index // neurons - 1, -1)
+    return np.where(second >= 0, index % neurons, index), second
+
+
 def resolve_selection(
     mode: Any, selection: Any, count: int, shape: tuple[int | None, ...], class_names: Sequence[str] | None = None
 ) -> tuple[Any, np.ndarray]:
@@ -169,6 +182,8 @@ def resolve_selection(
         raise InvalidInputError(
             "neuron_selection is a function; give it as neuron_selection_mode= when the analyzer is made."
         )
+    if is_contrast(selection) and CONTRAST not in (class_names or ()):
+        return "index", _pair(selection, count, shape, class_names)
     known = list(class_names or ())
     special = isinstance(selection, str) and selection in ("max_activation", "all") and selection not in known
     if selection is not None and not special:
@@ -181,7 +196,24 @@ def resolve_selection(
     if selection is None and isinstance(mode, str) and mode == "index" and count:
         raise InvalidInputError("neuron_selection_mode='index' needs an index: analyze(x, neuron_selection).")
     chosen = mode if selection is None else selection
-    return chosen if callable(chosen) else "index", np.full(count, ALL if chosen == "all" else BEST, "int32")
+    return chosen if callable(chosen) else "index", np.full(count, ALL if chosen == "all" else BEST)
+
+
+def _pair(
+    selection: Sequence[Any], count: int, shape: tuple[int | None, ...], class_names: Sequence[str] | None
+) -> np.ndarray:
+    """The number of both neurons of each sample."""
+    if len(selection) != 3:
+        raise InvalidInputError(
+            f"neuron_selection=('contrast', a, b) is the score of neuron a minus that of neuron b; got {selection!r}."
+        )
+    both = [resolve_selection("index", one, count, shape, class_names) for one in selection[1:]]
+    modes, found = zip(*both, strict=True)
+    if any(callable(mode) for mode in modes) or any((index < 0).any() for index in found):
+        raise InvalidInputError(f"The contrast {selection!r} needs two neurons, by their numbers or names.")
+    if (found[0] == found[1]).any():
+        raise InvalidInputError(f"The contrast {selection!r} is of a neuron with itself, which is 0.")
+    return found[0] + (found[1] + 1) * int(np.prod(shape[1:] or (1,)))
 
 
 def _numbers_of(names: np.ndarray, known: list[str]) -> np.ndarray:
@@ -204,7 +236,7 @@ def _one_of_two(chosen: np.ndarray, count: int) -> tuple[Any, np.ndarray]:
             "A single neuron stands for two classes, of which one a call can be explained; call analyze once for each."
         )
     first = not chosen.ravel()[0]
-    return (negative_score if first else "index"), np.full(count, BEST if first else 0, "int32")
+    return (negative_score if first else "index"), np.full(count, BEST if first else 0)
 
 
 def negative_score(y: Any) -> Any:
@@ -242,7 +274,7 @@ def _flat_index(selection: Any, count: int, shape: tuple[int | None, ...]) -> np
                 + (" With class_names=[a, b] both classes of a single neuron have names." if size == 1 else "")
             )
     flat = np.ravel_multi_index(tuple(index.T), dims or (1,)) if count else np.zeros(0)
-    return np.asarray(flat, "int32")
+    return np.asarray(flat, "int64")
 
 
 def layer_names(

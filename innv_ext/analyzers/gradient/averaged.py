@@ -13,7 +13,7 @@ from keras import ops
 from innv_ext import arguments
 from innv_ext.analyzers.core.background import completed, per_input
 from innv_ext.analyzers.core.program import GraphAnalyzer
-from innv_ext.analyzers.core.request import ALL
+from innv_ext.analyzers.core.request import ALL, contrasted
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.analyzers.gradient.gradient import POSTPROCESS
@@ -122,8 +122,9 @@ class AveragedGradient(ReverseAnalyzer):
             if callable(mode):
                 parts.append(np.repeat(found["score"][:, None], len(xs[0]), axis=1))
             else:
-                alone = output[:, np.maximum(start["target"], 0)]
-                parts.append(np.where(start["target"] == ALL, output.sum(axis=1, keepdims=True), alone))
+                own, other = contrasted(start["target"], output.shape[1])
+                alone = output[:, np.maximum(own, 0)] - np.where(other < 0, 0.0, output[:, other])
+                parts.append(np.where(own == ALL, output.sum(axis=1, keepdims=True), alone))
         return np.concatenate(parts).mean(axis=0).astype(start["score"].dtype)
 
     def finish_extras(self, extras: dict[str, Any]) -> dict[str, Any]:

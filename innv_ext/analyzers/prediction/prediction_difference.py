@@ -180,11 +180,12 @@ class PredictionDifference(MaskingAnalyzer):
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         parts = self._patches(self.arranged(xs))
         target = start["target"]
-        evident = self._evident and not callable(mode) and target[0] != ALL
+        single = target[0] != ALL and (target < int(np.prod(start["output"].shape[1:]))).all()
+        evident = self._evident and not callable(mode) and single
         if self.evidence and not evident:
             raise InvalidInputError(
-                f"evidence=True needs a single output, but the score is {mode if callable(mode) else 'all'!r}; pass "
-                f"evidence=False for the difference of the score."
+                f"evidence=True needs a single output, but the score is {mode if callable(mode) else 'of several'}; "
+                f"pass evidence=False for the difference of the score."
             )
         run = self.compiled(self._probability, {}) if evident else self.score(mode)
         counts = [part.count for part in parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from innv_ext.analyzers.parts.partition import Partition
 from innv_ext.analyzers.rde.reference import Reference
 from innv_ext.backend import numerics, walk
 from innv_ext.backend.graph import Graph
-from innv_ext.backend.numerics import widen
 
 Tensor = Any
 CACHED_DRAWS = 2**26  # bytes of Monte Carlo draws that are kept between evaluations
@@ -167,11 +167,12 @@ def filtered(
 ) -> Tensor:
     """D = (score - mean)^2 + variance by density filtering."""
     y = moments.propagate(context.graph, context.rules, random_inputs(xs, s, reference, context))
-    weights, mean, _ = select(widen(y.mean), index, context.mode)
+    own = functools.partial(ops.cast, dtype=score.dtype)  # the last layers may compute in another precision
+    weights, mean, _ = select(own(y.mean), index, context.mode)
     axes = tuple(range(1, len(y.mean.shape)))
-    variance = ops.sum(ops.square(weights) * y.var, axis=axes)
+    variance = ops.sum(ops.square(weights) * own(y.var), axis=axes)
     for factor in y.factors.values():
-        along = ops.sum(ops.expand_dims(weights, 1) * factor, axis=tuple(a + 1 for a in axes))
+        along = ops.sum(ops.expand_dims(weights, 1) * own(factor), axis=tuple(a + 1 for a in axes))
         variance = variance + ops.sum(ops.square(along), axis=1)
     return ops.square(score - mean) + variance
 
@@ -181,7 +182,7 @@ def sampled(
 ) -> Tensor:
     """The sum of (score - score(s x + (1 - s) v))^2 over draws v (batch, draws, ...)."""
     count = ops.shape(draws[0])[1]
-    y = widen(walk.evaluate(context.graph, mixed_inputs(xs, s, draws, context))[0])
+    y = ops.cast(walk.evaluate(context.graph, mixed_inputs(xs, s, draws, context))[0], score.dtype)
     found = select(y, ops.repeat(index, count, axis=0), context.mode)[1]
     return ops.sum(ops.square(ops.expand_dims(score, 1) - ops.reshape(found, (-1, count))), axis=1)
 
