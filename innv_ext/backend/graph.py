@@ -86,8 +86,9 @@ class Node:
     ``call`` is how it is evaluated. ``layers`` are the names of the enclosing layers, outermost first, its own
     included; ``position`` is the index in ``model.layers`` of the outermost one. ``note`` says why a composite layer
     could not be opened. Filled in by ``facts.annotate`` are ``kind``, ``nonnegative`` (one flag per input), ``first``
-    (the first affine node on a path from the input), ``early`` (behind nothing but shapes and rescaling) and ``signal``
-    (the inputs of a product that carry the signal).
+    (the first affine node on a path from the input), ``early`` (behind nothing but shapes and rescaling), ``signal``
+    (the inputs of a product that carry the signal) and ``gate`` (a sigmoid that is moved or turned, as in 1 - z, and
+    only closes the signals of products).
     """
 
     index: int
@@ -103,6 +104,7 @@ class Node:
     first: bool = False
     early: bool = False
     signal: tuple[int, ...] = ()
+    gate: bool = False
     note: str = ""
 
 
@@ -111,7 +113,8 @@ class Graph:
     """Nodes in topological order.
 
     ``layer_slots`` says in which slot a layer's output lives, ``keys`` how a model that returns a dict calls outputs,
-    ``made_of`` which variables the graph holds the values of: if one changes, it has to be traced again.
+    ``made_of`` which variables the graph holds the values of: if one changes, it has to be traced again, ``within`` for
+    one step of a loop the graph and the node of the loop.
     """
 
     nodes: tuple[Node, ...]
@@ -121,6 +124,7 @@ class Graph:
     layer_slots: dict[str, int]
     keys: tuple[str, ...] = ()
     made_of: tuple[Any, ...] = ()
+    within: tuple[Graph, Node] | None = None
 
     def producer(self) -> dict[int, Node]:
         """The node that writes each slot."""

@@ -19,6 +19,7 @@ from innv_ext.backend.graph import Call, Graph, Node, op_key
 from innv_ext.backend.kinds import FUNCTION_KINDS, Kind
 from innv_ext.backend.masks import KeepMask
 from innv_ext.backend.rewrites.cosine import split_cosine
+from innv_ext.backend.rewrites.loops import open_loops
 from innv_ext.backend.rewrites.ties import derivatives_at_ties
 from innv_ext.backend.tracing import open_function
 from innv_ext.errors import InnvError
@@ -287,8 +288,13 @@ BATCHNORM_MODES: dict[str, Callable[[Graph], Graph]] = {
 }
 
 
-def canonical(graph: Graph, batchnorm: str = "linear") -> Graph:
-    """The form in which methods see a model: activations and separable convolutions split, BN as asked for."""
+def canonical(graph: Graph, batchnorm: str = "linear", loops: bool = False) -> Graph:
+    """The form in which methods see a model: activations and separable convolutions split, BN as asked for.
+
+    With ``loops`` recurrent layers are loops over the nodes of one step, see ``rewrites.loops``.
+    """
+    if loops:
+        graph = open_loops(graph, functools.partial(canonical, batchnorm=batchnorm, loops=True))
     graph = open_custom_functions(split_separable(split_activations(graph)))
     graph = split_cosine(derivatives_at_ties(pool_planes_first(graph)))
     graph = BATCHNORM_MODES[batchnorm](affine_operations(graph))

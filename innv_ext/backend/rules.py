@@ -12,6 +12,7 @@ import keras
 from innv_ext.backend import facts, numerics, traits
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
+from innv_ext.backend.loops import Loop, ThroughLoop, everywhere
 from innv_ext.errors import NoRuleError, UnusedRuleWarning
 
 PredicateLike = Callable[[Node, Graph], bool]
@@ -80,11 +81,13 @@ class Rules:
         return cls(*map(tuple, config["rows"]))
 
     def match(self, node: Node, graph: Graph) -> tuple[Any, ...] | None:
-        """The first row whose predicate holds."""
-        return next((row for row in self.rows if row[0](node, graph)), None)
+        """The first row whose predicate holds; of loops only rows that are not for all kinds of nodes count."""
+        loop = isinstance(node.call, Loop)
+        rows = (row for row in self.rows if not (loop and getattr(row[0], "general", False)))
+        return next((row for row in rows if row[0](node, graph)), None)
 
     def bind(self, graph: Graph, hint: str = "", what: str = "rule", idle: Any = None) -> tuple[Any, ...]:
-        """One rule per node; reports every uncovered node at once.
+        """One rule per node; reports every uncovered node at once. Loops without a rule get those of their nodes.
 
         Parameters
         ----------
@@ -95,46 +98,57 @@ class Rules:
         NoRuleError
             names each node without a rule, its class, its position and the ways out
         """
-        found = [self.match(node, graph) for node in graph.nodes]
-        missing = _missing(graph, found, idle is not None)
+        missing = self.missing(graph, idle is not None)
         if missing:
             raise NoRuleError(_describe(missing, hint, what))
-        return tuple(idle if row is None else row[1] for row in found)
+        return self._bound(graph, idle)
 
-    def missing(self, graph: Graph) -> list[Node]:
-        """The nodes without a rule that something reaches from the outputs."""
-        return _missing(graph, [self.match(node, graph) for node in graph.nodes], True)
+    def _bound(self, graph: Graph, idle: Any) -> tuple[Any, ...]:
+        found = []
+        for node in graph.nodes:
+            row = self.match(node, graph)
+            if row is None and isinstance(node.call, Loop):
+                found.append(ThroughLoop(self._bound(node.call.inside(graph, node), idle)))
+            else:
+                found.append(idle if row is None else row[1])
+        return tuple(found)
+
+    def missing(self, graph: Graph, backwards: bool = True) -> list[Node]:
+        """The nodes without a rule; walking ``backwards``, those of them that something reaches from the outputs."""
+        reached, missing = set(graph.outputs), []
+        for node in reversed(graph.nodes):
+            if backwards and not reached.intersection(node.outputs):
+                continue
+            row = self.match(node, graph)
+            reaches = getattr(row[1], "reaches", None) if row is not None else None
+            reached.update(node.inputs if reaches is None else (node.inputs[i] for i in reaches(node)))
+            if row is None and isinstance(node.call, Loop):
+                missing.extend(reversed(self.missing(node.call.inside(graph, node), backwards)))
+            elif row is None:
+                missing.append(node)
+        return missing[::-1]
 
     def warn_unused(self, graph: Graph, name: str) -> None:
         """Warn of rows that fit no node of model ``name``; for tables of users."""
-        unused = [_shown(row[0]) for row in self.rows if not any(row[0](node, graph) for node in graph.nodes)]
+        unused = [_shown(row[0]) for row in self.rows if not any(row[0](*place) for place in everywhere(graph))]
         if unused:
             message = f"rules has rows that fit no node of {name!r}: {', '.join(unused)}; see print(analyzer)."
             warnings.warn(message, UnusedRuleWarning, stacklevel=8)
 
     def describe(self, graph: Graph, bound: Sequence[Any]) -> list[str]:
         """One line a node: number, name, what it does, the label of its row or else its rule, and whether x >= 0."""
-        width = max((len(n.name) for n in graph.nodes), default=0)
+        width = max((len(n.name) for n, _ in everywhere(graph)), default=0)
         lines = []
         for node, rule in zip(graph.nodes, bound, strict=True):
             row = self.match(node, graph)
             label = row[2] if row is not None and len(row) > 2 else getattr(rule, "__name__", repr(rule))
+            inner = isinstance(rule, ThroughLoop)
             flag = " x>=0" if nonnegative_input(node, graph) else ""
+            label = "one step after the other:" if inner else label
             lines.append(f"{node.index:4d}  {node.name:{width}s}  {op_key(node.op):22s}  {label}{flag}")
+            if inner:
+                lines.extend("  " + line for line in self.describe(node.call.inside(graph, node), rule.rules))
         return lines
-
-
-def _missing(graph: Graph, found: Sequence[tuple[Any, ...] | None], backwards: bool) -> list[Node]:
-    """The nodes without a row; walking ``backwards``, those of them that something reaches from the outputs."""
-    reached, missing = set(graph.outputs), []
-    for node, row in zip(reversed(graph.nodes), reversed(found), strict=True):
-        if backwards and not reached.intersection(node.outputs):
-            continue
-        reaches = getattr(row[1], "reaches", None) if row is not None else None
-        reached.update(node.inputs if reaches is None else (node.inputs[i] for i in reaches(node)))
-        if row is None:
-            missing.append(node)
-    return missing[::-1]
 
 
 def _describe(missing: Sequence[Node], hint: str, what: str) -> str:
@@ -193,7 +207,14 @@ def makes(function: Callable[..., Any]) -> Callable[[Callable[..., bool]], Calla
     return decorate
 
 
+def general(predicate: Callable[..., bool]) -> Callable[..., bool]:
+    """Decorate a predicate that asks for no kind of nodes: rows with it are no rules of a whole loop."""
+    predicate.general = True  # type: ignore[attr-defined]
+    return predicate
+
+
 @savable
+@general
 def anything(node: Node, graph: Graph) -> bool:
     """Every node."""
     return True
@@ -241,6 +262,8 @@ def _at_index(node: Node, graph: Graph, *positions: int) -> bool:
 
 
 def _last_position(graph: Graph) -> int:
+    if graph.within is not None:
+        return _last_position(graph.within[0])
     return max((n.position for n in graph.nodes if n.position is not None), default=-1)
 
 
@@ -287,11 +310,15 @@ def first_linear(node: Node, graph: Graph) -> bool:
 
 @savable
 def shifted(node: Node, graph: Graph) -> bool:
-    """Constants that are added behind the first weights; in front of them they only change the units of the input."""
-    return node.kind is Kind.RESCALE and traits.shifts(node) and not node.early
+    """Constants that are added behind the first weights; in front of them they only change the units of the input.
+
+    A gate that is turned (1 - z) is still a gate, the sigmoid of what goes into it.
+    """
+    return node.kind is Kind.RESCALE and traits.shifts(node) and not (node.early or node.gate)
 
 
 @savable
+@general
 def nonnegative_input(node: Node, graph: Graph) -> bool:
     """Nodes whose inputs are proved non-negative."""
     return bool(node.nonnegative) and all(node.nonnegative)
@@ -319,6 +346,8 @@ def _up_to(node: Node, graph: Graph, layer: int | str) -> bool:
     if isinstance(layer, int):
         limit = layer + _last_position(graph) + 1 if layer < 0 else layer
         return node.position is not None and node.position <= limit
+    if graph.within is not None and _up_to(graph.within[1], graph.within[0], layer):
+        return True
     slots = {slot for n in graph.nodes if _named(n, graph, layer) for slot in n.outputs}
     return node.index in facts.ancestors(graph, slots)
 

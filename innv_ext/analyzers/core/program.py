@@ -38,6 +38,7 @@ class GraphAnalyzer(Analyzer):
     propagates = True
     one_pass = False  # whether the model is called once for each sample, with no other versions of it
     through_steps = False  # whether the method has something to say at floor, round ..., which have no gradient
+    opens_loops = False  # whether recurrent layers are loops over the nodes of one step, see ``rewrites.loops``
     behind_embeddings = False  # whether ``graph_`` starts behind the embeddings of token inputs, which are in ``head_``
 
     def check_model(self, graph: Graph) -> None:
@@ -51,7 +52,7 @@ class GraphAnalyzer(Analyzer):
 
     def build(self) -> None:
         """Rewrite the graph and check that it still computes what the model does; compile nothing yet."""
-        self._whole = graph = self.subject_.form(self.batchnorm_form)
+        self._whole = graph = self.subject_.form(*self._form)
         graph = graph.rebuilt(graph.nodes, outputs=(graph.outputs[self._explained],))
         self.output_position_ = 0
         if self.subject_.batch is not None and not self.one_pass:
@@ -77,11 +78,15 @@ class GraphAnalyzer(Analyzer):
         self._compiled: dict[Any, Compiled] = {}
         fed = self.input_specs()
         dtypes = [numerics.wide_dtype(s.dtype) if numerics.is_float(s.dtype) else s.dtype for s in fed]
-        self._checked = not self.check_forward or self.subject_.is_checked(self.batchnorm_form, self._explained, dtypes)
+        self._checked = not self.check_forward or self.subject_.is_checked(self._form, self._explained, dtypes)
         if not self._checked and all(None not in spec.shape[1:] for spec in fed):
             own = [replace(s, dtype=self._whole.specs[i].dtype) for s, i in zip(fed, self._whole.inputs, strict=True)]
             count = self.subject_.probes
             self._check([subject.probe(s, count).astype(d) for s, d in zip(own, dtypes, strict=True)])
+
+    @property
+    def _form(self) -> tuple[str, bool]:
+        return self.batchnorm_form, self.opens_loops
 
     def _warn_of_probabilities(self, kept: Sequence[str]) -> None:
         if kept:
@@ -94,7 +99,7 @@ class GraphAnalyzer(Analyzer):
             )
 
     def _check(self, xs: Sequence[np.ndarray]) -> None:
-        self.subject_.check(self.model, self.batchnorm_form, self._explained, xs, repr(self))
+        self.subject_.check(self.model, self._form, self._explained, xs, repr(self))
         self._checked = True
 
     def check_once(self, xs: Sequence[np.ndarray]) -> None:

@@ -14,6 +14,7 @@ from keras import ops, tree
 
 from innv_ext.backend import facts, numerics, passes, tracing, walk
 from innv_ext.backend.graph import Graph, Spec
+from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import widen
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
 
@@ -37,18 +38,22 @@ class Subject:
                 f"part of the model behind {', '.join(n.name for n in readers)}, on what is computed there."
             )
         self.structure, self._kept = tracing.structure(model)
-        self._held = [np.array(variable) for variable in self.graph.made_of]
-        self._forms: dict[str, Graph] = {}
+        self._held = [(variable, np.array(variable)) for variable in self.graph.made_of]
+        self._forms: dict[tuple[str, bool], Graph] = {}
+        self._recurrent = any(facts.kind_of(node) is Kind.RECURRENT for node in self.graph.nodes)
         self._checked: set[Any] = set()
         listed = set(map(id, model.variables))
         # variables that a call of the model assigns: states of recurrent layers, and what else is seen to change
         self.assigned = [v for v in tracing.fixed_variables(model) if id(v) not in listed]
 
-    def form(self, batchnorm: str) -> Graph:
+    def form(self, batchnorm: str, loops: bool = False) -> Graph:
         """The graph as ``passes.canonical`` gives it."""
-        if batchnorm not in self._forms:
-            self._forms[batchnorm] = passes.canonical(self.graph, batchnorm)
-        return self._forms[batchnorm]
+        key = batchnorm, loops and self._recurrent
+        if key not in self._forms:
+            graph = self._forms[key] = passes.canonical(self.graph, *key)
+            known = {id(variable) for variable, _ in self._held}
+            self._held.extend((v, np.array(v)) for v in graph.made_of if id(v) not in known)
+        return self._forms[key]
 
     def output_shape(self, model: keras.Model, position: int, xs: Sequence[np.ndarray]) -> tuple[int | None, ...]:
         """The shape of an output, worked out symbolically for inputs like ``xs`` where the model leaves sizes free."""
@@ -61,14 +66,15 @@ class Subject:
 
     def is_stale(self) -> bool:
         """Whether variables whose values the graph holds (a slice of positions) have other values by now."""
-        pairs = zip(self._held, self.graph.made_of, strict=True)
-        return any(not np.array_equal(value, variable) for value, variable in pairs)
+        return any(not np.array_equal(value, variable) for variable, value in self._held)
 
-    def is_checked(self, batchnorm: str, position: int, dtypes: Sequence[str]) -> bool:
+    def is_checked(self, form: tuple[str, bool], position: int, dtypes: Sequence[str]) -> bool:
         """Whether this form was found right for this output and inputs of these dtypes."""
-        return (batchnorm, position, tuple(dtypes)) in self._checked
+        return (id(self.form(*form)), position, tuple(dtypes)) in self._checked
 
-    def check(self, model: keras.Model, batchnorm: str, position: int, xs: Sequence[np.ndarray], who: str) -> None:
+    def check(
+        self, model: keras.Model, form: tuple[str, bool], position: int, xs: Sequence[np.ndarray], who: str
+    ) -> None:
         """Compare a form of the graph with the model on some samples, and on one alone, unless that was done before.
 
         Raises
@@ -78,10 +84,10 @@ class Subject:
         InnvError
             if the graph computes something else
         """
-        key = (batchnorm, position, tuple(x.dtype.name for x in xs))
+        graph = self.form(*form)
+        key = (id(graph), position, tuple(x.dtype.name for x in xs))
         if key in self._checked:
             return
-        graph = self.form(batchnorm)
         graph = graph.rebuilt(graph.nodes, outputs=(graph.outputs[position],))
         own = [x.astype(graph.specs[s].dtype) for x, s in zip(xs, graph.inputs, strict=True)]
         dtypes = {graph.specs[s].dtype for node in graph.nodes for s in node.outputs}

@@ -54,6 +54,7 @@ class PatternNet(ReverseAnalyzer):
 
     hint = RELU_HINT
     batchnorm_form = "fold"
+    opens_loops = False  # there are no patterns of what is inside
     needs_fit = True
     learns, fit_instead = "the pattern of every neuron", "pass patterns="
     multiplies = False  # whether patterns are multiplied by the weights

@@ -32,7 +32,7 @@ def fixed_variables(model: keras.Model) -> list[Any]:
 
 
 @contextmanager
-def untouched(model: keras.Model) -> Iterator[None]:
+def untouched(model: keras.layers.Layer) -> Iterator[None]:
     """Call layers as ``predict`` does, and leave the model as it was.
 
     Calling layers records nodes, losses, attributes and names of operations. A layer that is built by the call keeps
@@ -70,6 +70,24 @@ def untouched(model: keras.Model) -> Iterator[None]:
         if counts is not None:
             names.clear()
             names.update(counts)
+
+
+@contextmanager
+def constant_variables() -> Iterator[None]:
+    """Within it no variable can be changed: a ValueError."""
+    plain, own = keras.Variable.assign, "assign" in vars(keras.Variable)
+
+    def refused(variable: Any, value: Any) -> None:
+        raise ValueError(f"it changes the variable {variable.name!r}")
+
+    keras.Variable.assign = refused
+    try:
+        yield
+    finally:
+        if own:
+            keras.Variable.assign = plain
+        else:
+            del keras.Variable.assign
 
 
 @functools.cache
