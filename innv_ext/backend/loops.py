@@ -45,6 +45,8 @@ class Loop:
     backwards: bool
     from_zeros: bool = False
 
+    has_rule = True  # which is ``ThroughLoop``: nobody needs its pullback
+
     def __call__(self, *xs: Tensor) -> list[Tensor]:
         x, states, mask = self._parts(xs)
         body, outputs = self._at_hand(), self.body.outputs

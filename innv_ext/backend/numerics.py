@@ -13,6 +13,7 @@ from keras import ops
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
+_FEW_STEPS = 8  # of loops that are run eagerly
 TINY = 1e-30  # denominators below this count as zero; r / TINY still fits into float32 for relevance up to 1e8
 
 
@@ -148,6 +149,9 @@ def scan(
     the last state, and the ys of all steps with a first axis like that of xs
     """
     length = xs[0].shape[0]
+    if tf.executing_eagerly() and length > _FEW_STEPS:  # one operation after the other takes milliseconds a step
+        compiled = tf.function(lambda state, xs: scan(step, state, xs, outputs, backwards), autograph=False)
+        return compiled(list(state), list(xs))
     count = tf.shape(xs[0])[0] if length is None else length
     fed = [tf.TensorArray(x.dtype, count, element_shape=x.shape[1:]).unstack(x) for x in xs]
     made = [tf.TensorArray(dtype, count, element_shape=shape) for shape, dtype in outputs]

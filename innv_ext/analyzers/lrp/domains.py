@@ -29,7 +29,7 @@ class Domains:
         for node, rule, asking in zip(graph.nodes, rules, asks, strict=True):
             own = rule.rule if isinstance(rule, Conserving) else rule
             if isinstance(rule, ThroughLoop):
-                inner = Domains(node.call.body, rule.rules)
+                inner = Domains(node.call.inside(graph, node), rule.rules)
                 if inner.asks:
                     self.loops[node.index] = origin(graph, node.inputs[0]), inner
             pool = rule is node_rules.winner_takes_all and traits.is_window(node)

@@ -18,7 +18,7 @@ from innv_ext.backend.kinds import RECURRENT_CELLS, RECURRENT_LAYERS
 from innv_ext.backend.loops import Loop
 from innv_ext.backend.masks import keep_mask, mask_of, with_mask
 from innv_ext.backend.rewrites.joint import join_sums
-from innv_ext.backend.tracing import open_cell
+from innv_ext.backend.tracing import open_cell, untouched
 
 Tensor = Any
 Form = Callable[[Graph], Graph]
@@ -41,7 +41,8 @@ def open_loops(graph: Graph, form: Form) -> Graph:
         writer = _Writer(graph, node, form)
         try:
             new = writer.opened()
-            try_out(node.call, node.inputs, [None] * len(node.inputs), writer.short(), new, node.outputs)
+            with untouched(node.op):
+                try_out(node.call, node.inputs, [None] * len(node.inputs), writer.short(), new, node.outputs)
         except Exception as error:  # whatever a foreign cell raises, the layer stays one node
             nodes.append(replace(node, note=f"one step of it has no graph ({type(error).__name__}: {error})"))
             continue
