@@ -112,7 +112,8 @@ def _annotated(graph: Graph, positive: set[int], near: set[int], early: set[int]
             positive.update(node.outputs)
         nodes.append(node)
     users = replace(graph, nodes=tuple(nodes)).consumers()
-    nodes = [replace(n, gate=n.kind is Kind.RESCALE and gates.issuperset(n.inputs) and _closes(n, users)) for n in nodes]
+    turned = (n.kind is Kind.RESCALE and gates.issuperset(n.inputs) and _closes(n, users) for n in nodes)
+    nodes = [replace(node, gate=gate) for node, gate in zip(nodes, turned, strict=True)]
     return _mark_tokens(replace(graph, nodes=tuple(nodes)))
 
 

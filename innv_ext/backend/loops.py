@@ -76,7 +76,7 @@ class Loop:
     def backward(
         self, xs: Tensors, ys: Tensors, rs: Tensors, rules: Sequence[Any] | RulesAt, along: Tensors = ()
     ) -> list[Tensor | None]:
-        """The relevance of the inputs from that of the outputs, by a walk through every step, from the last one on.
+        """The relevance of the inputs from that of the outputs, by a walk through every step from the last.
 
         What is inside a step is computed anew from x and the states before it. A masked step leaves the relevance of
         the states as it is; that of its output goes to the step that it repeats, or is lost if it puts out zeros.
@@ -93,7 +93,7 @@ class Loop:
             ops.concatenate([s[None], ops.cast(_swapped(y)[:-1], s.dtype)], axis=0)
             for s, y in zip(states, ys[1:], strict=True)
         ]
-        fed = [*before, *map(_swapped, rs), _swapped(x), *map(_swapped, along), *([] if mask is None else [_swapped(mask)])]
+        fed = [*before, *map(_swapped, [*rs, x, *along, *([] if mask is None else [mask])])]
 
         def step(later: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
             old, found, x_t, *more = now[:count], now[count : 2 * count + 1], *now[2 * count + 1 :]
@@ -116,14 +116,16 @@ class Loop:
             if mask is not None:
                 r_x = ops.where(_per_row(more[-1], r_x), r_x, ops.zeros_like(r_x))
                 r_states = [
-                    ops.where(_per_row(more[-1], r), r, 0 * r) + p for r, p in zip(r_states, passed[1:], strict=True)
+                    ops.where(_per_row(more[-1], r), r, p) for r, p in zip(r_states, passed[1:], strict=True)
                 ]
             return [*r_states, *(passed[:1] if held else [])], [r_x]
 
-        start = [*(ops.zeros_like(widen(s)) for s in states), *held]
-        r_states, (r_x,) = numerics.scan(step, start, fed, [_wide(self.body.specs[self.body.inputs[0]])], backwards=True)
+        start = [ops.zeros_like(s, dtype=r.dtype) for s, r in zip(states, rs[1:], strict=True)]
+        kind = _wide(self.body.specs[self.body.inputs[0]])
+        r_states, (r_x,) = numerics.scan(step, [*start, *held], fed, [kind], backwards=True)
         given = [] if self.initial is not None else r_states[:count]
-        return [_swapped(r_x), *given, *([None] if self.masked else [])]
+        found = [ops.cast(r, widen(x).dtype) for r, x in zip([_swapped(r_x), *given], xs, strict=False)]
+        return [*found, *([None] if self.masked else [])]
 
     def inside(self, graph: Graph, node: Node) -> Graph:
         """``body``, with the graph and the node that it belongs to."""

@@ -68,7 +68,11 @@ def forward(graph: Graph, inputs: Sequence[Any], rules: Sequence[ForwardRule] | 
 def _evaluated(node: Node, xs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Callable[..., Any]]:
     """Outputs and pullback of a node; that of a loop, which takes long to derive, only when it is asked for."""
     if getattr(node.call, "has_rule", False):
-        return tuple(tree.flatten(node.call(*xs))), lambda *rs: numerics.vjp(node.call, *xs)[1](*rs)
+
+        def pullback(*rs: Tensor | None) -> tuple[Tensor | None, ...]:
+            return numerics.vjp(node.call, *xs)[1](*rs)
+
+        return tuple(tree.flatten(node.call(*xs))), pullback
     return numerics.vjp(node.call, *xs)
 
 

@@ -201,7 +201,7 @@ def _columns(node: Node, width: int) -> list[tuple[int, int]] | None:
         if part.ndim != 2 or not part.size:
             return None
         first, last = int(part[0, 0]), int(part[0, 0]) + part.shape[1]
-        if not np.array_equal(part, np.arange(first, last) + [[0], [width]]):
+        if not np.array_equal(part, np.add.outer([0, width], np.arange(first, last))):
             return None
         found.append((first, last))
     return found

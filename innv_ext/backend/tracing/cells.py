@@ -41,7 +41,7 @@ def open_cell(owner: keras.layers.Layer, cell: Any, inputs: Any, is_leaf: Callab
         stack.enter_context(untouched(owner))
         stack.enter_context(constant_variables())
         for part in owner._flatten_layers():
-            if hasattr(part, "recurrent_dropout") and "dropout" in vars(part):  # it makes its masks whatever ``training``
+            if hasattr(part, "recurrent_dropout") and "dropout" in vars(part):  # made whatever ``training``
                 object.__setattr__(part, "dropout", 0.0)
                 object.__setattr__(part, "recurrent_dropout", 0.0)
             if op_key(part) in ("LSTMCell", "GRUCell"):  # the same in fewer operations, on whole weights
