@@ -217,6 +217,18 @@ def op_key(op: Any) -> str:
     return f"custom:{getattr(op, '__name__', type(op).__name__)}"
 
 
+def listed(nodes: Sequence[Node]) -> str:
+    """What the nodes are, where they are, and why they were not opened; one a line."""
+    return "\n".join(
+        f"  - {n.name} ({op_key(n.op).removeprefix('custom:')}, node {n.index}"
+        + (f", model.layers[{n.position}]" if n.position is not None else "")
+        + (f"; not opened because {n.note}" if n.note else "")
+        + (f"; quantised ({n.op.quantization_mode})" if getattr(n.op, "quantization_mode", None) else "")
+        + ")"
+        for n in nodes
+    )
+
+
 def run(nodes: Sequence[Node], slots: dict[int, Tensor]) -> dict[int, Tensor]:
     """The values of all slots, starting from those that are given."""
     slots = dict(slots)

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from innv_ext.backend import facts, numerics, traits
-from innv_ext.backend.graph import Graph, Node, op_key
+from innv_ext.backend.graph import Graph, Node, listed, op_key
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.loops import Loop, ThroughLoop, everywhere
 from innv_ext.errors import NoRuleError, UnusedRuleWarning
@@ -100,7 +100,7 @@ class Rules:
         """
         missing = self.missing(graph, idle is not None)
         if missing:
-            raise NoRuleError(_describe(missing, hint, what))
+            raise NoRuleError(f"No {what} for these nodes:\n{listed(missing)}" + (f"\n{hint}" if hint else ""))
         return self._bound(graph, idle)
 
     def _bound(self, graph: Graph, idle: Any) -> tuple[Any, ...]:
@@ -142,25 +142,12 @@ class Rules:
         for node, rule in zip(graph.nodes, bound, strict=True):
             row = self.match(node, graph)
             label = row[2] if row is not None and len(row) > 2 else getattr(rule, "__name__", repr(rule))
-            inner = isinstance(rule, ThroughLoop)
+            label = "one step after the other:" if isinstance(rule, ThroughLoop) else label
             flag = " x>=0" if nonnegative_input(node, graph) else ""
-            label = "one step after the other:" if inner else label
             lines.append(f"{node.index:4d}  {node.name:{width}s}  {op_key(node.op):22s}  {label}{flag}")
-            if inner:
+            if isinstance(rule, ThroughLoop):
                 lines.extend("  " + line for line in self.describe(node.call.inside(graph, node), rule.rules))
         return lines
-
-
-def _describe(missing: Sequence[Node], hint: str, what: str) -> str:
-    lines = [
-        f"  - {n.name} ({op_key(n.op).removeprefix('custom:')}, node {n.index}"
-        + (f", model.layers[{n.position}]" if n.position is not None else "")
-        + (f"; not opened because {n.note}" if n.note else "")
-        + (f"; quantised ({n.op.quantization_mode})" if getattr(n.op, "quantization_mode", None) else "")
-        + ")"
-        for n in missing
-    ]
-    return f"No {what} for these nodes:\n" + "\n".join(lines) + (f"\n{hint}" if hint else "")
 
 
 # --- predicates --------------------------------------------------------------------------------------------------
