@@ -38,14 +38,13 @@ def open_cell(owner: keras.layers.Layer, cell: Any, inputs: Any, is_leaf: Callab
     tensors = tree.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype), inputs)
     slots = [tracer.new_slot(kt) for kt in tree.flatten(tensors)]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(untouched(owner))
-        stack.enter_context(constant_variables())
-        for part in owner._flatten_layers():
+        for part in stack.enter_context(untouched(owner)):
             if hasattr(part, "recurrent_dropout") and "dropout" in vars(part):  # made whatever ``training``
                 object.__setattr__(part, "dropout", 0.0)
                 object.__setattr__(part, "recurrent_dropout", 0.0)
             if op_key(part) in ("LSTMCell", "GRUCell"):  # the same in fewer operations, on whole weights
                 object.__setattr__(part, "implementation", 2)
+        stack.enter_context(constant_variables())
         kwargs = tracer.with_training(cell, {}, False)
         found, _ = tracer.run_once(cell, tensors, kwargs, slots, [None] * len(slots), ())
     shapes = [[tracer.specs[s].shape[1:] for s in one] for one in (found[1:], slots[1:])]

@@ -32,8 +32,8 @@ def fixed_variables(model: keras.Model) -> list[Any]:
 
 
 @contextmanager
-def untouched(model: keras.layers.Layer) -> Iterator[None]:
-    """Call layers as ``predict`` does, and leave the model as it was.
+def untouched(model: keras.layers.Layer) -> Iterator[list[Any]]:
+    """Call layers as ``predict`` does, and leave the model as it was; gives all its layers.
 
     Calling layers records nodes, losses, attributes and names of operations. A layer that is built by the call keeps
     its new weights.
@@ -52,7 +52,7 @@ def untouched(model: keras.layers.Layer) -> Iterator[None]:
     try:
         with warnings.catch_warnings():  # which users have seen when they made the model
             warnings.filterwarnings("ignore", r"Layer '.*' \(of type .*\) was passed an input with a mask", UserWarning)
-            yield
+            yield layers
     finally:
         model._maybe_reset_call_context()
         for old, content in lists:
