@@ -89,11 +89,7 @@ class Loop:
         x, states, mask = self._parts(xs)
         body, count = self._at_hand(), len(states)
         held = [widen(h) for h in self._held(x, mask)]
-        before = [
-            ops.concatenate([s[None], ops.cast(_swapped(y)[:-1], s.dtype)], axis=0)
-            for s, y in zip(states, ys[1:], strict=True)
-        ]
-        fed = [*before, *map(_swapped, [*rs, x, *along, *([] if mask is None else [mask])])]
+        told = [*self.states_before(xs, ys), *rs, x, *along, *([] if mask is None else [mask])]
 
         def step(later: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
             old, found, x_t, *more = now[:count], now[count : 2 * count + 1], *now[2 * count + 1 :]
@@ -122,10 +118,16 @@ class Loop:
 
         start = [ops.zeros_like(s, dtype=r.dtype) for s, r in zip(states, rs[1:], strict=True)]
         kind = _wide(self.body.specs[self.body.inputs[0]])
-        r_states, (r_x,) = numerics.scan(step, [*start, *held], fed, [kind], backwards=True)
+        r_states, (r_x,) = numerics.scan(step, [*start, *held], list(map(_swapped, told)), [kind], backwards=True)
         given = [] if self.initial is not None else r_states[:count]
         found = [ops.cast(r, widen(x).dtype) for r, x in zip([_swapped(r_x), *given], xs, strict=False)]
         return [*found, *([None] if self.masked else [])]
+
+    def states_before(self, xs: Tensors, ys: Tensors) -> list[Tensor]:
+        """Each of the states in front of every step, (batch, steps, ...)."""
+        states = self._parts(xs)[1]
+        pairs = zip(states, ys[1:], strict=True)
+        return [ops.concatenate([s[:, None], ops.cast(y[:, :-1], s.dtype)], axis=1) for s, y in pairs]
 
     def inside(self, graph: Graph, node: Node) -> Graph:
         """``body``, with the graph and the node that it belongs to."""

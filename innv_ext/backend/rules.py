@@ -82,8 +82,7 @@ class Rules:
 
     def match(self, node: Node, graph: Graph) -> tuple[Any, ...] | None:
         """The first row whose predicate holds; of loops only rows that are not for all kinds of nodes count."""
-        loop = isinstance(node.call, Loop)
-        rows = (row for row in self.rows if not (loop and getattr(row[0], "general", False)))
+        rows = (row for row in self.rows if not (isinstance(node.call, Loop) and getattr(row[0], "general", False)))
         return next((row for row in rows if row[0](node, graph)), None)
 
     def bind(self, graph: Graph, hint: str = "", what: str = "rule", idle: Any = None) -> tuple[Any, ...]:
@@ -142,11 +141,12 @@ class Rules:
         for node, rule in zip(graph.nodes, bound, strict=True):
             row = self.match(node, graph)
             label = row[2] if row is not None and len(row) > 2 else getattr(rule, "__name__", repr(rule))
-            label = "one step after the other:" if isinstance(rule, ThroughLoop) else label
+            steps = getattr(rule, "rule", rule)
+            label = "one step after the other:" if isinstance(steps, ThroughLoop) else label
             flag = " x>=0" if nonnegative_input(node, graph) else ""
             lines.append(f"{node.index:4d}  {node.name:{width}s}  {op_key(node.op):22s}  {label}{flag}")
-            if isinstance(rule, ThroughLoop):
-                lines.extend("  " + line for line in self.describe(node.call.inside(graph, node), rule.rules))
+            if isinstance(steps, ThroughLoop):
+                lines.extend("  " + line for line in self.describe(node.call.inside(graph, node), steps.rules))
         return lines
 
 

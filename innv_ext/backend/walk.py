@@ -57,7 +57,7 @@ def forward(graph: Graph, inputs: Sequence[Any], rules: Sequence[ForwardRule] | 
             ys = tuple(rules[node.index](node, xs))
         else:
             xs = tuple(alias(slots[s]) for s in node.inputs)
-            ys, pullback = _evaluated(node, xs)
+            ys, pullback = evaluated(node, xs)
             nodes.append(live(node, pullback))
         slots.update(zip(node.outputs, ys, strict=True))
         all_xs.append(xs)
@@ -65,7 +65,7 @@ def forward(graph: Graph, inputs: Sequence[Any], rules: Sequence[ForwardRule] | 
     return Env(slots, tuple(nodes), tuple(all_xs), tuple(all_ys))
 
 
-def _evaluated(node: Node, xs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Callable[..., Any]]:
+def evaluated(node: Node, xs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Callable[..., Any]]:
     """Outputs and pullback of a node; that of a loop, which takes long to derive, only when it is asked for."""
     if getattr(node.call, "has_rule", False):
 

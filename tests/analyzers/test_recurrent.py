@@ -401,6 +401,36 @@ def test_what_masked_steps_put_out_belongs_to_the_step_that_they_repeat(zeros):
     assert not np.any(found[:, 1::2])
 
 
+# --- DeepLIFT ---------------------------------------------------------------------------------------------------------
+
+
+def test_deep_lift_through_a_loop_is_that_of_the_unrolled_model():
+    """Complete to rounding, which the mean over points between x and the reference is not."""
+    models = rolled_and_unrolled(*LAYERS["lstm"][:2])
+    xs = [data(3, STEPS, WIDTH), *(data(3, UNITS, seed=1 + i) for i in range(2))]
+    first, second = (
+        innv_ext.create_analyzer("deep_lift", model, reference_inputs=[0.3, -0.2, 0.1]).explain(xs, 0)
+        for model in models
+    )
+    close(first.attribution, second.attribution)
+    assert np.abs(first.extras["completeness_error"]).max() < 1e-9
+    cancels = innv_ext.create_analyzer("deep_lift", models[0], rule="reveal_cancel").explain(xs, 0)
+    assert np.abs(cancels.extras["completeness_error"]).max() < 1e-4
+
+
+@pytest.mark.parametrize("reference", [0, 0.4])
+def test_deep_lift_with_masks(reference):
+    """Steps that x alone keeps, or the reference too; a reference of zeros is masked altogether."""
+    x = keras.Input((STEPS, WIDTH))
+    y = L.Dense(2)(L.Bidirectional(L.GRU(UNITS))(L.LSTM(UNITS, return_sequences=True)(L.Masking()(x))))
+    model, x = randomised(keras.Model(x, y)), data(2, STEPS, WIDTH)
+    x[0, 2:] = 0
+    found = innv_ext.create_analyzer("deep_lift", model, reference_inputs=reference).explain(x, 0)
+    assert np.abs(found.extras["completeness_error"]).max() < 1e-9
+    if not reference:
+        assert not np.any(found.attribution[0, 2:])
+
+
 # --- bounds, padding, names -------------------------------------------------------------------------------------------
 
 
