@@ -274,6 +274,52 @@ def test_deep_taylor_and_guided_backprop_refuse_gates_by_name():
         innv_ext.create_analyzer("guided_backprop", model)
 
 
+# --- sums of affine maps ----------------------------------------------------------------------------------------------
+
+
+class Summing(L.Layer):
+    """x W + b + h, or convolutions of both."""
+
+    def __init__(self, kind, **options):
+        super().__init__(**options)
+        self.kind, self.state_size = kind, UNITS
+
+    def build(self, shape):
+        self.bias = self.add_weight(shape=(UNITS,), name="bias")
+        size = (2,) if self.kind == "conv" else ()
+        self.kernel = self.add_weight(shape=(*size, shape[-1], UNITS), name="kernel")
+        self.recurrent = self.add_weight(shape=(*size, UNITS, UNITS), name="recurrent")
+
+    def get_initial_state(self, batch_size):
+        return ops.zeros((batch_size, 3, UNITS) if self.kind == "conv" else (batch_size, UNITS))
+
+    def call(self, x, states):
+        if self.kind == "conv":
+            x, h = ops.conv(x, self.kernel, padding="same"), ops.conv(states[0], self.recurrent, padding="same")
+        else:
+            x, h = ops.matmul(x, self.kernel), states[0]
+        return x + self.bias + h, [states[0]]
+
+
+SUMS = [("dense", "lrp.alpha_2_beta_1"), ("dense", "lrp.w_square"), ("conv", "lrp.gamma"), ("conv", "lrp.flat")]
+
+
+@pytest.mark.parametrize(("kind", "name"), SUMS)
+def test_a_sum_in_a_cell_is_one_affine_map_to_every_rule(kind, name):
+    """That of a layer on [x, h]; what is only added has the unit matrix for weights."""
+    shape = (3,) if kind == "conv" else ()
+    x, h = keras.Input((1, *shape, WIDTH)), keras.Input((*shape, UNITS))
+    cell, head = Summing(kind), L.Dense(2)
+    y = L.RNN(cell)(x, initial_state=h)
+    model = randomised(keras.Model([x, h], head(L.Flatten()(y))))
+    layer = L.Conv1D(UNITS, 2, padding="same") if kind == "conv" else L.Dense(UNITS)
+    other = keras.Model([x, h], head(L.Flatten()(layer(ops.concatenate([x[:, 0], h], axis=-1)))))
+    below = cell.recurrent if kind == "conv" else np.eye(UNITS)
+    layer.set_weights([np.concatenate([cell.kernel, below], axis=-2), cell.bias])
+    xs = [data(2, 1, *shape, WIDTH), data(2, *shape, UNITS, seed=1)]
+    close(explain(name, model, xs), explain(name, other, xs))
+
+
 # --- properties -------------------------------------------------------------------------------------------------------
 
 NETS = {
@@ -399,6 +445,25 @@ def test_what_masked_steps_put_out_belongs_to_the_step_that_they_repeat(zeros):
     found = explain("lrp.epsilon", model, [values, masks])[0]
     close(found[:, ::2], explain("lrp.epsilon", other, shorter)[:, :2])
     assert not np.any(found[:, 1::2])
+
+
+@pytest.mark.slow
+def test_the_map_can_be_differentiated():
+    """What attacks on explanations need, against a difference."""
+    x = keras.Input((STEPS, WIDTH))
+    model = randomised(keras.Model(x, L.Dense(2)(L.GRU(UNITS)(L.LSTM(UNITS, return_sequences=True)(x)))))
+    analyzer = innv_ext.create_analyzer("lrp.epsilon", model, epsilon=0.01)
+    x, weights, step = data(2, STEPS, WIDTH), data(2, STEPS, WIDTH, seed=1), 1e-5 * data(2, STEPS, WIDTH, seed=2)
+
+    @tf.function(autograph=False)
+    def total(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(weights * analyzer.walk([x], tf.zeros(2, tf.int32), "index")["attributions"][0])
+        return y, tape.gradient(y, x)
+
+    (up, _), (down, _), (_, slope) = (total(tf.constant(x + sign * step)) for sign in (1, -1, 0))
+    np.testing.assert_allclose(np.sum(slope * step), (up - down) / 2, rtol=1e-6)
 
 
 # --- DeepLIFT ---------------------------------------------------------------------------------------------------------
