@@ -30,9 +30,8 @@ from innv_ext.analyzers.lrp.rules import (
     proportional,
 )
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.rules import (
+from innv_ext.backend.predicates import (
     Predicate,
-    Rules,
     anything,
     at_index,
     both,
@@ -45,11 +44,11 @@ from innv_ext.backend.rules import (
     named,
     nonnegative_input,
     op_is,
-    reaching,
     relu_like,
     shifted,
     up_to,
 )
+from innv_ext.backend.rules import Rules, reaching
 
 __all__ = [
     "AffineRule",

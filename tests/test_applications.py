@@ -118,7 +118,7 @@ def test_moments_pass_through_networks(name, networks):
     In float64: in float32 the folded and the plain network see ReLUs close to 0 on different sides.
     """
     model, twin = networks(name, "float64")
-    graph, _ = cut_softmax(passes.canonical(trace(model, facts.is_leaf), "fold"))
+    graph, _ = cut_softmax(passes.canonical(trace(model, facts.is_leaf), passes.Form("fold")))
     rules = moments.bind(graph, MOMENT_RULES)
     x = pictures(name, 2).astype("float64")
     logits = np.asarray(twin(x, training=False))

@@ -60,7 +60,6 @@ def rows(names, *shapes, args=(), inputs=1, listed=False, row=None, **kwargs):
     return {name: Row(functools.partial(make, name), *shapes * inputs, **row or {}) for name in names.split()}
 
 
-ONE_NODE = "steps through time inside one node"
 NOT_ELEMENTARY = "no structure known that relevance could follow"
 NO_DERIVATIVE = "yields numbers of bins, words or crosses: no gradient"
 REFUSE = {"status": REFUSED, "reason": NO_DERIVATIVE}
@@ -136,23 +135,19 @@ LAYERS = {
         row={"dtype": "int32", "status": REFUSED, "reason": "may run backwards, so it is not taken for an Embedding"},
     ),
     # recurrent
-    **rows("LSTM GRU SimpleRNN", SEQUENCE, args=(3,), row={"status": GRADIENT, "reason": ONE_NODE}),
-    **rows("ConvLSTM1D", (3, *SEQUENCE), args=(2, 2), row={"status": GRADIENT, "reason": ONE_NODE}),
-    **rows("ConvLSTM2D", (3, *IMAGE), args=(2, 2), row={"status": GRADIENT, "reason": ONE_NODE}),
-    **rows("ConvLSTM3D", (3, *VOLUME), args=(2, 2), row={"status": GRADIENT, "reason": ONE_NODE}),
-    "RNN": Row(lambda x: L.RNN(L.LSTMCell(3))(x), SEQUENCE, status=GRADIENT, reason=ONE_NODE),
+    **rows("LSTM GRU SimpleRNN", SEQUENCE, args=(3,), use_bias=False),
+    **rows("ConvLSTM1D", (3, *SEQUENCE), args=(2, 2), use_bias=False),
+    **rows("ConvLSTM2D", (3, *IMAGE), args=(2, 2), use_bias=False),
+    **rows("ConvLSTM3D", (3, *VOLUME), args=(2, 2), use_bias=False),
+    "RNN": Row(lambda x: L.RNN(L.LSTMCell(3, use_bias=False))(x), SEQUENCE),
     "StackedRNNCells": Row(
-        lambda x: L.RNN(L.StackedRNNCells([L.GRUCell(3), L.LSTMCell(2)]))(x), SEQUENCE, status=GRADIENT, reason=ONE_NODE
+        lambda x: L.RNN(L.StackedRNNCells([L.GRUCell(3, use_bias=False), L.LSTMCell(2, use_bias=False)]))(x), SEQUENCE
     ),
-    "Bidirectional": Row(lambda x: L.Bidirectional(L.GRU(3))(x), SEQUENCE, status=GRADIENT, reason=ONE_NODE),
+    "Bidirectional": Row(lambda x: L.Bidirectional(L.GRU(3, use_bias=False))(x), SEQUENCE),
     "TimeDistributed": Row(lambda x: L.TimeDistributed(L.Dense(3))(x), SEQUENCE),
-    "LSTMCell": Row(
-        lambda x, h, c: L.LSTMCell(3)(x, [h, c])[0], (4,), (3,), (3,), status=GRADIENT, reason="gates inside one node"
-    ),
-    "GRUCell": Row(lambda x, h: L.GRUCell(3)(x, [h])[0], (4,), (3,), status=GRADIENT, reason="gates inside one node"),
-    "SimpleRNNCell": Row(
-        lambda x, h: L.SimpleRNNCell(3)(x, [h])[0], (4,), (3,), status=GRADIENT, reason="sums inside one node"
-    ),
+    "LSTMCell": Row(lambda x, h, c: L.LSTMCell(3, use_bias=False)(x, [h, c])[0], (4,), (3,), (3,)),
+    "GRUCell": Row(lambda x, h: L.GRUCell(3, use_bias=False)(x, [h])[0], (4,), (3,)),
+    "SimpleRNNCell": Row(lambda x, h: L.SimpleRNNCell(3, use_bias=False)(x, [h])[0], (4,), (3,)),
     # signals and pictures
     **rows(
         "MelSpectrogram", (64,), fft_length=16, sequence_stride=8, num_mel_bins=4, sampling_rate=100,

@@ -468,14 +468,14 @@ def tokens():
     return keras.Model(i, layers.Dense(3)(layers.GlobalMaxPooling1D()(y)))
 
 
-@model(_masked_tokens, relu="none", relevance=False, noise=False)
+@model(_masked_tokens, relu="none", noise=False)
 def masked_lstm():
     i = keras.Input((6,), dtype="int32")
     y = layers.LSTM(5, unroll=True)(layers.Embedding(9, 4, mask_zero=True)(i))
     return keras.Model(i, layers.Dense(3)(y))
 
 
-@model(shape=(5, 3), relu="some", relevance=False, noise=False)
+@model(shape=(5, 3), relu="some", noise=False)
 def recurrent():
     i = keras.Input((5, 3))
     y = layers.TimeDistributed(layers.Dense(4, activation="tanh"))(i)

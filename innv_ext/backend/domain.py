@@ -28,9 +28,13 @@ class Origin:
     sources: tuple[int, ...]
     filled: bool  # whether some values are constants: padding, operands of a concatenation
 
-    def present(self, slots: dict[int, Tensor]) -> Tensor:
-        """One sample: 1 where a value comes from a source, 0 where it is a constant, whatever the sources hold."""
+    def present(self, slots: dict[int, Tensor], known: dict[int, Tensor] | None = None) -> Tensor:
+        """One sample: 1 where a value comes from a source, 0 where it is a constant, whatever the sources hold.
+
+        ``known`` has the same of sources that hold constants themselves.
+        """
         ones = {s: ops.ones_like(v) if v.dtype.is_floating else v for s in self.sources for v in [slots[s][:1]]}
+        ones |= {s: ops.cast(known[s], slots[s].dtype) for s in self.sources if s in (known or {})}
         return self._run(ones, _present)
 
     def bounds(self, slots: dict[int, Tensor], given: dict[int, Bounds]) -> Bounds:

@@ -29,6 +29,7 @@ from innv_ext.backend.kinds import (
     TRUTH,
     Kind,
 )
+from innv_ext.backend.loops import Loop
 from innv_ext.backend.traits import activation_key
 
 LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
@@ -48,6 +49,8 @@ def kind_of(node: Node) -> Kind:
     """The role of a node; sums and products with constants are rescalings, matmul with a constant is affine."""
     key, call = activation_key(node), node.call
     kind = KINDS.get(key, Kind.OPAQUE)
+    if isinstance(call, Loop):
+        return Kind.LOOP
     if key == "take" and _looks_up(node):
         return Kind.EMBEDDING
     if isinstance(call, affines.Affine):
@@ -78,15 +81,22 @@ def _looks_up(node: Node) -> bool:
 
 
 def annotate(graph: Graph) -> Graph:
-    """Fill in ``kind``, ``nonnegative``, ``first``, ``early``, ``signal`` and ``varying`` of every node."""
-    nodes, positive, gates, squashed, fixed = [], set(), set(), set(), set()
-    near, early = set(graph.inputs), set(graph.inputs)
+    """Fill in ``kind``, ``nonnegative``, ``first``, ``early``, ``signal``, ``varying`` and ``gate`` of every node."""
+    return _annotated(graph, set(), set(graph.inputs), set(graph.inputs))
+
+
+def _annotated(graph: Graph, positive: set[int], near: set[int], early: set[int]) -> Graph:
+    """``annotate``, with what is known of the inputs; ``positive`` is filled with the slots that are not negative."""
+    nodes, gates, squashed, fixed = [], set(), set(), set()
     for node in graph.nodes:
         kind = kind_of(node)
         flags = tuple(slot in positive for slot in node.inputs)
         touches = any(slot in near for slot in node.inputs)
         first = kind is Kind.AFFINE and touches
         node = replace(node, kind=kind, nonnegative=flags, first=first, early=early.issuperset(node.inputs))
+        if isinstance(node.call, Loop):
+            node, kept = _annotated_loop(node, node.inputs[0] in near, node.inputs[0] in early)
+            positive.update(kept)
         if kind in LOOK_THROUGH and touches:
             near.update(node.outputs)
         if kind in LOOK_THROUGH and node.early:
@@ -103,7 +113,35 @@ def annotate(graph: Graph) -> Graph:
         if _output_nonnegative(node):
             positive.update(node.outputs)
         nodes.append(node)
+    users = replace(graph, nodes=tuple(nodes)).consumers()
+    turned = (n.kind is Kind.RESCALE and gates.issuperset(n.inputs) and _closes(n, users) for n in nodes)
+    nodes = [replace(node, gate=gate) for node, gate in zip(nodes, turned, strict=True)]
     return _mark_tokens(replace(graph, nodes=tuple(nodes)))
+
+
+def _closes(node: Node, users: dict[int, list[Node]]) -> bool:
+    """Whether all that reads a node are products in which it is no signal."""
+    slot = node.outputs[0]
+    read = [(user, i) for user in users[slot] for i, s in enumerate(user.inputs) if s == slot]
+    return bool(read) and all(user.kind is Kind.PRODUCT and i not in user.signal for user, i in read)
+
+
+def _annotated_loop(node: Node, near: bool, early: bool) -> tuple[Node, set[int]]:
+    """A loop with one step annotated, and which of its outputs are not negative; ``near`` and ``early`` are of x."""
+    body, given = node.call.body, dict(enumerate(node.nonnegative))
+    x, *states = body.inputs
+    start = [given[i] if node.call.initial is None else node.call.from_zeros for i in range(1, len(states) + 1)]
+    kept = {s for s, flag in zip(states, start, strict=True) if flag}
+    ends = [{slot} if flag else set() for slot, flag in ((x, near), (x, early))]
+    while True:
+        positive = {*kept, *([x] if given[0] else [])}
+        found = _annotated(body, positive, *map(set, ends))
+        still = {s for s, new in zip(states, body.outputs[1:], strict=True) if s in kept and new in positive}
+        if still == kept:
+            break
+        kept = still
+    call = replace(node.call, body=found)
+    return replace(node, call=call), {y for y, s in zip(node.outputs, body.outputs, strict=True) if s in positive}
 
 
 def _mark_tokens(graph: Graph) -> Graph:

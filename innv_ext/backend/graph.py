@@ -88,7 +88,8 @@ class Node:
     included; ``position`` is the index in ``model.layers`` of the outermost one. ``note`` says why a composite layer
     could not be opened. Filled in by ``facts.annotate`` are ``kind``, ``nonnegative`` (one flag per input), ``first``
     (the first affine node on a path from the input), ``early`` (behind nothing but shapes and rescaling), ``signal``
-    (the inputs of a product that carry the signal) and ``varying`` (those that are no masks or constants).
+    (the inputs of a product that carry the signal), ``varying`` (those that are no masks or constants) and ``gate`` (a
+    sigmoid that is moved or turned, as in 1 - z, and only closes the signals of products).
     """
 
     index: int
@@ -105,6 +106,7 @@ class Node:
     early: bool = False
     signal: tuple[int, ...] = ()
     varying: tuple[int, ...] = ()
+    gate: bool = False
     note: str = ""
 
 
@@ -113,7 +115,8 @@ class Graph:
     """Nodes in topological order.
 
     ``layer_slots`` says in which slot a layer's output lives, ``keys`` how a model that returns a dict calls outputs,
-    ``made_of`` which variables the graph holds the values of: if one changes, it has to be traced again.
+    ``made_of`` which variables the graph holds the values of: if one changes, it has to be traced again, ``within`` for
+    one step of a loop the graph and the node of the loop.
     """
 
     nodes: tuple[Node, ...]
@@ -123,6 +126,7 @@ class Graph:
     layer_slots: dict[str, int]
     keys: tuple[str, ...] = ()
     made_of: tuple[Any, ...] = ()
+    within: tuple[Graph, Node] | None = None
 
     def producer(self) -> dict[int, Node]:
         """The node that writes each slot."""
@@ -234,6 +238,18 @@ def op_key(op: Any) -> str:
     if callable(op) and (root == "keras" or (root == "tensorflow" and name in _TWINS)):
         return _TWINS.get(name, name)
     return f"custom:{getattr(op, '__name__', type(op).__name__)}"
+
+
+def listed(nodes: Sequence[Node]) -> str:
+    """What the nodes are, where they are, and why they were not opened; one a line."""
+    return "\n".join(
+        f"  - {n.name} ({op_key(n.op).removeprefix('custom:')}, node {n.index}"
+        + (f", model.layers[{n.position}]" if n.position is not None else "")
+        + (f"; not opened because {n.note}" if n.note else "")
+        + (f"; quantised ({n.op.quantization_mode})" if getattr(n.op, "quantization_mode", None) else "")
+        + ")"
+        for n in nodes
+    )
 
 
 def run(nodes: Sequence[Node], slots: dict[int, Tensor]) -> dict[int, Tensor]:

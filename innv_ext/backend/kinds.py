@@ -27,7 +27,8 @@ class Kind(enum.Enum):
     NORM = "norm"  # normalisation by statistics of the sample itself
     EMBEDDING = "embedding"  # integers to rows of a table
     TOKENS = "tokens"  # moves or casts numbers of tokens on their way to an embedding
-    RECURRENT = "recurrent"  # steps through time: differentiable, but one node
+    LOOP = "loop"  # a recurrent layer with the graph of one of its steps, see loops.Loop
+    RECURRENT = "recurrent"  # steps through time that could not be opened: differentiable, but one node
     OPAQUE = "opaque"  # differentiable as far as Keras says; no structure known
     DISCRETE = "discrete"  # no gradient: hashing, lookup, arg-max
 
@@ -136,6 +137,8 @@ COMPOSITE_LAYERS = frozenset(
     """Attention AdditiveAttention MultiHeadAttention GroupQueryAttention SpectralNormalization Lambda Pipeline
     TernaryDense""".split()
 )
+RECURRENT_CELLS = frozenset("LSTMCell GRUCell SimpleRNNCell StackedRNNCells".split())
+RECURRENT_LAYERS = frozenset("LSTM GRU SimpleRNN RNN ConvLSTM1D ConvLSTM2D ConvLSTM3D".split())
 # Base classes and helpers that never stand in a model themselves.
 ABSTRACT_LAYERS = frozenset("Layer Wrapper InputSpec".split())
 

@@ -11,6 +11,7 @@ import keras
 from keras import ops, tree
 
 from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
+from innv_ext.backend.loops import Loop
 from innv_ext.backend.masks import alias, mask_of, masked, repeat_rows, with_mask
 
 Tensor = Any
@@ -18,6 +19,8 @@ Tensor = Any
 
 def mask_arguments(node: Node) -> set[int]:
     """Positions of the inputs that were passed as ``mask=``, ``attention_mask=`` ..."""
+    if isinstance(node.call, Loop):
+        return {len(node.inputs) - 1} if node.call.masked else set()
     if node.call is masked:
         return {1}
     named = node.call.kwargs if isinstance(node.call, Call) else {}
@@ -26,7 +29,10 @@ def mask_arguments(node: Node) -> set[int]:
 
 def mask_inputs(node: Node) -> dict[int, int]:
     """Position of an input -> that of the input which is its mask: a model's own call passes ``mask=`` along."""
-    if not mask_arguments(node):
+    positions = mask_arguments(node)
+    if isinstance(node.call, Loop):
+        return dict.fromkeys([0], len(node.inputs) - 1) if positions else {}
+    if not positions:
         return {}
     try:
         given = inspect.signature(node.op.call).bind(*node.call.args, **node.call.kwargs).arguments
@@ -44,6 +50,8 @@ def mask_inputs(node: Node) -> dict[int, int]:
 
 def reads_masks(node: Node) -> bool:
     """Whether a mask of its inputs may change what a node computes."""
+    if isinstance(node.call, Loop):
+        return True
     if not isinstance(node.call, Call) or not isinstance(node.op, keras.layers.Layer):
         return False
     names = inspect.signature(node.op.call).parameters

@@ -13,6 +13,7 @@ from keras import ops
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
+_FEW_STEPS = 8  # of loops that are run eagerly
 TINY = 1e-30  # denominators below this count as zero; r / TINY still fits into float32 for relevance up to 1e8
 
 
@@ -126,6 +127,49 @@ def vjp(fn: Callable[..., Any], *xs: Tensor) -> tuple[tuple[Tensor, ...], Callab
         return tuple(gradients)
 
     return ys, pullback
+
+
+def scan(
+    step: Callable[..., tuple[list[Tensor], list[Tensor]]],
+    state: Sequence[Tensor],
+    xs: Sequence[Tensor],
+    outputs: Sequence[tuple[tuple[int | None, ...], str]],
+    backwards: bool = False,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run ``step(state, xs_t) -> (state, ys_t)`` along the first axis of xs, whose length may be free.
+
+    Parameters
+    ----------
+    state : what goes from one step to the next
+    outputs : shape and dtype of every y_t
+    backwards : from the last step to the first; the ys are in the order of the xs all the same
+
+    Returns
+    -------
+    the last state, and the ys of all steps with a first axis like that of xs
+    """
+    length = xs[0].shape[0]
+    if tf.executing_eagerly() and length > _FEW_STEPS:  # one operation after the other takes milliseconds a step
+        compiled = tf.function(lambda state, xs: scan(step, state, xs, outputs, backwards), autograph=False)
+        return compiled(list(state), list(xs))
+    count = tf.shape(xs[0])[0] if length is None else length
+    fed = [tf.TensorArray(x.dtype, count, element_shape=x.shape[1:]).unstack(x) for x in xs]
+    made = [tf.TensorArray(dtype, count, element_shape=shape) for shape, dtype in outputs]
+
+    def body(i: Tensor, state: list[Tensor], made: list[Any]) -> tuple[Any, ...]:
+        t = count - 1 - i if backwards else i
+        new, ys = step(state, [array.read(t) for array in fed])
+        new = [tf.cast(s, old.dtype) for s, old in zip(new, state, strict=True)]
+        for s, old in zip(new, state, strict=True):
+            s.set_shape(old.shape)
+        return i + 1, new, [m.write(t, tf.cast(y, m.dtype)) for m, y in zip(made, ys, strict=True)]
+
+    start = (tf.constant(0), list(state), made)
+    _, last, made = tf.while_loop(lambda i, *_: i < count, body, start, maximum_iterations=count)
+    ys = [m.stack() for m in made]
+    for y in ys:
+        y.set_shape((length, *y.shape[1:]))
+    return last, ys
 
 
 def hvp(gradient: Callable[..., Sequence[Tensor]], xs: Sequence[Tensor], vs: Sequence[Tensor]) -> tuple[Tensor, ...]:

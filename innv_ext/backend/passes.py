@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -18,8 +18,9 @@ from innv_ext.backend.affine import Affine
 from innv_ext.backend.graph import Call, Graph, Node, op_key
 from innv_ext.backend.kinds import FUNCTION_KINDS, Kind
 from innv_ext.backend.masks import KeepMask
-from innv_ext.backend.rewrites.attention import split_attention
+from innv_ext.backend.rewrites.attention import is_attention, split_attention
 from innv_ext.backend.rewrites.cosine import split_cosine
+from innv_ext.backend.rewrites.loops import open_loops
 from innv_ext.backend.rewrites.ties import derivatives_at_ties
 from innv_ext.backend.tracing import open_function
 from innv_ext.errors import InnvError
@@ -281,12 +282,39 @@ BATCHNORM_MODES: dict[str, Callable[[Graph], Graph]] = {
 }
 
 
-def canonical(graph: Graph, batchnorm: str = "linear", attention_steps: bool = False) -> Graph:
+@dataclass(frozen=True)
+class Form:
+    """What a method wants of a model.
+
+    Attributes
+    ----------
+    batchnorm : see ``BATCHNORM_MODES``
+    attention : attention in single steps, see ``rewrites.attention``
+    loops : recurrent layers as loops over the nodes of one step, see ``rewrites.loops``
+    """
+
+    batchnorm: str = "linear"
+    attention: bool = False
+    loops: bool = False
+
+    def needed(self, graph: Graph) -> Form:
+        """The form without what makes no difference to a graph, so that methods share it."""
+        attention = self.attention and any(is_attention(n) for n in graph.nodes)
+        recurrent = self.loops and any(facts.kind_of(n) is Kind.RECURRENT for n in graph.nodes)
+        return Form(self.batchnorm, attention or (self.attention and recurrent), recurrent)
+
+
+PLAIN = Form()
+
+
+def canonical(graph: Graph, form: Form = PLAIN) -> Graph:
     """The form in which methods see a model: activations and separable convolutions split, the rest as asked for."""
+    if form.loops:
+        graph = open_loops(graph, functools.partial(canonical, form=form))
     graph = open_custom_functions(split_separable(split_activations(graph)))
     graph = split_cosine(derivatives_at_ties(pool_planes_first(graph)))
-    graph = split_attention(graph) if attention_steps else graph
-    graph = BATCHNORM_MODES[batchnorm](affine_operations(graph))
+    graph = split_attention(graph) if form.attention else graph
+    graph = BATCHNORM_MODES[form.batchnorm](affine_operations(graph))
     return facts.annotate(graph.rebuilt(graph.nodes))
 
 

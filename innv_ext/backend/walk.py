@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from keras import ops
+from keras import ops, tree
 
 from innv_ext.backend import numerics
 from innv_ext.backend.graph import Graph, Node, op_key, run
@@ -57,12 +57,23 @@ def forward(graph: Graph, inputs: Sequence[Any], rules: Sequence[ForwardRule] | 
             ys = tuple(rules[node.index](node, xs))
         else:
             xs = tuple(alias(slots[s]) for s in node.inputs)
-            ys, pullback = numerics.vjp(node.call, *xs)
+            ys, pullback = evaluated(node, xs)
             nodes.append(live(node, pullback))
         slots.update(zip(node.outputs, ys, strict=True))
         all_xs.append(xs)
         all_ys.append(ys)
     return Env(slots, tuple(nodes), tuple(all_xs), tuple(all_ys))
+
+
+def evaluated(node: Node, xs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Callable[..., Any]]:
+    """Outputs and pullback of a node; that of a loop, which takes long to derive, only when it is asked for."""
+    if getattr(node.call, "has_rule", False):
+
+        def pullback(*rs: Tensor | None) -> tuple[Tensor | None, ...]:
+            return numerics.vjp(node.call, *xs)[1](*rs)
+
+        return tuple(tree.flatten(node.call(*xs))), pullback
+    return numerics.vjp(node.call, *xs)
 
 
 def evaluate(graph: Graph, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -55,7 +55,7 @@ class Inputs:
         check_model(model)
         self.model, self.subject = model, subject.subject_of(model)
         self.subject.refuse_strings("a test of maps")
-        self.structure, self.graph = self.subject.input_structure, self.subject.form("linear")
+        self.structure, self.graph = self.subject.input_structure, self.subject.form()
         named = [getattr(tensor, "name", f"input {i}") for i, tensor in enumerate(tree.flatten(self.structure))]
         self.keys = sorted(self.structure) if isinstance(self.structure, dict) else named
         self.channels_first = facts.channels_first(self.graph)
@@ -118,7 +118,7 @@ class Scores(Inputs):
 
     def _squashed(self) -> bool:
         """Whether the output is a probability."""
-        whole = self.subject.form("linear")
+        whole = self.subject.form()
         return bool(cut_softmax(whole.rebuilt(whole.nodes, outputs=(whole.outputs[self.position],)))[1])
 
     def output_shape(self, xs: Arrays) -> tuple[int | None, ...]:

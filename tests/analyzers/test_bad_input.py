@@ -18,7 +18,8 @@ from innv_ext import arguments
 from innv_ext.analyzers import LRP, IntegratedGradients, ReverseAnalyzer
 from innv_ext.analyzers.lrp.rules import Epsilon
 from innv_ext.backend import tracing
-from innv_ext.backend.rules import Rules, named
+from innv_ext.backend.predicates import named
+from innv_ext.backend.rules import Rules
 from innv_ext.errors import (
     ApproximationWarning,
     InnvError,

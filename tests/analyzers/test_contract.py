@@ -21,7 +21,8 @@ from innv_ext.analyzers.core.node_rules import LayerNorm, ScaleShift
 from innv_ext.analyzers.lrp.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, ZPlus
 from innv_ext.analyzers.rde.rate_distortion import RateDistortion
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.rules import Rules, centres, convolution, dense, kind_is, shifted
+from innv_ext.backend.predicates import centres, convolution, dense, kind_is, shifted
+from innv_ext.backend.rules import Rules
 from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelError
 
 ROTATION, RARER = 8, {"recurrent": 18, "masked_lstm": 18, "transformer": 12}  # every eighth analyzer meets a model

@@ -17,7 +17,8 @@ from innv_ext.analyzers.core.background import random_subset
 from innv_ext.analyzers.deep_lift.deep_lift import DeepLift
 from innv_ext.analyzers.deep_lift.deep_shap import DeepShap
 from innv_ext.analyzers.gradient.averaged import IntegratedGradients
-from innv_ext.backend.rules import Rules, anything, named
+from innv_ext.backend.predicates import anything, named
+from innv_ext.backend.rules import Rules
 from innv_ext.errors import InvalidInputError, NotFittedError, SaveError, UnsupportedModelError
 
 RULES = ("rescale", "reveal_cancel")

@@ -36,6 +36,8 @@ HIDING = {
     "leaky": lambda: Raw(lambda x: tf.raw_ops.LeakyRelu(features=x)),
     "capped": lambda: Raw(lambda x: tf.raw_ops.Relu6(features=x)),
     "inner layer": lambda: Raw(L.Dense(3, "relu")),
+}
+LOOPS = {  # which guided backprop looks into, see test_recurrent.py, but patterns don't
     "recurrent": lambda: L.SimpleRNN(3, "relu", return_sequences=True),
     "both ways": lambda: L.Bidirectional(L.GRU(3, "relu", return_sequences=True)),
 }
@@ -47,16 +49,16 @@ HARMLESS = {
 METHODS = ["guided_backprop", "deconvnet", "pattern.net"]
 
 
-@pytest.mark.parametrize("name", HIDING)
+@pytest.mark.parametrize("name", [*HIDING, *LOOPS])
 def test_hidden_relus_are_refused_by_name(name):
-    model = net(HIDING[name]())
-    for method in METHODS:
+    model = net({**HIDING, **LOOPS}[name]())
+    for method in METHODS if name in HIDING else ["pattern.net"]:
         with pytest.raises(NoRuleError, match=rf"{model.layers[1].name} \({type(model.layers[1]).__name__}.*\n.*ReLU"):
             innv_ext.create_analyzer(method, model)
 
 
 def test_hidden_relus_get_the_plain_gradient_where_this_is_asked_for():
-    model, x = net(HIDING["recurrent"]()), np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    model, x = net(HIDING["inner layer"]()), np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
     with pytest.warns(ApproximationWarning, match=model.layers[1].name):
         analyzer = innv_ext.create_analyzer("guided_backprop", model, unsupported="gradient")
     assert analyzer.explain(x).extras["approximated"] == (model.layers[1].name,)

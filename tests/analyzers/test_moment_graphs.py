@@ -25,8 +25,9 @@ from innv_ext.analyzers.moments.values import Moments
 from innv_ext.backend import facts, passes, walk
 from innv_ext.backend import linear as kernels
 from innv_ext.backend.kinds import Kind
+from innv_ext.backend.predicates import anything, both, kind_is, named, op_is
 from innv_ext.backend.rewrites.squash import cut_softmax
-from innv_ext.backend.rules import Rules, anything, both, kind_is, named, op_is
+from innv_ext.backend.rules import Rules
 from innv_ext.backend.tracing import trace
 from innv_ext.errors import NoRuleError
 
@@ -41,7 +42,7 @@ DOUBLE = [name for name in NETS if name not in zoo.FLOAT32_ONLY]
 
 def graph_of(model):
     """What Rate-Distortion Explanations filter: batch normalisation folded, one output, its softmax cut."""
-    graph = passes.canonical(trace(model, facts.is_leaf), "fold")
+    graph = passes.canonical(trace(model, facts.is_leaf), passes.Form("fold"))
     return cut_softmax(graph.rebuilt(graph.nodes, outputs=graph.outputs[-1:]))[0]
 
 

@@ -69,7 +69,7 @@ def net_of(function, *shapes, dtype="float64", batchnorm="fold", seed=0):
         inputs = [keras.Input(shape) for shape in shapes]
         model = keras.Model(inputs if len(inputs) > 1 else inputs[0], function(*inputs))
     zoo.randomise(model, seed)
-    return Net(model, passes.canonical(trace(model, facts.is_leaf), batchnorm), shapes, dtype)
+    return Net(model, passes.canonical(trace(model, facts.is_leaf), passes.Form(batchnorm)), shapes, dtype)
 
 
 def random_input(shapes, kind, batch=2, scale=1.0, seed=0):

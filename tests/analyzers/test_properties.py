@@ -277,7 +277,7 @@ def test_traced_and_rewritten_graphs_compute_the_model(plan):
 def test_proved_signs_are_true(plan):
     """Where the graph claims that an input isn't negative, it isn't."""
     n = net(plan, biases=True)
-    graph = passes.canonical(trace(n.model, facts.is_leaf), "fold")
+    graph = passes.canonical(trace(n.model, facts.is_leaf), passes.Form("fold"))
     env = walk.forward(graph, [ops.convert_to_tensor(50 * n.x)])
     for node, xs in zip(env.nodes, env.xs, strict=True):
         for flag, x in zip(node.nonnegative, xs, strict=True):

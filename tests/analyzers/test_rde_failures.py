@@ -14,7 +14,8 @@ import innv_ext
 from innv_ext.analyzers.moments.values import Moments
 from innv_ext.analyzers.rde.distortion import Distortion
 from innv_ext.analyzers.rde.rates import LagrangianRDE, MultiRateRDE, RateConstrainedRDE
-from innv_ext.backend.rules import Rules, named
+from innv_ext.backend.predicates import named
+from innv_ext.backend.rules import Rules
 from innv_ext.errors import (
     InvalidInputError,
     NonFiniteWarning,

@@ -17,7 +17,8 @@ from twins import Matrix
 
 import innv_ext
 from innv_ext.analyzers.lrp import rules as rel
-from innv_ext.backend.rules import Rules, named
+from innv_ext.backend.predicates import named
+from innv_ext.backend.rules import Rules
 from innv_ext.errors import InvalidInputError
 
 

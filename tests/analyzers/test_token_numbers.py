@@ -24,7 +24,7 @@ def net(dtype):
 
 
 def tokens(function, *inputs):
-    graph = subject.subject_of(keras.Model(list(inputs), function(*inputs))).form("linear")
+    graph = subject.subject_of(keras.Model(list(inputs), function(*inputs))).form()
     return {graph.inputs.index(slot) for slot in facts.token_inputs(graph)}
 
 

@@ -15,7 +15,8 @@ from innv_ext.analyzers import LRP, Analyzer, ReverseAnalyzer, registry
 from innv_ext.analyzers.lrp import names, rules
 from innv_ext.analyzers.lrp.rules import Epsilon, Flat, Gamma, WSquare, ZPlus
 from innv_ext.backend import linear as kernels
-from innv_ext.backend.rules import Rules, anything, at_index, both, first_linear, is_a, named, op_is, up_to
+from innv_ext.backend.predicates import anything, at_index, both, first_linear, is_a, named, op_is, up_to
+from innv_ext.backend.rules import Rules
 from innv_ext.errors import InvalidInputError, NoRuleError, UnsupportedModelError, UnusedRuleWarning
 
 create = innv_ext.create_analyzer

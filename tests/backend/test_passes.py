@@ -444,7 +444,7 @@ def test_grouped_convolutions_take_batchnorm_behind_them_only(place, kept):
     """In front, each group sees its own channels only, so the kernel has no axis for all of them."""
     conv = L.Conv2D(6, 2, groups=2)  # compiled by Keras at each call on a CPU: one mode is enough
     model = randomise(chain((4, 4, 4), *([conv, bn()] if place == "after" else [bn(), conv])))
-    graph = passes.canonical(traced(model), "fold")
+    graph = passes.canonical(traced(model), passes.Form("fold"))
     assert count(graph, Kind.BATCHNORM) == kept
     xs = feed(graph)
     assert_computes(graph, xs, expected(model, xs))
@@ -472,7 +472,7 @@ def test_folding_gives_the_hand_folded_kernel_and_bias():
     dense, norm = model.layers[1:]
     gamma, beta, mean, variance = (np.asarray(v) for v in norm.weights)
     factor = gamma / np.sqrt(variance + 0.1)
-    (node,) = passes.canonical(traced(model), "fold").nodes
+    (node,) = passes.canonical(traced(model), passes.Form("fold")).nodes
     np.testing.assert_allclose(np.asarray(node.call.kernel()), np.asarray(dense.kernel) * factor, rtol=1e-12)
     bias = (np.asarray(dense.bias) - mean) * factor + beta
     np.testing.assert_allclose(np.asarray(node.call.bias(ops.zeros((1, 4)))), bias, rtol=1e-12)
@@ -481,7 +481,7 @@ def test_folding_gives_the_hand_folded_kernel_and_bias():
 def test_two_linear_normalises_then_scales():
     model = randomise(chain((4,), bn(epsilon=0.1)))
     gamma, beta, mean, variance = (np.asarray(v) for v in model.layers[1].weights)
-    graph = passes.canonical(traced(model), "two_linear")
+    graph = passes.canonical(traced(model), passes.Form("two_linear"))
     assert [n.name.rsplit("/", 1)[1] for n in graph.nodes] == ["normalise", "scale"]
     xs = feed(graph)
     env = walk.forward(graph, xs)
@@ -563,7 +563,7 @@ def test_layer_slots_survive_folding():
     x = keras.Input((4,))
     h = L.ReLU(name="r")(bn(name="n1")(L.Dense(3, name="d1")(x)))
     model = randomise(keras.Model(x, L.Dense(2, name="d2")(bn(name="n2")(h))))
-    graph = passes.canonical(traced(model), "fold")
+    graph = passes.canonical(traced(model), passes.Form("fold"))
     xs = feed(graph)
     slots = walk.forward(graph, xs).slots
     for layer, shown in {"d1": "n1", "n1": "n1", "r": "r", "n2": "r", "d2": "d2"}.items():
@@ -612,7 +612,7 @@ CUT = {
 def test_a_trailing_softmax_is_cut(name):
     build, squash = CUT[name]
     model = randomise(build())
-    graph = passes.canonical(traced(model), "fold")
+    graph = passes.canonical(traced(model), passes.Form("fold"))
     cut, names = cut_softmax(graph)
     assert len(names) == (2 if name == "twice" else 1) and set(names) <= {n.name for n in graph.nodes}
     assert not set(names).intersection(n.name for n in cut.nodes)
@@ -625,7 +625,7 @@ def test_a_trailing_softmax_is_cut(name):
 
 @pytest.mark.parametrize("name", CUT)
 def test_layer_slots_of_a_cut_layer_are_the_logits(name):
-    graph = passes.canonical(traced(CUT[name][0]()), "fold")
+    graph = passes.canonical(traced(CUT[name][0]()), passes.Form("fold"))
     cut, _ = cut_softmax(graph)
     written = set(cut.inputs).union(*(n.outputs for n in cut.nodes))
     for layer, slot in graph.layer_slots.items():

@@ -12,7 +12,8 @@ from innv_ext import arguments
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Arg
 from innv_ext.backend.numerics import safe_divide, widen
-from innv_ext.backend.rules import Saved, reaching, savable
+from innv_ext.backend.predicates import Saved, savable
+from innv_ext.backend.rules import reaching
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]

@@ -19,8 +19,8 @@ from innv_ext.backend import facts, numerics, passes, walk
 from innv_ext.backend.graph import Graph, Spec, op_key
 from innv_ext.backend.kinds import STEPS, TRUTH, Kind
 from innv_ext.backend.numerics import Compiled, widen
+from innv_ext.backend.predicates import not_differentiable
 from innv_ext.backend.rewrites.squash import cut_softmax, kept_inside
-from innv_ext.backend.rules import not_differentiable
 from innv_ext.errors import InnvError, InvalidInputError, ProbabilityWarning, UnsupportedModelError
 
 Tensor = Any
@@ -40,6 +40,7 @@ class GraphAnalyzer(Analyzer):
     takes_strings = False  # whether an input may hold strings: the method only calls the model
     one_pass = False  # whether the model is called once for each sample, with no other versions of it
     through_steps = False  # whether the method has something to say at floor, round ..., which have no gradient
+    opens_loops = False  # whether recurrent layers are loops over the nodes of one step, see ``rewrites.loops``
     behind_embeddings = False  # whether ``graph_`` starts behind the embeddings of token inputs, which are in ``head_``
 
     def check_model(self, graph: Graph) -> None:
@@ -55,7 +56,7 @@ class GraphAnalyzer(Analyzer):
         """Rewrite the graph and check that it still computes what the model does; compile nothing yet."""
         if not self.takes_strings:
             self.subject_.refuse_strings(type(self).__name__)
-        self._whole = graph = self.subject_.form(*self._form)
+        self._whole = graph = self.subject_.form(self._form)
         graph = graph.rebuilt(graph.nodes, outputs=(graph.outputs[self._explained],))
         self.output_position_ = 0
         if self.subject_.batch is not None and not self.one_pass:
@@ -89,8 +90,8 @@ class GraphAnalyzer(Analyzer):
             self._check([subject.probe(s, count).astype(d) for s, d in zip(own, dtypes, strict=True)])
 
     @property
-    def _form(self) -> subject.Form:
-        return self.batchnorm_form, self.attention_steps
+    def _form(self) -> passes.Form:
+        return passes.Form(self.batchnorm_form, self.attention_steps, self.opens_loops)
 
     def _warn_of_probabilities(self, kept: Sequence[str]) -> None:
         if kept:

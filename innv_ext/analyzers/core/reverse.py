@@ -18,7 +18,8 @@ from innv_ext.backend import numerics, walk
 from innv_ext.backend.graph import Graph, Node, run
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import widen
-from innv_ext.backend.rules import Rules, anything, hidden_relu, kind_is
+from innv_ext.backend.predicates import anything, general, hidden_relu, kind_is
+from innv_ext.backend.rules import Rules
 from innv_ext.errors import ApproximationWarning
 
 Tensor = Any
@@ -29,6 +30,7 @@ TOKEN_RULES = (
 GRADIENT_RULES = Rules(*TOKEN_RULES, (anything, node_rules.gradient))
 
 
+@general
 def relus_in_sight(node: Node, graph: Graph) -> bool:
     """Every node that hides no ReLU."""
     return not hidden_relu(node, graph)
@@ -70,6 +72,7 @@ class ReverseAnalyzer(GraphAnalyzer):
     _mappings: list[tuple[Any, ...]] = field(default_factory=list, init=False)
 
     one_pass = True
+    opens_loops = True
     hint = (
         "Ways out: give a rule (rules=Rules((named('layer'), rule))), pass unsupported='gradient' to back-propagate "
         "plainly through these nodes, or explain a model without them."

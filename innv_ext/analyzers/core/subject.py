@@ -18,7 +18,6 @@ from innv_ext.backend.graph import Graph, Spec
 from innv_ext.backend.numerics import widen
 from innv_ext.errors import InvalidInputError, UnsupportedModelError
 
-Form = tuple[str, bool]  # of batch normalisation, and whether attention is split into steps
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
 
 
@@ -32,18 +31,20 @@ class Subject:
         self.input_structure = tracing.model_tensors(model)[0]
         self.graph = tracing.trace(model, facts.is_leaf)
         self.structure, self._kept = tracing.structure(model)
-        self._held = [np.array(variable) for variable in self.graph.made_of]
-        self._forms: dict[Form, Graph] = {}
+        self._held = [(variable, np.array(variable)) for variable in self.graph.made_of]
+        self._forms: dict[passes.Form, Graph] = {}
         self._checked: set[Any] = set()
         listed = set(map(id, model.variables))
         # variables that a call of the model assigns: states of recurrent layers, and what else is seen to change
         self.assigned = [v for v in tracing.fixed_variables(model) if id(v) not in listed]
 
-    def form(self, batchnorm: str, steps: bool = False) -> Graph:
+    def form(self, form: passes.Form = passes.PLAIN) -> Graph:
         """The graph as ``passes.canonical`` gives it."""
-        key = batchnorm, steps
+        key = form.needed(self.graph)
         if key not in self._forms:
-            self._forms[key] = passes.canonical(self.graph, *key)
+            graph = self._forms[key] = passes.canonical(self.graph, key)
+            known = {id(variable) for variable, _ in self._held}
+            self._held.extend((v, np.array(v)) for v in graph.made_of if id(v) not in known)
         return self._forms[key]
 
     def output_shape(self, model: keras.Model, position: int, xs: Sequence[np.ndarray]) -> tuple[int | None, ...]:
@@ -67,14 +68,13 @@ class Subject:
 
     def is_stale(self) -> bool:
         """Whether variables whose values the graph holds (a slice of positions) have other values by now."""
-        pairs = zip(self._held, self.graph.made_of, strict=True)
-        return any(not np.array_equal(value, variable) for value, variable in pairs)
+        return any(not np.array_equal(value, variable) for variable, value in self._held)
 
-    def is_checked(self, form: Form, position: int, dtypes: Sequence[str]) -> bool:
+    def is_checked(self, form: passes.Form, position: int, dtypes: Sequence[str]) -> bool:
         """Whether this form was found right for this output and inputs of these dtypes."""
-        return (form, position, tuple(dtypes)) in self._checked
+        return (form.needed(self.graph), position, tuple(dtypes)) in self._checked
 
-    def check(self, model: keras.Model, form: Form, position: int, xs: Sequence[np.ndarray], who: str) -> None:
+    def check(self, model: keras.Model, form: passes.Form, position: int, xs: Sequence[np.ndarray], who: str) -> None:
         """Compare a form of the graph with the model on some samples, and on one alone, unless that was done before.
 
         Raises
@@ -84,10 +84,10 @@ class Subject:
         InnvError
             if the graph computes something else
         """
-        key = (form, position, tuple(request.dtype_of(x) for x in xs))
+        key = (form.needed(self.graph), position, tuple(request.dtype_of(x) for x in xs))
         if key in self._checked:
             return
-        graph = self.form(*form)
+        graph = self.form(form)
         graph = graph.rebuilt(graph.nodes, outputs=(graph.outputs[position],))
         own = [request.as_dtype(x, graph.specs[s].dtype) for x, s in zip(xs, graph.inputs, strict=True)]
         dtypes = {graph.specs[s].dtype for node in graph.nodes for s in node.outputs}

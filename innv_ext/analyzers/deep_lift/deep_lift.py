@@ -15,6 +15,7 @@ from innv_ext import arguments
 from innv_ext.analyzers.core.background import completed, per_input
 from innv_ext.analyzers.core.program import GraphAnalyzer, select
 from innv_ext.analyzers.deep_lift.differences import Differences, PartedDifferences, needs_rows, spread
+from innv_ext.analyzers.deep_lift.loops import bound_all
 from innv_ext.analyzers.deep_lift.rescale import mean_pullback, rescale_rules
 from innv_ext.analyzers.deep_lift.reveal_cancel import Total
 from innv_ext.analyzers.deep_lift.switching import bound
@@ -33,8 +34,8 @@ class ReferenceDifference(GraphAnalyzer):
     Parameters
     ----------
     rule : at elementwise non-linearities "rescale", or "reveal_cancel", which shows inputs whose effects cancel
-    steps : quadrature points at nodes without a closed form (softmax inside, attention, recurrent layers); take
-        more where ``extras["completeness_error"]`` is too large
+    steps : quadrature points at nodes without a closed form (softmax inside, attention; for RevealCancel recurrent
+        layers); take more where ``extras["completeness_error"]`` is too large
     rules : ``Rules`` that go before the built-in ones, called with ``(node, xs, x0s, ys, y0s, rs)``: the node's inputs
         and outputs at x and at the reference, and the outputs' multipliers; they return one multiplier per input
     """
@@ -48,6 +49,11 @@ class ReferenceDifference(GraphAnalyzer):
     behind_embeddings = True
     given = "references"  # the argument that says with what x is compared
 
+    @property
+    def opens_loops(self) -> bool:
+        """RevealCancel takes recurrent layers as a whole, by quadrature."""
+        return self.rule == "rescale"
+
     # --- building ------------------------------------------------------------------------------------------------
 
     def bind(self) -> None:
@@ -55,8 +61,11 @@ class ReferenceDifference(GraphAnalyzer):
         own, parts = self.rules or Rules(), self.rule == "reveal_cancel"
         own.warn_unused(self.graph_, self.model.name)
         found = own.before(rescale_rules(self.steps)).bind(self.graph_)
+        if not parts:
+            self.rules_ = bound_all(self.graph_, found, own)
+            return
         self.rules_ = tuple(
-            (Total(rule) if parts else rule) if own.match(node, self.graph_) else bound(node, self.graph_, rule, parts)
+            Total(rule) if own.match(node, self.graph_) else bound(node, self.graph_, rule, parts)
             for node, rule in zip(self.graph_.nodes, found, strict=True)
         )
 

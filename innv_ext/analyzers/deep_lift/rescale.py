@@ -27,7 +27,8 @@ from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
 from innv_ext.backend.kinds import SOFTMAX, STEPS, Kind
 from innv_ext.backend.masks import alias, alike, keep_mask
 from innv_ext.backend.numerics import widen
-from innv_ext.backend.rules import Rules, anything, both, kind_is, not_differentiable, op_is
+from innv_ext.backend.predicates import anything, both, kind_is, not_differentiable, op_is
+from innv_ext.backend.rules import Rules
 from innv_ext.backend.walk import live
 
 Tensor = Any

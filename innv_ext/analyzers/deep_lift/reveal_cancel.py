@@ -22,7 +22,7 @@ from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import negative, positive, widen
-from innv_ext.backend.rules import not_differentiable
+from innv_ext.backend.predicates import not_differentiable
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]

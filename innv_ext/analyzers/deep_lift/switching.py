@@ -20,7 +20,7 @@ from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.masking import mask_inputs, reads_masks
 from innv_ext.backend.masks import alias, mask_of, with_mask
 from innv_ext.backend.numerics import widen
-from innv_ext.backend.walk import live
+from innv_ext.backend.walk import evaluated, live
 
 Tensor = Any
 Tensors = tuple[Tensor, ...]
@@ -123,7 +123,7 @@ class Switched:
         start = _placed(x0s, xs, steps, [s.on for s in steps], kept)
         end = _placed(xs, x0s, steps, [s.off for s in steps], kept)
         bases = tree.flatten(node.call(*map(alias, start)))
-        tops, pullback = numerics.vjp(node.call, *map(alias, end))
+        tops, pullback = evaluated(node, tuple(map(alias, end)))
         found = list(self.rule(live(node, pullback), tuple(map(alias, end)), tuple(start), tops, tuple(bases), rs))
         for step, amount in zip(steps, _switched(node, steps, xs, x0s, ys, y0s, rs), strict=True):
             m, i = found[step.of], step.of

@@ -37,6 +37,7 @@ class AveragedGradient(ReverseAnalyzer):
 
     behind_embeddings = True
     one_pass = False
+    opens_loops = False
     given = ""  # the argument that says where lines start, if they do somewhere
     explain_batch = GraphAnalyzer.explain_batch  # not one walk
     layer_, beside_ = None, ()  # the layer that is explained in place of the inputs, and the slots that don't move then

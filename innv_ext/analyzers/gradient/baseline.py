@@ -20,6 +20,7 @@ class Input(ReverseAnalyzer):
     """The input as its own explanation."""
 
     propagates = False
+    opens_loops = False
 
     def layer_names(self) -> tuple[str, ...]:
         """None: nothing is propagated."""

@@ -13,7 +13,9 @@ from innv_ext.analyzers.core.reverse import RELU_HINT, RULES_BESIDE_RELUS, Rever
 from innv_ext.backend import facts
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.rules import Rules, hidden_relu, relu_like
+from innv_ext.backend.loops import everywhere
+from innv_ext.backend.predicates import hidden_relu, relu_like
+from innv_ext.backend.rules import Rules
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
@@ -37,6 +39,8 @@ class Gradient(ReverseAnalyzer):
 
     postprocess: str | None = arguments.one_of(*POSTPROCESS)
 
+    opens_loops = False  # the gradient of a layer as a whole is the same
+
     def finish(self, attribution: Tensor, x: Tensor) -> Tensor:
         return POSTPROCESS[self.postprocess](attribution)
 
@@ -44,6 +48,8 @@ class Gradient(ReverseAnalyzer):
 @dataclass(kw_only=True, eq=False, repr=False)
 class InputTimesGradient(ReverseAnalyzer):
     """x * df_c/dx (Shrikumar et al. 2016); on piecewise linear nets without biases it sums to f_c."""
+
+    opens_loops = False
 
     def finish(self, attribution: Tensor, x: Tensor) -> Tensor:
         """The product with the input; the one-hot coordinate of a token is 1."""
@@ -64,14 +70,16 @@ def deconv_relu(node: Any, xs: Any, ys: Any, rs: Any) -> Any:
 class _ReluAnalyzer(Gradient):
     relu_rule = staticmethod(guided_relu)
     hint = RELU_HINT
+    opens_loops = True
 
     def table(self) -> Rules:
         return Rules((relu_like, type(self).relu_rule)).before(RULES_BESIDE_RELUS)
 
     def check_model(self, graph: Graph) -> None:
-        curved = [n for n in graph.nodes if n.kind in (Kind.ACTIVATION, Kind.RECURRENT, Kind.OPAQUE, Kind.SELECT)]
-        if curved and not any(facts.is_relu_like(n) or hidden_relu(n, graph) for n in curved):
-            names = ", ".join(sorted({facts.activation_key(n).removeprefix("custom:") for n in curved}))
+        kinds = Kind.ACTIVATION, Kind.RECURRENT, Kind.OPAQUE, Kind.SELECT
+        curved = [place for place in everywhere(graph) if place[0].kind in kinds]
+        if curved and not any(facts.is_relu_like(n) or hidden_relu(n, g) for n, g in curved):
+            names = ", ".join(sorted({facts.activation_key(n).removeprefix("custom:") for n, _ in curved}))
             raise UnsupportedModelError(
                 f"{type(self).__name__} is defined by what it does at ReLUs, but the non-linearities "
                 f"of {self.model.name!r} are {names}. Use 'gradient' or 'smoothgrad'."

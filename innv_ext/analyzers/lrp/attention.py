@@ -8,7 +8,8 @@ from innv_ext import arguments
 from innv_ext.analyzers.core import node_rules
 from innv_ext.analyzers.lrp.rules import Epsilon, Gamma, beside
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.rules import Rules, behind_activation, kind_is, op_is
+from innv_ext.backend.predicates import behind_activation, kind_is, op_is
+from innv_ext.backend.rules import Rules
 
 Row = tuple[Any, ...]
 

@@ -11,7 +11,8 @@ from innv_ext.analyzers.lrp.attention import attnlrp, cp_lrp
 from innv_ext.analyzers.lrp.lrp import LRP
 from innv_ext.analyzers.lrp.names import ABSORBED, BACH, BOTH_SIGNS, EXACT, LAPUSCHKIN, RULE_NAMES, RuleName
 from innv_ext.analyzers.lrp.rules import AlphaBeta, Bounded, Epsilon, Flat, Gamma, ZPlus, beside
-from innv_ext.backend.rules import Rules, convolution, dense
+from innv_ext.backend.predicates import convolution, dense
+from innv_ext.backend.rules import Rules
 
 Params = dict[str, Any]
 ZENNIT = "Anders et al. 2021"

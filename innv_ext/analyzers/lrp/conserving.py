@@ -12,7 +12,7 @@ from innv_ext.analyzers.lrp.rules import ANY, AffineRule, Domain, Relevance, Ten
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.masks import keep_mask
 from innv_ext.backend.numerics import safe_divide, widen
-from innv_ext.backend.rules import savable
+from innv_ext.backend.predicates import savable
 
 Tensor = Any
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from innv_ext.analyzers.core.program import select
 from innv_ext.analyzers.core.reverse import ReverseAnalyzer
 from innv_ext.analyzers.lrp import names
 from innv_ext.analyzers.lrp import rules as r
-from innv_ext.analyzers.lrp.conserving import Conserving, beside_padding, positive_share, weight_share
+from innv_ext.analyzers.lrp.conserving import Conserving, positive_share, weight_share
+from innv_ext.analyzers.lrp.domains import Domains
 from innv_ext.backend import facts, passes, traits, walk
-from innv_ext.backend.domain import Origin, origin
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.kinds import SHAPE_ONLY, Kind
-from innv_ext.backend.rules import (
-    Rules,
+from innv_ext.backend.loops import everywhere
+from innv_ext.backend.predicates import (
     both,
     first_linear,
     kind_is,
@@ -33,6 +32,7 @@ from innv_ext.backend.rules import (
     relu_like,
     up_to,
 )
+from innv_ext.backend.rules import Rules
 from innv_ext.errors import ConservationWarning, InvalidInputError, UnsupportedModelError, ZeroMapWarning
 
 Tensor = Any
@@ -82,35 +82,15 @@ class _Relevance(ReverseAnalyzer):
     def bind(self) -> None:
         """Find what enters the nodes whose rule asks for it; bounds must fit a sample, as far as shapes are known."""
         super().bind()
-        self._origins: dict[int, Origin] = {}
-        asks = [isinstance(rule, Conserving) or type(rule) in r.DOMAIN_RULES for rule in self.rules_]
-        for node, rule, asking in zip(self.graph_.nodes, self.rules_, asks, strict=True):
-            own = rule.rule if isinstance(rule, Conserving) else rule
-            pool = rule is node_rules.winner_takes_all and traits.is_window(node)
-            if not asking and not (pool and any(asks)):
-                continue
-            found = origin(self.graph_, node.inputs[0])
-            carried = isinstance(own, r.InputBounded)
-            if carried or found.filled:
-                self._origins[node.index] = found
-            if isinstance(own, r.Bounded):
-                slots = [s for s in found.sources if s in self.graph_.inputs] if carried else node.inputs[:1]
-                for shape in (self.graph_.specs[slot].shape[1:] for slot in slots):
-                    if None not in shape:
-                        arguments.one_sample("low", own.low, shape)
-                        arguments.one_sample("high", own.high, shape)
+        self._domains = Domains(self.graph_, self.rules_)
+        for own, shape in self._domains.samples():
+            if None not in shape:
+                arguments.one_sample("low", own.low, shape)
+                arguments.one_sample("high", own.high, shape)
 
     def rules_at(self, env: walk.Env) -> Sequence[Any]:
         """Rules that ask what can enter their node are told so."""
-        rules = list(self.rules_)
-        for i, found in self._origins.items():
-            present = found.present(env.slots) if found.filled else None
-            own, bounds = getattr(rules[i], "rule", rules[i]), None
-            if isinstance(own, r.InputBounded):
-                bounds = found.bounds(env.slots, dict.fromkeys(self.graph_.inputs, own.ends))
-            rule = beside_padding if rules[i] is node_rules.winner_takes_all else rules[i]
-            rules[i] = functools.partial(rule, domain=r.Domain(present, bounds))
-        return rules
+        return self._domains.at(env.slots)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -226,7 +206,8 @@ class DeepTaylor(_Relevance):
             raise InvalidInputError(f"low and high go together, got low={self.low!r}, high={self.high!r}.")
 
     def check_model(self, graph: Graph) -> None:
-        foreign = [n for n in graph.nodes if n.kind is Kind.ACTIVATION and not facts.is_relu_like(n)]
+        inner = [n for n, _ in everywhere(graph)]
+        foreign = [n for n in inner if n.kind is Kind.ACTIVATION and not facts.is_relu_like(n)]
         if foreign and self.unsupported == "error":
             names = ", ".join(f"{n.name} ({facts.activation_key(n)})" for n in foreign)
             raise UnsupportedModelError(
@@ -234,7 +215,7 @@ class DeepTaylor(_Relevance):
                 f"e.g. 'lrp.epsilon_plus'" + (", or on='logits'." if self.on == "output" else ".")
             )
 
-        signed = [n for n in graph.nodes if traits.overshoots(n)]
+        signed = [n for n in inner if traits.overshoots(n)]
         if signed and self.unsupported == "error":
             raise UnsupportedModelError(
                 f"Deep Taylor has no negative relevance, but {', '.join(n.name for n in signed)} of "

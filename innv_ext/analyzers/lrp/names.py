@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import Field, dataclass, fields
 from typing import Any
 
-from innv_ext.backend.rules import savable
+from innv_ext.backend.predicates import savable
 
 BACH = "Bach et al. 2015"
 MONTAVON = "Montavon et al. 2017"

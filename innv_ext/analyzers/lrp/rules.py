@@ -25,7 +25,7 @@ from innv_ext.backend.affine import Affine
 from innv_ext.backend.graph import Node
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.numerics import negative, positive, safe_divide, widen
-from innv_ext.backend.rules import Saved, centres, kind_is, savable, shifted
+from innv_ext.backend.predicates import Saved, centres, kind_is, savable, shifted
 from innv_ext.errors import InvalidInputError
 
 Tensor = Any

@@ -17,7 +17,8 @@ from innv_ext.analyzers.moments.values import Moments, as_moments, join
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.rules import Predicate, PredicateLike, Rules, both, kind_is, op_is
+from innv_ext.backend.predicates import Predicate, PredicateLike, both, kind_is, op_is
+from innv_ext.backend.rules import Rules
 
 Tensor = Any
 Values = tuple[Any, ...]

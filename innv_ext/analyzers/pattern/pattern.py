@@ -20,7 +20,8 @@ from innv_ext.backend.graph import Node
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.neurons import neurons_of
 from innv_ext.backend.numerics import widen
-from innv_ext.backend.rules import Rules, kind_is
+from innv_ext.backend.predicates import kind_is
+from innv_ext.backend.rules import Rules
 from innv_ext.errors import DeadNeuronWarning, InvalidInputError
 
 Tensor = Any
@@ -54,6 +55,7 @@ class PatternNet(ReverseAnalyzer):
 
     hint = RELU_HINT
     batchnorm_form = "fold"
+    opens_loops = False  # there are no patterns of what is inside
     needs_fit = True
     learns, fit_instead = "the pattern of every neuron", "pass patterns="
     multiplies = False  # whether patterns are multiplied by the weights

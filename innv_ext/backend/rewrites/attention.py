@@ -34,6 +34,11 @@ def split_attention(graph: Graph) -> Graph:
     return graph.rebuilt(nodes)
 
 
+def is_attention(node: Node) -> bool:
+    """Whether ``split_attention`` has something to say about a node."""
+    return _steps(node) is not None
+
+
 def _steps(node: Node) -> Callable[..., Tensor] | None:
     """What a node computes, as a function of its inputs in single operations; None for all other nodes."""
     call, key = node.call, op_key(node.op)

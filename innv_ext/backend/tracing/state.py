@@ -33,8 +33,8 @@ def fixed_variables(model: keras.Model) -> list[Any]:
 
 
 @contextmanager
-def untouched(model: keras.Model) -> Iterator[None]:
-    """Call layers as ``predict`` does, and leave the model as it was.
+def untouched(model: keras.layers.Layer) -> Iterator[list[Any]]:
+    """Call layers as ``predict`` does, and leave the model as it was; gives all its layers.
 
     Calling layers records nodes, losses, attributes and names of operations. A layer that is built by the call keeps
     its new weights.
@@ -53,7 +53,7 @@ def untouched(model: keras.Model) -> Iterator[None]:
     try:
         with warnings.catch_warnings():  # which users have seen when they made the model
             warnings.filterwarnings("ignore", r"Layer '.*' \(of type .*\) was passed an input with a mask", UserWarning)
-            yield
+            yield layers
     finally:
         model._maybe_reset_call_context()
         for old, content in lists:
@@ -71,6 +71,24 @@ def untouched(model: keras.Model) -> Iterator[None]:
         if counts is not None:
             names.clear()
             names.update(counts)
+
+
+@contextmanager
+def constant_variables() -> Iterator[None]:
+    """Within it no variable can be changed: a ValueError."""
+    plain, own = keras.Variable.assign, "assign" in vars(keras.Variable)
+
+    def refused(variable: Any, value: Any) -> None:
+        raise ValueError(f"it changes the variable {variable.name!r}")
+
+    keras.Variable.assign = refused
+    try:
+        yield
+    finally:
+        if own:
+            keras.Variable.assign = plain
+        else:
+            del keras.Variable.assign
 
 
 @functools.cache

@@ -67,7 +67,7 @@ def trace(model: keras.Model, is_leaf: Callable[[Any], bool]) -> Graph:
 
 
 def _traced(model: keras.Model, inputs: Any, outputs: Any, is_leaf: Callable[[Any], bool]) -> Graph:
-    tracer = _Tracer(is_leaf, model.layers)
+    tracer = Tracer(is_leaf, model.layers)
     slots = [tracer.new_slot(kt) for kt in tree.flatten(inputs)]
     if outputs is None:
         flat, outputs = tracer.subclassed(model, inputs, slots)
@@ -80,7 +80,7 @@ def _traced(model: keras.Model, inputs: Any, outputs: Any, is_leaf: Callable[[An
     return Graph(nodes, tuple(slots), tuple(flat), tracer.specs, tracer.layer_slots, keys_of(outputs), read)
 
 
-class _Tracer(Collector):
+class Tracer(Collector):
     """Opens nested models, composite layers and whatever ``call`` can be run on KerasTensors."""
 
     def open(
@@ -293,7 +293,7 @@ class _Tracer(Collector):
         given = sorted({*feeds, *(m for m in masks if m is not None)})
         parts, found = [], []
         for number in (0, 1):
-            part = _Tracer(self.is_leaf)
+            part = Tracer(self.is_leaf)
             part.training, part.recorded, part.checks = self.training, self.recorded, False
             part.positions, part.names, part.read = self.positions, dict(self.names), self.read
             specs = [self.specs[s] for s in given]
@@ -336,7 +336,7 @@ def open_function(fn: Callable[..., Any], specs: Sequence[Spec], is_leaf: Callab
     xs = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
     try:
         y = fn(*xs)
-        tracer = _Tracer(is_leaf)
+        tracer = Tracer(is_leaf)
         known = {id(x): tracer.new_slot(x) for x in xs}
         tracer.walk(tree.flatten(y), known, ())
         slots = tuple(known[id(x)] for x in xs)

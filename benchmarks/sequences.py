@@ -1,0 +1,58 @@
+"""Cost of the methods on sequences as a ratio to a plain compiled gradient of the same model.
+
+    python benchmarks/sequences.py [--parts recurrent] [--calls 7] [--out out/sequences.md]
+
+Random weights. ``recurrent``: LSTM(128) over 256 steps of 64 values, batch 32, and a GRU of the same size. Baseline and
+analyzers take turns in one process, so that a busy machine slows all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+from common import HEADER, PeakMemory, environment, median_seconds, plain_gradient, ratio, write_parts
+
+import innv_ext
+
+BATCH, STEPS, WIDTH, UNITS = 32, 256, 64, 128
+REQUIRED = {"lrp.epsilon": 3.0}
+ANALYZERS = ("gradient", "lrp.epsilon", "lrp.alpha_2_beta_1")
+
+
+def recurrent(calls: int) -> str:
+    """Loops over the steps of a layer."""
+    lines = [f"\n### Recurrent layers, {STEPS} steps, {UNITS} units, batch {BATCH}\n", HEADER]
+    x = np.random.default_rng(0).normal(size=(BATCH, STEPS, WIDTH)).astype("float32")
+    for layer in (keras.layers.LSTM, keras.layers.GRU):
+        inputs = keras.Input((STEPS, WIDTH))
+        model = keras.Model(inputs, keras.layers.Dense(10)(layer(UNITS)(inputs)))
+        baseline = functools.partial(plain_gradient(model), x)
+        for name in ANALYZERS:
+            with PeakMemory() as memory:
+                run = functools.partial(innv_ext.create_analyzer(name, model).analyze, x)
+                plain, own = median_seconds(baseline, run, calls=calls)
+            what = f"{name}, {layer.__name__} ({memory.peak - memory.start:.0f} MiB more)"
+            lines.append(ratio(what, own, plain, REQUIRED.get(name) if layer is keras.layers.LSTM else None))
+    return "\n".join(lines)
+
+
+PARTS: dict[str, Callable[[int], str]] = {"recurrent": recurrent}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--calls", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=Path("out/sequences.md"))
+    args = parser.parse_args()
+    parts = {name: functools.partial(part, args.calls) for name, part in PARTS.items()}
+    write_parts(f"{environment()}; median of {args.calls} calls.", parts, args.parts, args.out)
+
+
+if __name__ == "__main__":
+    main()
