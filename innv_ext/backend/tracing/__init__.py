@@ -1,6 +1,16 @@
 """From Keras models to graphs; the only place that reads private attributes of Keras."""
 
 from innv_ext.backend.tracing.state import fixed_variables, model_tensors, structure, untouched
+from innv_ext.backend.tracing.strings import split_strings, takes_strings
 from innv_ext.backend.tracing.tracer import open_function, trace
 
-__all__ = ["fixed_variables", "model_tensors", "open_function", "structure", "trace", "untouched"]
+__all__ = [
+    "fixed_variables",
+    "model_tensors",
+    "open_function",
+    "split_strings",
+    "structure",
+    "takes_strings",
+    "trace",
+    "untouched",
+]
