@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from innv_ext.analyzers.core import request
 from innv_ext.analyzers.registry import class_named
 from innv_ext.backend import tracing
 from innv_ext.errors import InvalidInputError
+from innv_ext.text.arguments import as_int, as_texts, per_text
 from innv_ext.text.feeding import TokenBatch, no_tokens, reader_of
 from innv_ext.text.results import CompletionExplanation, TextExplanation
 from innv_ext.text.tokenizers import Coder, coder_of, limited
@@ -37,6 +39,7 @@ class TextExplainer:
     ----------
     analyzer : the analyzer; of models of strings it explains the part behind TextVectorization
     model : what it explains
+    output_shape : of the explained output, with None for sizes that are free
 
     Raises
     ------
@@ -70,11 +73,11 @@ class TextExplainer:
         self._reader = reader_of(self.analyzer, coder, layer, preprocessor)
         graph = self.analyzer.subject_.graph
         self._output = request.output_position(self.model, graph, self.analyzer.output)
-        self._shape = graph.specs[graph.outputs[self._output]].shape
+        self.output_shape = graph.specs[graph.outputs[self._output]].shape
 
     def fit(self, texts: Sequence[str], **kwargs: Any) -> TextExplainer:
         """Let an analyzer that learns from data learn from texts; see ``Analyzer.fit``."""
-        self.analyzer.fit(self._reader.read(_listed(texts)).x, **kwargs)
+        self.analyzer.fit(self._reader.read(as_texts(texts)).x, **kwargs)
         return self
 
     def explain(
@@ -87,7 +90,7 @@ class TextExplainer:
         batch_size: int | None = None,
     ) -> TextExplanation | CompletionExplanation | list[CompletionExplanation]:
         """Explain texts of any lengths as one batch; parameters, results and errors as in ``innv_ext.text.explain``."""
-        listed = _listed(texts)
+        listed = as_texts(texts)
         if completion is not None:
             given = {"target": target, "position": position}
             clash = [name for name, value in given.items() if value is not None]
@@ -110,10 +113,11 @@ class TextExplainer:
 
     def _has_positions(self, batch: TokenBatch) -> bool:
         """Whether the output has an axis of tokens: (batch, tokens, values)."""
-        return self._reader.reads_order and len(self._shape) == 3 and self._shape[1] in (None, batch.ids.shape[1])
+        shape = self.output_shape
+        return self._reader.reads_order and len(shape) == 3 and shape[1] in (None, batch.ids.shape[1])
 
     def _no_positions(self, argument: str) -> InvalidInputError:
-        shape = ", ".join("any" if d is None else str(d) for d in self._shape[1:])
+        shape = ", ".join("any" if d is None else str(d) for d in self.output_shape[1:])
         return InvalidInputError(
             f"{argument}= is for models that give an output for every token, (batch, tokens, vocabulary); that of "
             f"{self.model.name!r} is (batch, {shape})."
@@ -122,7 +126,8 @@ class TextExplainer:
     def _selection(self, batch: TokenBatch, target: Any, position: Any) -> tuple[np.ndarray, np.ndarray]:
         """Positions (batch,) without padding, and ``neuron_selection`` (batch, 2)."""
         count = len(batch.ids)
-        positions = batch.lengths - 1 if position is None else _per_text("position", position, count, int)
+        last = batch.lengths - 1
+        positions = last if position is None else per_text("position", position, count, partial(as_int, "position"))
         bad = (positions >= batch.lengths) | (positions < -batch.lengths)
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
@@ -134,7 +139,7 @@ class TextExplainer:
         if target is None:
             chosen = self._likeliest(batch.x, columns)
         else:
-            chosen = _per_text("target", target, count, self._number)
+            chosen = per_text("target", target, count, self._number)
         return positions, np.stack([columns, chosen], axis=1)
 
     def _number(self, target: Any) -> int:
@@ -143,8 +148,8 @@ class TextExplainer:
             names = list(self.analyzer.class_names or ())
             number = names.index(target) if target in names else self.coder.number(target, "target")
         else:
-            number = request_int("target", target)
-        size = self._shape[-1]
+            number = as_int("target", target)
+        size = self.output_shape[-1]
         if size is not None and not 0 <= number < size:
             raise InvalidInputError(f"target {target!r} is out of range: there are {size} values at each position.")
         return number
@@ -202,6 +207,7 @@ class TextExplainer:
         for i, numbers in enumerate(added):
             if not numbers:
                 raise no_tokens(i, "completion")
+            self._reader.check(i, len(prompts[i]) + len(numbers) - 1)
         rows = [[*a, *b[:k]] for a, b in zip(prompts, added, strict=True) for k in range(len(b))]
         batch = self._reader.pack(rows)
         if not self._has_positions(batch):
@@ -317,31 +323,3 @@ def _analyzer(analyzer: Any, model: keras.Model, params: Mapping[str, Any]) -> A
     if not (isinstance(analyzer, type) and issubclass(analyzer, Analyzer)):
         raise InvalidInputError(f"analyzer must be a name of innv_ext.list_analyzers() or a class, got {analyzer!r}.")
     return analyzer(model, **params)
-
-
-def _listed(texts: Any) -> list[str]:
-    found = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, (Sequence, np.ndarray)) else []
-    wrong = [text for text in found if not isinstance(text, str)]
-    if wrong or not found:
-        got = repr(wrong[0]) if wrong else repr(texts)
-        raise InvalidInputError(f"texts must be a string or a list of strings, at least one; got {got}.")
-    for i, text in enumerate(found):
-        if not text.strip():
-            raise InvalidInputError(f"texts[{i}] is empty: there is nothing to explain.")
-    return [str(text) for text in found]
-
-
-def _per_text(argument: str, value: Any, count: int, read: Any) -> np.ndarray:
-    """One integer for each text, from one for all or a list."""
-    several = isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) > 0
-    values = list(value) if several else [value] * count
-    if len(values) != count:
-        raise InvalidInputError(f"{argument} has {len(values)} entries for {count} texts; give one, or one each.")
-    return np.array([request_int(argument, v) if read is int else read(v) for v in values])
-
-
-def request_int(argument: str, value: Any) -> int:
-    """``value`` as an int, if it is one."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise InvalidInputError(f"{argument} must be an integer, got {value!r}.")
-    return int(value)

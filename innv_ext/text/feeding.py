@@ -95,17 +95,21 @@ class Feed:
         InvalidInputError
             for a row without tokens, or with more than the model takes
         """
-        limit = min((n for n in (self.length, coder.limit) if n is not None), default=None)
         for i, row in enumerate(rows):
-            if not len(row):
-                raise no_tokens(i)
-            if limit is not None and len(row) > limit:
-                raise too_long(i, len(row), limit, self.model)
+            self.check(i, len(row), coder)
         lengths = np.array([len(row) for row in rows])
         real = np.arange(self.length or lengths.max())[None] < lengths[:, None]
         ids = np.full(real.shape, coder.pad, "int32")
         ids[real] = np.concatenate([np.asarray(row, "int32") for row in rows])
         return TokenBatch(self.named({self.names[self.place]: ids}, real), ids, real)
+
+    def check(self, i: int, count: int, coder: Coder) -> None:
+        """Refuse text ``i`` if it has no tokens, or more than the model takes."""
+        limit = min((n for n in (self.length, coder.limit) if n is not None), default=count)
+        if not count:
+            raise no_tokens(i)
+        if count > limit:
+            raise too_long(i, count, limit, self.model)
 
     def named(self, given: dict[str, Any], real: np.ndarray) -> Any:
         """All inputs: those ``given``, masks of what is no padding, and segments of zeros."""
@@ -132,15 +136,15 @@ def no_tokens(i: int, name: str = "texts") -> InvalidInputError:
     return InvalidInputError(f"{name}[{i}] has no tokens: it is empty, or holds nothing that is a token.")
 
 
-def too_long(i: int, count: int, limit: int, model: str, name: str = "texts") -> InvalidInputError:
+def too_long(i: int, count: int, limit: int, model: str) -> InvalidInputError:
     """The error of a text that does not fit."""
     return InvalidInputError(
-        f"{name}[{i}] has {count} tokens, but {model!r} takes {limit} at most. Shorten the text, or raise the limit "
+        f"texts[{i}] has {count} tokens, but {model!r} takes {limit} at most. Shorten the text, or raise the limit "
         f"where the model has it (sequence_length of a preprocessor, output_sequence_length of TextVectorization)."
     )
 
 
-class Reader:
+class TextReader:
     """Texts that a tokenizer turns into token numbers, which are all that the model takes."""
 
     reads_order = True  # whether the model sees the tokens one by one
@@ -160,6 +164,10 @@ class Reader:
         """Rows of token numbers as one batch."""
         return self.feed.pack(rows, self.coder)
 
+    def check(self, i: int, count: int) -> None:
+        """Refuse so many tokens for text ``i`` if the model does not take them."""
+        self.feed.check(i, count, self.coder)
+
     def relevance(self, maps: Any, batch: TokenBatch) -> tuple[np.ndarray, np.ndarray]:
         """Relevance (batch, T) of the tokens, and (batch,) of what else is fed, such as segments."""
         own = self.feed.tokens_of(maps)
@@ -167,7 +175,7 @@ class Reader:
         return own, np.sum(others, axis=0) if others else np.zeros(len(own))
 
 
-class PreprocessedReader(Reader):
+class PreprocessedReader(TextReader):
     """A task with a preprocessor, as in keras-hub: it adds special tokens, masks and segments."""
 
     def __init__(self, analyzer: Analyzer, coder: Coder, preprocessor: Any):
@@ -220,7 +228,7 @@ class PreprocessedReader(Reader):
                 raise too_long(i, len(whole), ids.shape[1], self.feed.model)
 
 
-class CountingReader(Reader):
+class CountingReader(TextReader):
     """TextVectorization that counts words, or marks them: a column per word of the vocabulary.
 
     A word's relevance is shared by the places where it stands in the text.
@@ -231,7 +239,7 @@ class CountingReader(Reader):
     def __init__(self, analyzer: Analyzer, coder: Coder, layer: keras.layers.TextVectorization):
         self.coder, self.layer = coder, layer
 
-    def pack(self, rows: Sequence[Sequence[int]]) -> TokenBatch:
+    def check(self, i: int, count: int) -> None:
         raise InvalidInputError(f"completion= explains next tokens, but {self.layer.name!r} counts words.")
 
     def read(self, texts: Sequence[str]) -> TokenBatch:
@@ -255,10 +263,10 @@ class CountingReader(Reader):
         return np.where(batch.real, maps[rows, columns] / times, 0.0), np.where(absent, maps, 0.0).sum(axis=1)
 
 
-def reader_of(analyzer: Analyzer, coder: Coder, layer: Any, preprocessor: Any) -> Reader:
+def reader_of(analyzer: Analyzer, coder: Coder, layer: Any, preprocessor: Any) -> TextReader:
     """How texts come into the model of an analyzer."""
     if layer is not None and layer.get_config()["output_mode"] != "int":
         return CountingReader(analyzer, coder, layer)
     if preprocessor is not None:
         return PreprocessedReader(analyzer, coder, preprocessor)
-    return Reader(analyzer, coder)
+    return TextReader(analyzer, coder)

@@ -14,6 +14,8 @@ from innv_ext import files
 from innv_ext.analyzers import Explanation
 from innv_ext.text.words import Word, groups, joined, shown, words_of
 from innv_ext.visualization import plot_token_matrix, plot_tokens, token_matrix_to_html, tokens_to_html
+from innv_ext.visualization.panels import shorten
+from innv_ext.visualization.reading import signed_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,20 +79,28 @@ class TextExplanation:
         options : further arguments of ``plot_tokens``
         """
         tokens, relevance = self._drawn(words)
-        return plot_tokens(tokens, relevance, **{"row_names": self._captions(), "pad": "grey", **options, "path": path})
+        captions = ["\n".join(parts) for parts in self._captions(words)]
+        return plot_tokens(tokens, relevance, **{"row_names": captions, "pad": "grey", **options, "path": path})
 
     def to_html(self, path: str | os.PathLike[str] | None = None, *, words: bool = False, **options: Any) -> str:
         """Write the texts as HTML by ``innv_ext.visualization.tokens_to_html``, also to the file ``path``."""
         tokens, relevance = self._drawn(words)
-        return _written(tokens_to_html(tokens, relevance, **{"pad": "grey", **options}), path)
+        captions = ["; ".join(parts) for parts in self._captions(words)]
+        return _written(tokens_to_html(tokens, relevance, **{"row_names": captions, "pad": "grey", **options}), path)
 
-    def _captions(self) -> list[str]:
-        numbers = [f"{name}: {score:+.3g}" for name, score in zip(self.target_names, self.scores, strict=True)]
-        others = [f"\nelsewhere {rest:+.3g}" if rest else "" for rest in self.elsewhere]
-        return [number + other for number, other in zip(numbers, others, strict=True)]
+    def _captions(self, words: bool) -> list[list[str]]:
+        """What is explained in each text, and what relevance is not in its tokens, or its words."""
+        named = [shorten(shown(name, self.marker)) for name in self.target_names]
+        numbers = [f"{name}: {signed_text(score)}" for name, score in zip(named, self.scores, strict=True)]
+        hidden = np.where(self.padding & words, self.relevance, 0.0).sum(axis=1)
+        others = [
+            [f"{what} {signed_text(rest)}" for what, rest in (("padding", p), ("elsewhere", e)) if rest]
+            for p, e in zip(hidden, self.elsewhere, strict=True)
+        ]
+        return [[number, *rest] for number, rest in zip(numbers, others, strict=True)]
 
     def _drawn(self, words: bool) -> tuple[list[list[str]], np.ndarray]:
-        """Texts and relevance as the figures take them: padding comes last, and is left out of the tokens."""
+        """Texts and relevance as the figures take them: padding comes last, behind words there is none."""
         found = self.words() if words else None
         texts, rows = [], []
         for i, tokens in enumerate(self.tokens):
@@ -99,7 +109,7 @@ class TextExplanation:
             listed = [shown(token, self.marker) for token in own] if found is None else [w.text for w in found[i]]
             values = self.relevance[i, real] if found is None else [w.relevance for w in found[i]]
             texts.append([text or " " for text in listed])  # "" would be padding
-            rows.append(np.concatenate([values, self.relevance[i, ~real]]))
+            rows.append(np.concatenate([values, self.relevance[i, ~real] if found is None else []]))
         relevance = np.zeros((len(rows), max(map(len, rows))))
         for row, values in zip(relevance, rows, strict=True):
             row[: len(values)] = values
