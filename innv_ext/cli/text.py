@@ -28,6 +28,7 @@ def text(options: Namespace) -> int:
     row, params = find(options.analyzer), dict(options.param)
     models.check_fit(row, options)
     labels = loading.read_labels(options.labels)
+    target = loading.read_neuron(options.target, labels) if labels else options.target  # a token may have any name
     params |= {"class_names": [labels[i] for i in sorted(labels)]} if labels else {}
     with folder(Path() if options.output is None else options.output.parent, "--output"):
         shows_progress = not options.quiet and sys.stderr.isatty()
@@ -40,7 +41,7 @@ def text(options: Namespace) -> int:
             if options.fit is not None:
                 explainer.fit(options.fit.read_text(encoding="utf-8-sig").splitlines())
             asked = {"position": options.position, "completion": options.completion}
-            found = explainer.explain(options.texts, options.target, **asked)
+            found = explainer.explain(options.texts, target, **asked)
         if options.output is None:
             parts = found if isinstance(found, list) else [found]
             sys.stdout.write("\n".join(_listing(part, options.words) for part in parts))
