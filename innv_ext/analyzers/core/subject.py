@@ -34,7 +34,8 @@ class Subject:
             readers = self.graph.consumers()[self.graph.inputs[strings[0]]]
             raise UnsupportedModelError(
                 f"Input {strings[0]} of {model.name!r} takes strings, of which there is no map of numbers. Explain the "
-                f"part of the model behind {', '.join(n.name for n in readers)}, on what is computed there."
+                f"part of the model behind {', '.join(n.name for n in readers)}, on what is computed there; for texts "
+                f"innv_ext.text.explain does that."
             )
         self.structure, self._kept = tracing.structure(model)
         self._held = [np.array(variable) for variable in self.graph.made_of]
