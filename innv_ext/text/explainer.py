@@ -14,7 +14,7 @@ from innv_ext.analyzers import Analyzer, Explanation, create_analyzer, list_anal
 from innv_ext.analyzers.core import request
 from innv_ext.analyzers.registry import class_named
 from innv_ext.backend import tracing
-from innv_ext.errors import InvalidInputError
+from innv_ext.errors import InvalidInputError, UnsupportedModelError
 from innv_ext.text.arguments import as_int, as_texts, per_text
 from innv_ext.text.feeding import TokenBatch, no_tokens, reader_of
 from innv_ext.text.results import CompletionExplanation, TextExplanation
@@ -305,6 +305,12 @@ def _taken_apart(model: Any, tokenizer: Any, vocabulary: Any) -> tuple[keras.Mod
             raise InvalidInputError(f"tokenizer= is for models of token numbers; {model.name!r} takes strings.")
         layer, behind = tracing.split_strings(model)
         return behind, coder_of(layer), layer, None
+    hidden = [layer.name for layer in model.layers if isinstance(layer, keras.layers.TextVectorization)]
+    if tokenizer is None and hidden:  # not of a recorded graph
+        raise UnsupportedModelError(
+            f"{model.name!r} reads texts by {hidden[0]!r} inside a call written by hand, which cannot be taken apart. "
+            f"Build it as a functional model, or explain the part behind that layer, with the layer as tokenizer=."
+        )
     if tokenizer is None:
         raise InvalidInputError(
             f"{model.name!r} takes no strings, and has no preprocessor with a tokenizer: give tokenizer=, a "

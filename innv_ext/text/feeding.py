@@ -206,6 +206,10 @@ class PreprocessedReader(TextReader):
         """What a preprocessor made, without columns that are padding in all texts and masked."""
         feed = self.feed
         given = found if isinstance(found, dict) else {feed.names[feed.place]: found}
+        if feed.names[feed.place] not in given:
+            raise UnsupportedModelError(
+                f"The preprocessor of {feed.model!r} gives {', '.join(given)}; {feed.names[feed.place]!r} is needed."
+            )
         arrays = {name: np.asarray(keras.ops.convert_to_numpy(value)) for name, value in given.items()}
         ids = arrays[feed.names[feed.place]]
         key = next((name for name in MASKS if name in arrays), None)
@@ -225,7 +229,8 @@ class PreprocessedReader(TextReader):
                 raise no_tokens(i)
             starts = range(len(row) - len(whole) + 1)
             if len(row) == ids.shape[1] and not any(row[k : k + len(whole)] == whole for k in starts):
-                raise too_long(i, len(whole), ids.shape[1], self.feed.model)
+                added = sum(n in self.coder.special for n in row) - sum(n in self.coder.special for n in whole)
+                raise too_long(i, len(whole) + max(added, 0), ids.shape[1], self.feed.model)
 
 
 class CountingReader(TextReader):

@@ -6,7 +6,7 @@ import importlib
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 from text_models import WORDS, Pieces, Task, causal, classifier, strings, transformer, vectorization, weighted
 
 import innv_ext
@@ -267,6 +267,25 @@ def test_what_has_no_way_in_says_which_one_it_needs():
     two = keras.Model([a, b], layers.Dense(2)(layers.Concatenate()([vectorization(output_mode="count")(a)[:, 0], b])))
     with pytest.raises(UnsupportedModelError, match="has 2 inputs, of which strings are one"):
         explain(two, "a film")
+    lookup = keras.Model(a, layers.Embedding(4, 2)(layers.StringLookup(vocabulary=["a", "b"])(a)), name="lookup")
+    with pytest.raises(UnsupportedModelError, match=r"'lookup' takes are read by .*one TextVectorization layer must"):
+        explain(lookup, "a film")
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__(name="own")
+            self.words, self.table = vectorization(), layers.Embedding(8, 2)
+
+        def call(self, x):
+            return self.table(self.words(x))[:, 0]
+
+    own = Own()
+    own(ops.convert_to_tensor(np.array([["a film"]])))
+    with pytest.raises(UnsupportedModelError, match=r"'own' reads texts by .* inside a call written by hand"):
+        explain(own, "a film")
+    for x, wanted in ((["a film"], lm), (np.array([["a film"]]), strings()[0])):
+        with pytest.raises((InvalidInputError, UnsupportedModelError), match=r"innv_ext\.text\.explain"):
+            innv_ext.create_analyzer("gradient", wanted).analyze(x)
     with pytest.raises(InvalidInputError, match=r"keras.Model or a task of keras-hub, got str"):
         explain("model", "a film")
     with pytest.raises(InvalidInputError, match="Did you mean 'gradient'"):
@@ -293,8 +312,8 @@ def test_texts_that_cannot_be_explained():
         explainer.explain("a", completion="fine")
     with pytest.raises(InvalidInputError, match=r"neuron_selection 2 .* is out of range"):
         explainer.explain("a", 2)
-    for task in (classifier(6), causal(6)):
-        with pytest.raises(InvalidInputError, match=r"texts.1. has 7 tokens|texts.1. has 6 tokens"):
+    for task, count in ((classifier(6), 8), (causal(6), 7)):  # special tokens included
+        with pytest.raises(InvalidInputError, match=rf"texts\[1\] has {count} tokens, but .* takes 6 at most"):
             explain(task, ["a", "a fine film a fine film"])
 
 

@@ -51,7 +51,7 @@ def test_a_bert_classifier(bert):
     np.testing.assert_allclose(found.scores, np.asarray(bert(fed))[:, 1], rtol=1e-4)
     own = innv_ext.create_analyzer("occlusion", bert, **PATCH).analyze(fed, 1)
     np.testing.assert_allclose(found.relevance, own["token_ids"][:, :8], atol=1e-5)
-    with pytest.raises(InvalidInputError, match=r"texts\[0\] has 20 tokens, but .* takes 12 at most"):
+    with pytest.raises(InvalidInputError, match=r"texts\[0\] has 22 tokens, but .* takes 12 at most"):
         explain(bert, "the " * 20, "occlusion")
 
 
