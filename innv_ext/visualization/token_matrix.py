@@ -53,7 +53,7 @@ class _Matrix:
             ["" if gone else "?" if bad else _fixed(v, digits) for v, bad, gone in zip(*row, strict=True)]
             for row in zip(values, found.bad[0], self.absent, strict=True)
         ]
-        return texts, f"in 1e{power}" if power else ""
+        return texts, f"in 1e{power}".replace("-", "\N{MINUS SIGN}") if power else ""
 
     def note(self, column: int, i: int, j: int) -> str:
         """A cell in words."""

@@ -1,5 +1,7 @@
 """Real tasks of keras-hub, tiny and with random weights; nothing is downloaded."""
 
+import io
+
 import numpy as np
 import pytest
 
@@ -72,6 +74,26 @@ def test_a_gpt(gpt):
     assert part.words()[0][-2:] == ["fox", "jump"]
     with pytest.raises(InvalidInputError, match="is not in the vocabulary"):
         explainer.explain("a", "$")
+
+
+def test_pieces_of_sentences():
+    """SentencePiece: a blank begins a word, also where it is a piece by itself."""
+    trainer, file = pytest.importorskip("sentencepiece").SentencePieceTrainer, io.BytesIO()
+    pieces = {f"{name}_{what}": value for i, name in enumerate(("pad", "bos", "eos", "unk"))
+              for what, value in (("id", i), ("piece", f"<{name}>"))}  # fmt: skip
+    own = {"user_defined_symbols": ["<start_of_turn>", "<end_of_turn>"], "minloglevel": 3, "hard_vocab_limit": False}
+    texts = iter(["the quick brown fox", "the earth is round", "a fox is quick"])
+    trainer.train(sentence_iterator=texts, model_writer=file, vocab_size=34, **pieces, **own)
+    tokenizer = hub.models.GemmaTokenizer(proto=file.getvalue())
+    heads = {"num_query_heads": 2, "num_key_value_heads": 1, "head_dim": 4}
+    sizes = {"num_layers": 1, "hidden_dim": 8, "intermediate_dim": 8}
+    backbone = hub.models.GemmaBackbone(vocabulary_size=34, **heads, **sizes)
+    preprocessor = hub.models.GemmaCausalLMPreprocessor(tokenizer, sequence_length=16)
+    model = randomised(hub.models.GemmaCausalLM(backbone=backbone, preprocessor=preprocessor))
+    found = explain(model, ["the quick fox", "a fox"], "occlusion", **PATCH)
+    assert [[w.text for w in row] for row in found.words()] == [["<bos>", "the", "quick", "fox"], ["<bos>", "a", "fox"]]
+    for i, row in enumerate(found.words()):
+        assert sum(w.relevance for w in row) == pytest.approx(found.relevance[i, ~found.padding[i]].sum(), abs=1e-5)
 
 
 def test_a_task_from_a_file(bert, tmp_path, capsys):

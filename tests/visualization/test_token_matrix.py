@@ -63,7 +63,7 @@ def test_values_are_written_where_they_are_few():
 
 
 @pytest.mark.parametrize(
-    ("value", "text", "note"), [(4e-7, "+4.0", "in 1e-7"), (4e5, "+4.0", "in 1e5"), (40, "+40", "")]
+    ("value", "text", "note"), [(4e-7, "+4.0", "in 1e−7"), (4e5, "+4.0", "in 1e5"), (40, "+40", "")]
 )
 def test_very_small_and_large_values_share_a_power_of_ten(value, text, note):
     axes = plot_token_matrix(TARGETS[:1], SOURCES[:1], [[value]]).axes[0]
