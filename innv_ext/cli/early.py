@@ -60,7 +60,7 @@ def check(options: Namespace) -> None:
 def _check_texts(options: Namespace) -> None:
     """Refuse texts and files that ``innv-ext text`` cannot take."""
     if labels := loading.read_labels(options.labels):
-        loading.read_neuron(options.target, labels)
+        loading.read_neuron(options.target, labels, "--target")
     named = [("TEXT", options.texts), ("--completion", options.completion or ())]
     for what, empty in [(what, text) for what, texts in named for text in texts if not text.strip()]:
         raise InvalidInputError(f"{what}: {empty!r} is empty; there is nothing to explain.")

@@ -28,7 +28,8 @@ def text(options: Namespace) -> int:
     row, params = find(options.analyzer), dict(options.param)
     models.check_fit(row, options)
     labels = loading.read_labels(options.labels)
-    target = loading.read_neuron(options.target, labels) if labels else options.target  # a token may have any name
+    named = bool(labels)  # else a name is that of a token
+    target = loading.read_neuron(options.target, labels, "--target") if named else options.target
     params |= {"class_names": [labels[i] for i in sorted(labels)]} if labels else {}
     with folder(Path() if options.output is None else options.output.parent, "--output"):
         shows_progress = not options.quiet and sys.stderr.isatty()
