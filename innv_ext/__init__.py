@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from innv_ext import analyzers, comparison, errors, evaluation, optim, rules, visualization
+    from innv_ext import analyzers, comparison, errors, evaluation, optim, rules, text, visualization
     from innv_ext.analyzers import (
         Analyzer,
         Explanation,
@@ -49,10 +49,11 @@ __all__ = [
     "register_analyzer",
     "register_bilinear",
     "rules",
+    "text",
     "visualization",
 ]
 
-_MODULES = ("analyzers", "comparison", "errors", "evaluation", "optim", "rules", "visualization")
+_MODULES = ("analyzers", "comparison", "errors", "evaluation", "optim", "rules", "text", "visualization")
 _HOMES = {  # where they are not in analyzers
     "Comparison": "comparison",
     "Rules": "backend.rules",

@@ -62,9 +62,9 @@ def _run(options: Namespace) -> int:
 
     early.check(options)
     with _quiet_start():
-        from innv_ext.cli import compare, explain, listing
+        from innv_ext.cli import compare, explain, listing, text
     commands = {"explain": explain.explain, "compare": compare.compare}
-    commands |= {"list": listing.list_names, "summary": listing.summary}
+    commands |= {"list": listing.list_names, "summary": listing.summary, "text": text.text}
     with _relayed_warnings(options.quiet):
         return commands[options.command](options)
 

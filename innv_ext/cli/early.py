@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from innv_ext import arguments
 from innv_ext.cli import loading
 from innv_ext.cli.files import existing, folder
 from innv_ext.cli.names import ANALYZERS, METRICS
 from innv_ext.errors import InvalidInputError
 
+PAGES, PICTURES = (".html", ".htm"), (".png", ".pdf", ".svg", ".jpg")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -40,19 +42,46 @@ def check(options: Namespace) -> None:
         check_model(options.model)
     for path in given.get("images") or ():
         _check_samples(existing(path, "IMAGE"))
-    if "labels" in given:
+    if "texts" in given:
+        _check_texts(options)
+    elif "labels" in given:
         loading.read_neuron(options.neuron, loading.read_labels(options.labels))
     if given.get("fit") is not None and not options.fit.exists():
         raise InvalidInputError(f"--fit: there is no file or folder {options.fit}.")
     if (given.get("preprocess") or "").endswith(".py"):
         existing(Path(options.preprocess), "--preprocess")
-    for option in ("out", "report"):
-        path = given.get(option)
-        if path is not None:
-            if option == "report" and path.is_dir():
-                raise InvalidInputError(f"--report: {path} is a folder; give the name of a file in it.")
-            with folder(path if option == "out" else path.parent, f"--{option}"):
-                pass
+    if given.get("report") is not None:
+        _check_file("--report", options.report)
+    if given.get("out") is not None:
+        with folder(options.out, "--out"):
+            pass
+
+
+def _check_texts(options: Namespace) -> None:
+    """Refuse texts and files that ``innv-ext text`` cannot take."""
+    if labels := loading.read_labels(options.labels):
+        loading.read_neuron(options.target, labels, "--target")
+    named = [("TEXT", options.texts), ("--completion", options.completion or ())]
+    for what, empty in [(what, text) for what, texts in named for text in texts if not text.strip()]:
+        raise InvalidInputError(f"{what}: {empty!r} is empty; there is nothing to explain.")
+    if options.completion is not None:
+        if len(options.completion) != len(options.texts):
+            count = f"{len(options.completion)} for {len(options.texts)} texts"
+            raise InvalidInputError(f"--completion: one is needed for each TEXT, there are {count}.")
+        for option, value in (("--target", options.target), ("--position", options.position)):
+            if value is not None:
+                raise InvalidInputError(f"{option} goes without --completion, whose tokens are explained one by one.")
+    if options.output is not None:
+        _check_file("--output", options.output)
+        arguments.choice("--output: the suffix", options.output.suffix.lower(), (*PAGES, *PICTURES))
+
+
+def _check_file(option: str, path: Path) -> None:
+    """Refuse a place where no file can be written."""
+    if path.is_dir():
+        raise InvalidInputError(f"{option}: {path} is a folder; give the name of a file in it.")
+    with folder(path.parent, option):
+        pass
 
 
 def _names(given: dict[str, object]) -> Sequence[str]:

@@ -77,15 +77,17 @@ def read_labels(path: Path | None) -> dict[int, str]:
         ) from error
 
 
-def read_neuron(neuron: int | tuple[int, ...] | str | None, labels: Mapping[int, str]) -> int | tuple[int, ...] | None:
+def read_neuron(
+    neuron: int | tuple[int, ...] | str | None, labels: Mapping[int, str], option: str = "--neuron"
+) -> int | tuple[int, ...] | None:
     """The number of a label; case does not matter, and it must be the label of one output only."""
     if not isinstance(neuron, str):
         return neuron
     if not labels:
-        raise InvalidInputError(f"--neuron {neuron!r} is no number; names need a file of them: --labels FILE.")
+        raise InvalidInputError(f"{option} {neuron!r} is no number; names need a file of them: --labels FILE.")
     names = {k: v.casefold() for k, v in labels.items()}
-    name = arguments.choice("--neuron", neuron.casefold(), tuple(names.values()))
+    name = arguments.choice(option, neuron.casefold(), tuple(names.values()))
     found = [k for k, v in names.items() if v == name]
     if len(found) > 1:
-        raise InvalidInputError(f"--neuron {neuron!r} is the name of several outputs: {found}. Give the number.")
+        raise InvalidInputError(f"{option} {neuron!r} is the name of several outputs: {found}. Give the number.")
     return found[0]

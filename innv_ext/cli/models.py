@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 
-from innv_ext.analyzers import Analyzer, create_analyzer
+from innv_ext.analyzers import create_analyzer
 from innv_ext.analyzers.core.info import AnalyzerInfo
 from innv_ext.analyzers.core.request import output_position
 from innv_ext.cli.files import run_module
@@ -61,11 +61,20 @@ def load_model(options: Namespace, custom_objects: dict[str, Any]) -> keras.Mode
     return model
 
 
-def build(row: AnalyzerInfo, model: keras.Model, params: Mapping[str, Any], progress: bool = True) -> Analyzer:
-    """The analyzer of that name; ``progress`` holds where the parameters don't say anything about it."""
+def build(
+    row: AnalyzerInfo,
+    model: keras.Model,
+    params: Mapping[str, Any],
+    progress: bool = True,
+    make: Callable[..., Any] = create_analyzer,
+) -> Any:
+    """The analyzer of that name, or what ``make`` makes of (name, model, params) in its place.
+
+    ``progress`` holds where the parameters don't say anything about it.
+    """
     with failures(row.name):
         try:
-            return create_analyzer(row.name, model, **{"progress": progress, **params})
+            return make(row.name, model, **{"progress": progress, **params})
         except UnsupportedModelError:
             raise
         except (TypeError, ValueError) as error:

@@ -19,6 +19,7 @@ _MAIN = """examples:
   innv-ext explain model.keras cat.jpg --analyzer lrp.epsilon_plus --out maps
   innv-ext compare model.keras *.jpg --analyzers gradient,lrp.z,deep_taylor --report report.html
   innv-ext summary model.keras --analyzer lrp.epsilon_plus
+  innv-ext text reviews.keras "a fine film" --analyzer lrp.epsilon --output film.html
 
 exit codes: 0 fine, 1 an analyzer failed, 2 wrong usage or input, 130 interrupted"""
 
@@ -53,6 +54,16 @@ _LIST = """examples:
 _SUMMARY = """examples:
   innv-ext summary model.keras --analyzer lrp.epsilon_plus
   innv-ext summary model.keras --analyzer lrp --param rule=gamma --param input_layer_rule=flat"""
+
+
+_TEXT = """examples:
+  innv-ext text reviews.keras "a fine film" --analyzer lrp.epsilon
+  innv-ext text reviews.keras "a fine film" "boring" --analyzer lrp.epsilon --target 1 --output films.png
+  innv-ext text gpt2.keras "to be or" --analyzer input_t_gradient --target " not" --module hub.py --output next.html
+  innv-ext text gpt2.keras "to be or" --completion " not to be" --analyzer gradient --module hub.py --output all.png
+
+the model takes strings, by a TextVectorization layer, or is a task of keras-hub with its preprocessor. For those
+--module names a file in which "import keras_hub" stands. For models that tell the next token --target is a token."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,7 +112,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--module", type=Path, metavar="FILE.py", help="run this first: it registers analyzers")
     text = "which rule each node of a model gets"
     _add_analyzer(commands.add_parser("summary", help=text, parents=[model, general], epilog=_SUMMARY))
+    text = "the relevance of every token of a text"
+    _add_text(commands.add_parser("text", help=text, parents=[model, general], epilog=_TEXT))
     return parser
+
+
+def _add_text(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("texts", nargs="+", metavar="TEXT", help="texts, which are explained as one batch")
+    _add_analyzer(parser)
+    add("--target", type=values.neuron, metavar="N|LABEL|TOKEN", help="output to explain (default: the largest)")
+    add("--labels", type=Path, metavar="FILE", help="names of the outputs: one a line, or JSON")
+    add("--position", type=int, metavar="N", help="of models with an output a token: which token (default: the last)")
+    after = "what follows the text: all its tokens are explained; repeated for several texts"
+    add("--completion", action="append", metavar="TEXT", help=after)
+    add("--words", action="store_true", help="sum the parts of words")
+    add("--fit", type=Path, metavar="FILE.txt", help="texts, one a line, for analyzers that learn")
+    add("--output", type=Path, metavar="FILE", help=".html, .png, .pdf, .svg or .jpg (default: numbers as text)")
 
 
 def _add_params(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:

@@ -7,6 +7,7 @@ from innv_ext.visualization.overlays import blend, mask_input, scale_input
 from innv_ext.visualization.scaling import reduce_channels
 from innv_ext.visualization.signals import plot_signals
 from innv_ext.visualization.tables import plot_tables
+from innv_ext.visualization.token_matrix import plot_token_matrix, token_matrix_to_html
 from innv_ext.visualization.tokens import plot_tokens, tokens_to_html
 from innv_ext.visualization.volumes import plot_volumes
 
@@ -19,10 +20,12 @@ __all__ = [
     "mask_input",
     "plot_signals",
     "plot_tables",
+    "plot_token_matrix",
     "plot_tokens",
     "plot_volumes",
     "reduce_channels",
     "scale_input",
     "to_rgb",
+    "token_matrix_to_html",
     "tokens_to_html",
 ]

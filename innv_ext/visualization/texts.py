@@ -55,7 +55,7 @@ class Texts:
             if self.padded[row, k] and self.pad == "skip":
                 continue
             ground = _GREY if self.padded[row, k] else tuple(colours[k].tolist())
-            drawn.append(Token(_printable(text), ground, signed_text(relevance[k])))
+            drawn.append(Token(printable(text), ground, signed_text(relevance[k])))
         hidden = relevance[self.padded[row]]
         told = hidden.size and (self.pad == "skip" or hidden.any())
         remarks = [f"{hidden.size} padding, relevance {signed_text(hidden.sum())}" if told else ""]
@@ -112,6 +112,6 @@ def _as_texts(tokens: Sequence[Sequence[str]]) -> list[list[str]]:
     return texts
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Line breaks and other control characters, spelt out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

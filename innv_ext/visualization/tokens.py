@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from innv_ext.arguments import number
 from innv_ext.errors import InvalidInputError
 from innv_ext.visualization import panels as layout
-from innv_ext.visualization.reading import colour_bar, row_titles
+from innv_ext.visualization.reading import colour_bar, read_names, row_titles
 from innv_ext.visualization.scaling import DIVERGING, GREEN, Color, Reduction
 from innv_ext.visualization.texts import PADDING, Token, read_texts
 
@@ -106,6 +106,7 @@ def tokens_to_html(
     *,
     padding: Collection[str] = PADDING,
     pad: str = "skip",
+    row_names: Sequence[str] | None = None,
     reduce: Reduction = "sum",
     scale: str = "map",
     cmap: str | Colormap = DIVERGING,
@@ -118,6 +119,7 @@ def tokens_to_html(
     Parameters
     ----------
     tokens, relevance, padding, pad, reduce, scale, cmap, bad_color : as in `plot_tokens`
+    row_names : names of the texts, written before them; None: no names
 
     Returns
     -------
@@ -140,7 +142,9 @@ def tokens_to_html(
         raise InvalidInputError("relevance must be one array, (batch, T) or (batch, T, E); got a dict.")
     texts = read_texts(tokens, relevance, padding=padding, pad=pad, reduce=reduce, scale=scale, bad_color=bad_color)
     rows = [texts.coloured(0, i, cmap, bad_color) for i in range(len(texts.tokens))]
-    paragraphs = "\n".join(f"<p>{' '.join(map(_span, row))}</p>" for row in rows)
+    names = read_names(row_names, "row_names", len(rows), [""] * len(rows))
+    heads = [f"{_span(Token(name, remark=True))} " if name else "" for name in names]
+    paragraphs = "\n".join(f"<p>{head}{' '.join(map(_span, row))}</p>" for head, row in zip(heads, rows, strict=True))
     return f'<div style="font-family:sans-serif;line-height:1.9">\n{paragraphs}\n</div>'
 
 

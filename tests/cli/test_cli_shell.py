@@ -83,6 +83,10 @@ WRONG = {
     "fit": ("compare net.keras photo.png --analyzers lrp.z --fit nowhere", "--fit: there is no file or folder nowhere"),
     "out": ("explain net.keras photo.png --analyzer gradient --out labels.txt/o", "--out"),
     "report": ("compare net.keras photo.png --analyzers lrp.z --report .", "--report: . is a folder"),
+    "page": ("text net.keras a --analyzer lrp.z --output a.txt", "--output: the suffix must be one of '.html'"),
+    "target": ("text net.keras a --analyzer lrp.z --target fox --labels labels.txt", "--target must be one of 'cat'"),
+    "completion": ("text net.keras a b --analyzer lrp.z --completion c", "--completion: one is needed for each TEXT"),
+    "learning": ("text net.keras a --analyzer lrp.z --fit nowhere", "--fit: there is no file or folder nowhere"),
 }  # fmt: skip
 
 

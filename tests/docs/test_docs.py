@@ -124,7 +124,7 @@ def test_commands_exist(capsys):
     from innv_ext.cli import main
 
     commands = re.findall(r"^    innv-ext (\w+)(.*)$", TEXTS["cli.md"], flags=re.MULTILINE)
-    assert {name for name, _ in commands} == {"list", "explain", "compare", "summary"}
+    assert {name for name, _ in commands} == {"list", "explain", "compare", "summary", "text"}
     known = ""
     for name, rest in commands:
         assert main([name, "--help"]) == 0

@@ -135,7 +135,8 @@ def _checked(array: np.ndarray, spec: Spec, name: str, check: bool) -> np.ndarra
     if spec.dtype == "string":
         array = _as_strings(array, name)
     elif array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
-        raise InvalidInputError(f"x for {name!r} has dtype {array.dtype}; numbers are needed ({spec.dtype}).")
+        hint = " Texts are explained by innv_ext.text.explain." if array.dtype.kind in "SUO" else ""
+        raise InvalidInputError(f"x for {name!r} has dtype {array.dtype}; numbers are needed ({spec.dtype}).{hint}")
     shape = array.shape
     if not _fits(shape, spec):
         expected = "(batch, " + ", ".join("any" if s is None else str(s) for s in spec.shape[1:]) + ")"

@@ -63,7 +63,8 @@ class Subject:
                 readers = ", ".join(n.name for n in self.graph.consumers()[slot])
                 raise UnsupportedModelError(
                     f"Input {i} takes strings, but {who} needs numbers. 'occlusion', 'lime' and 'kernel_shap' replace "
-                    f"whole strings; for others take the part of the model behind {readers}, on what is computed there."
+                    f"whole strings, innv_ext.text.explain tells the tokens of texts; for others take the part of the "
+                    f"model behind {readers}, on what is computed there."
                 )
 
     def is_stale(self) -> bool:

@@ -2,6 +2,17 @@
 
 from innv_ext.backend.tracing.cells import open_cell
 from innv_ext.backend.tracing.state import fixed_variables, model_tensors, structure, untouched
+from innv_ext.backend.tracing.strings import split_strings, takes_strings
 from innv_ext.backend.tracing.tracer import open_function, trace
 
-__all__ = ["fixed_variables", "model_tensors", "open_cell", "open_function", "structure", "trace", "untouched"]
+__all__ = [
+    "fixed_variables",
+    "model_tensors",
+    "open_cell",
+    "open_function",
+    "split_strings",
+    "structure",
+    "takes_strings",
+    "trace",
+    "untouched",
+]
