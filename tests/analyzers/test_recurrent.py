@@ -174,9 +174,14 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("gate", ["signal", "half"])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", LAYERS)
+def formulas():
+    for name in LAYERS:
+        for masked, gate in ((False, "signal"), (False, "half"), (True, "signal"), (True, "half")):
+            quick = (name, masked) in (("lstm", True), ("gru", False)) or (name, gate) == ("simple", "half")
+            yield pytest.param(name, masked, gate, marks=[] if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("name", "masked", "gate"), list(formulas()))
 def test_lrp_follows_the_formulas(name, masked, gate):
     make, count, twin = LAYERS[name]
     layer, head = make(), L.Dense(2)
@@ -298,7 +303,8 @@ class Summing(L.Layer):
             x, h = ops.conv(x, self.kernel, padding="same"), ops.conv(states[0], self.recurrent, padding="same")
         else:
             x, h = ops.matmul(x, self.kernel), states[0]
-        return x + self.bias + h, [states[0]]
+        y = x + self.bias + h
+        return ops.sum(y, axis=1) if self.kind == "conv" else y, [states[0]]
 
 
 SUMS = [("dense", "lrp.alpha_2_beta_1"), ("dense", "lrp.w_square"), ("conv", "lrp.gamma"), ("conv", "lrp.flat")]
@@ -311,9 +317,10 @@ def test_a_sum_in_a_cell_is_one_affine_map_to_every_rule(kind, name):
     x, h = keras.Input((1, *shape, WIDTH)), keras.Input((*shape, UNITS))
     cell, head = Summing(kind), L.Dense(2)
     y = L.RNN(cell)(x, initial_state=h)
-    model = randomised(keras.Model([x, h], head(L.Flatten()(y))))
+    model = randomised(keras.Model([x, h], head(y)))
     layer = L.Conv1D(UNITS, 2, padding="same") if kind == "conv" else L.Dense(UNITS)
-    other = keras.Model([x, h], head(L.Flatten()(layer(ops.concatenate([x[:, 0], h], axis=-1)))))
+    y = layer(ops.concatenate([x[:, 0], h], axis=-1))
+    other = keras.Model([x, h], head(ops.sum(y, axis=1) if kind == "conv" else y))
     below = cell.recurrent if kind == "conv" else np.eye(UNITS)
     layer.set_weights([np.concatenate([cell.kernel, below], axis=-2), cell.bias])
     xs = [data(2, 1, *shape, WIDTH), data(2, *shape, UNITS, seed=1)]
@@ -331,7 +338,7 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", [*list(NETS)[2:], *(pytest.param(n, marks=pytest.mark.slow) for n in list(NETS)[:2])])
 def test_nothing_is_lost_without_biases(net):
     """With epsilon -> 0 and states that start with zeros all of the score arrives."""
     shape = (STEPS, WIDTH, 1) if net == "convolutions" else (STEPS, WIDTH)
@@ -341,7 +348,7 @@ def test_nothing_is_lost_without_biases(net):
     np.testing.assert_allclose(found.extras["sum"], found.extras["score"], rtol=1e-8)
 
 
-@pytest.mark.parametrize("mode", ["concat", "sum", "mul", "ave"])
+@pytest.mark.parametrize("mode", ["ave", *(pytest.param(m, marks=pytest.mark.slow) for m in ("concat", "sum", "mul"))])
 def test_both_ways_is_a_layer_each_way(mode):
     """Against a model that turns the sequence itself."""
     x = keras.Input((STEPS, WIDTH))
@@ -406,7 +413,7 @@ def test_a_cell_of_a_user():
 def test_padding_gets_nothing():
     x = keras.Input((STEPS, WIDTH))
     masked = L.Masking()(x)
-    y = L.Dense(2)(L.Bidirectional(L.LSTM(UNITS))(L.GRU(UNITS, return_sequences=True)(masked)))
+    y = L.Dense(2)(L.Bidirectional(L.SimpleRNN(UNITS))(L.GRU(UNITS, return_sequences=True)(masked)))
     model, x = randomised(keras.Model(x, y)), data(2, STEPS, WIDTH)
     x[0, 2:] = 0
     for name in ("lrp.epsilon", "gradient"):
@@ -483,11 +490,11 @@ def test_deep_lift_through_a_loop_is_that_of_the_unrolled_model():
     assert np.abs(cancels.extras["completeness_error"]).max() < 1e-4
 
 
-@pytest.mark.parametrize("reference", [0, 0.4])
+@pytest.mark.parametrize("reference", [pytest.param(0, marks=pytest.mark.slow), 0.4])
 def test_deep_lift_with_masks(reference):
     """Steps that x alone keeps, or the reference too; a reference of zeros is masked altogether."""
     x = keras.Input((STEPS, WIDTH))
-    y = L.Dense(2)(L.Bidirectional(L.GRU(UNITS))(L.LSTM(UNITS, return_sequences=True)(L.Masking()(x))))
+    y = L.Dense(2)(L.GRU(UNITS)(L.SimpleRNN(UNITS, return_sequences=True)(L.Masking()(x))))
     model, x = randomised(keras.Model(x, y)), data(2, STEPS, WIDTH)
     x[0, 2:] = 0
     found = innv_ext.create_analyzer("deep_lift", model, reference_inputs=reference).explain(x, 0)

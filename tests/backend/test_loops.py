@@ -278,13 +278,30 @@ def test_a_state_that_starts_below_zero_is_not_taken_for_positive():
     assert join.nonnegative == (False, False)
 
 
-def test_values_that_the_graph_holds_are_known():
-    """A GRU cuts its bias in two before a step: if that variable changes, the graph is stale."""
+class Half(Minimal):
+    """A cell that reads the value of a weight."""
+
+    def call(self, x, states):
+        return super().call(x * ops.convert_to_tensor(self.kernel.value)[0, 0], states)
+
+
+@pytest.mark.parametrize("name", ["gru", "before", "lstm 1"])
+def test_weights_and_their_parts_are_read_when_the_graph_is_run(name):
+    """A GRU cuts its bias in two in every step."""
     x = keras.Input((STEPS, 2))
-    layer = L.GRU(3)
-    graph = opened(keras.Model(x, layer(x)))
-    assert [v is layer.cell.bias for v in graph.made_of] == [True]
-    assert opened(keras.Model(x, L.LSTM(3)(x))).made_of == ()
+    model = randomised(keras.Model(x, {**LAYERS, **VARIANTS}[name]()(x)))
+    graph = assert_same(model, sequence(2))
+    assert graph.made_of == ()
+    for v in model.variables:
+        v.assign(-0.7 * v)
+    np.testing.assert_allclose(walk.evaluate(graph, [sequence(2)])[0], model(sequence(2)), atol=1e-6)
+
+
+def test_values_that_the_graph_holds_are_known():
+    """If that variable changes, the graph is stale."""
+    x, cell = keras.Input((STEPS, 2)), Half(3)
+    graph = assert_same(randomised(keras.Model(x, L.RNN(cell)(x))), sequence(2))
+    assert [v is cell.kernel for v in graph.made_of] == [True]
 
 
 # --- what stays as it was ---------------------------------------------------------------------------------------------
