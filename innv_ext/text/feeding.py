@@ -73,7 +73,7 @@ class Feed:
 
     def _place(self, analyzer: Analyzer, count: int) -> int:
         known = [i for i, name in enumerate(self.names) if name in TOKENS]
-        graph = analyzer.subject_.form("linear")
+        graph = analyzer.subject_.form()
         found = [graph.inputs.index(slot) for slot in sorted(facts.token_inputs(graph))]
         candidates = known or found if count > 1 else [0]
         if len(candidates) != 1:
