@@ -265,7 +265,7 @@ def test_traced_and_rewritten_graphs_compute_the_model(plan):
     expected = np.asarray(n.model(n.x))
     graph = trace(n.model, facts.is_leaf)
     graphs = [graph, passes.split_activations(graph)]
-    graphs += [passes.canonical(graph, mode) for mode in passes.BATCHNORM_MODES]
+    graphs += [passes.canonical(graph, passes.Form(mode)) for mode in passes.BATCHNORM_MODES]
     for g in graphs:
         (received,) = walk.evaluate(g, [ops.convert_to_tensor(n.x)])
         np.testing.assert_allclose(received, expected, rtol=1e-9, atol=1e-12)

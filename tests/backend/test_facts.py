@@ -17,7 +17,7 @@ from innv_ext.backend.tracing import trace
 
 
 def canonical(model, mode="fold"):
-    return passes.canonical(trace(model, facts.is_leaf), mode)
+    return passes.canonical(trace(model, facts.is_leaf), passes.Form(mode))
 
 
 def randomise(model, seed=1):

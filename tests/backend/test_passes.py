@@ -110,7 +110,7 @@ def assert_all_passes(model):
         "batchnorm_nodes": passes.batchnorm_nodes(graph),
         "split_batchnorm": passes.split_batchnorm(split),
         "fold_batchnorm": passes.fold_batchnorm(split),
-        **{mode: passes.canonical(graph, mode) for mode in MODES},
+        **{mode: passes.canonical(graph, passes.Form(mode)) for mode in MODES},
     }
     for seed in (1, 2):  # the second time with other weights, set after the graphs were made
         randomise(model, seed)
@@ -539,7 +539,7 @@ def test_extreme_variances(variance, place):
     graph = traced(model)
     xs = feed(graph)
     for mode in MODES:
-        assert_computes(passes.canonical(graph, mode), xs, expected(model, xs))
+        assert_computes(passes.canonical(graph, passes.Form(mode)), xs, expected(model, xs))
 
 
 def test_batchnorm_that_a_keras_mask_reaches():
@@ -555,7 +555,7 @@ def test_batchnorm_that_a_keras_mask_reaches():
         graph = traced(model)
         tokens = ops.convert_to_tensor(np.array([[1, 2, 0, 0, 3, 0], [4, 0, 0, 0, 0, 0]], "int32"))
         for mode in MODES:
-            assert_computes(passes.canonical(graph, mode), [tokens], expected(model, [tokens]))
+            assert_computes(passes.canonical(graph, passes.Form(mode)), [tokens], expected(model, [tokens]))
 
 
 def test_layer_slots_survive_folding():
@@ -789,4 +789,4 @@ def test_the_four_modes_agree_on_a_deep_net():
     graph = traced(model)
     xs = feed(graph)
     for mode in MODES:
-        assert_computes(passes.canonical(graph, mode), xs, expected(model, xs))
+        assert_computes(passes.canonical(graph, passes.Form(mode)), xs, expected(model, xs))
