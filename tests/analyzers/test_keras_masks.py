@@ -98,7 +98,7 @@ def test_what_masks_change_inside_attention_is_told():
     """No token of an opened layer gets it: references with the same padding have sums, others a warning."""
     model = MODELS["attention"]()
     x, references = data_of(model)
-    with pytest.warns(ApproximationWarning, match=r"maps do not sum .* pass references= with the padding of x"):
+    with pytest.warns(ApproximationWarning, match=r"maps do not sum .* references=: with the padding of x"):
         found = innv_ext.create_analyzer("deep_shap", model, references=references).explain(x, 1)
     base = model.predict(references, verbose=0)[:, 1].mean()
     np.testing.assert_allclose(found.extras["reference_score"], base, rtol=1e-6)

@@ -355,6 +355,7 @@ def test_a_cosine_is_two_normalisations_and_a_product(name):
     assert kinds(graphs["linear"]) == [Kind.NORM, Kind.NORM, Kind.PRODUCT]
 
 
+@pytest.mark.filterwarnings("ignore:DeepLIFT:innv_ext.errors.ApproximationWarning")  # a norm jumps at a reference of 0
 @pytest.mark.parametrize("name", ["lrp.epsilon", "deep_lift", "gradient", "l_rde"])
 def test_a_cosine_is_explained_as_its_parts_are(name):
     """A Siamese net with Dot(normalize=True), and with UnitNormalization in front of Dot."""

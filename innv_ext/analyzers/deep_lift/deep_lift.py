@@ -128,8 +128,8 @@ class ReferenceDifference(GraphAnalyzer):
             worst = far[np.argmax(found["completeness_error"][far])]
             warnings.warn(
                 f"DeepLIFT: {len(far)} of {len(found['sum'])} maps do not sum to the difference from the reference "
-                f"(sample {worst} by {found['completeness_error'][worst]:.0%} of it). Nothing gets what a mask changes "
-                f"inside attention: pass {self.given}= with the padding of x; or take more steps=.",
+                f"(sample {worst} by {found['completeness_error'][worst]:.0%} of it). Take more steps=, or other "
+                f"{self.given}=: with the padding of x where attention has masks, not zero where a norm divides.",
                 ApproximationWarning,
                 stacklevel=5,
             )
