@@ -101,7 +101,7 @@ class CAFO(GraphAnalyzer):
 
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         """All samples and all their lambda1 at once."""
-        curvature = self.curvature(xs, start, size, mode)
+        curvature = self.curvature(xs, self.single(start), size, mode)
         g = curvature.gradient()
         broken = ~np.isfinite(g).all(axis=1)
         g[broken] = 0
@@ -124,17 +124,21 @@ class CAFO(GraphAnalyzer):
             "status": found.status,
         }
 
-    def curvature(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> Curvature:
-        """The loss around x."""
-        target, neurons = start["target"], int(np.prod(start["output"].shape[1:]))
-        shapes = tuple(x.shape[1:] for x in xs)
-        if mode == "index" and target[0] == ALL:  # the sum of all outputs is a score as it is
-            mode = "all"
-        if mode == "index" and (target >= neurons).any():
+    @staticmethod
+    def single(start: dict[str, np.ndarray]) -> np.ndarray:
+        """The targets of what ``at_x`` found; refuses contrasts."""
+        if (start["target"] >= int(np.prod(start["output"].shape[1:]))).any():
             raise InvalidInputError(
                 "A contrast of two neurons has no cross-entropy, which CAFO and CASO explain: pass a function of the "
                 "outputs as neuron_selection_mode=, which is taken as a score."
             )
+        return start["target"]
+
+    def curvature(self, xs: list[np.ndarray], target: np.ndarray, size: int, mode: Any) -> Curvature:
+        """The loss around x."""
+        shapes = tuple(x.shape[1:] for x in xs)
+        if mode == "index" and target[0] == ALL:  # the sum of all outputs is a score as it is
+            mode = "all"
         return Curvature(self.compiled, self._loss(shapes, mode), xs, target, self._noise(shapes), size)
 
     def tensor_map(self, shapes: Sequence[tuple[int, ...]], mode: Any) -> TensorMap:

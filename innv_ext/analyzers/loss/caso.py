@@ -154,7 +154,7 @@ class _Eigenvectors(CASO):
     iterations: int | None = arguments.count(None)
 
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
-        curvature = self.curvature(xs, start, size, mode)
+        curvature = self.curvature(xs, self.single(start), size, mode)
         features = curvature.loss.features
         if self.k > features.count:
             raise InvalidInputError(f"k={self.k} exceeds the number of input components, {features.count}.")
