@@ -359,7 +359,9 @@ def test_zoo(model, name):
         return
     x = sample.inputs(3)
     before = snapshot(sample.model)
-    analyzer = zoo.create(name, sample.model, x, **sample.params)
+    # a Gaussian learnt from three samples hardly differs from x: there would be little but rounding to compare
+    data = sample.inputs(64) if name == "prediction_difference" else x
+    analyzer = zoo.create(name, sample.model, data, **sample.params)
     found = analyzer.explain(x)
     same(before, snapshot(sample.model))
     tree.assert_same_structure(found.attribution, x)

@@ -160,10 +160,10 @@ class Case:
         """Score lost when the first (or last) patch of an input is 0, and a component that only this patch covers."""
         a = keras.tree.flatten(self.x)[number]
         table = a.ndim <= 2  # single columns, single tokens
-        where = [slice(None)]
+        where, channels = [slice(None)], 1 if self.one.first else a.ndim - 1
         for axis in range(1, a.ndim):
             side = a.shape[axis]
-            width = 1 if table else side if axis == a.ndim - 1 and a.ndim > 2 else max(1, round(side / 8))
+            width = 1 if table else side if axis == channels and a.ndim > 2 else max(1, round(side / 8))
             where.append(slice(side - width, side) if last else slice(0, width))
         other = self.replaced(number, lambda b: b.__setitem__(tuple(where), 0))
         return self.start - self.score(other).numpy(), (slice(None), *(-1 if last else 0 for _ in a.shape[1:]))

@@ -35,6 +35,7 @@ class Example:
     stepped : jumps (a code of a codebook, an expert), over which no method adds up
     masks : positions of inputs that say what counts, and are not explained
     random : whether weights are replaced by random ones after building
+    first : the channels of an input are its first axis
     """
 
     name: str
@@ -53,6 +54,7 @@ class Example:
     stepped: bool = False
     masks: tuple = ()
     random: bool = True
+    first: bool = False
 
     def inputs(self, n=3, seed=0):
         """n samples in the structure that the model takes."""

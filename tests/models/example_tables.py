@@ -319,7 +319,7 @@ def actor_critic():
     return keras.Model(i, [layers.Dense(3, activation="softmax")(common), layers.Dense(1)(common)])
 
 
-@example(lambda rng, n: rng.uniform(0, 255, (n, 4, 12, 12)), relu="all", index=2, maps=True, linear=True)
+@example(lambda rng, n: rng.uniform(0, 255, (n, 4, 12, 12)), relu="all", index=2, maps=True, linear=True, first=True)
 def deep_q_learning():
     """Frames first, turned by a Lambda as in the published example."""
     return keras.Sequential([
