@@ -81,13 +81,13 @@ def _looks_up(node: Node) -> bool:
 
 
 def annotate(graph: Graph) -> Graph:
-    """Fill in ``kind``, ``nonnegative``, ``first``, ``early``, ``signal``, ``varying`` and ``gate`` of every node."""
+    """Fill in ``kind``, ``nonnegative``, ``first``, ``early``, ``signal``, ``varying``, ``active`` and ``gate``."""
     return _annotated(graph, set(), set(graph.inputs), set(graph.inputs))
 
 
 def _annotated(graph: Graph, positive: set[int], near: set[int], early: set[int]) -> Graph:
     """``annotate``, with what is known of the inputs; ``positive`` is filled with the slots that are not negative."""
-    nodes, gates, squashed, fixed = [], set(), set(), set()
+    nodes, gates, squashed, active, fixed = [], set(), set(), set(), set()
     for node in graph.nodes:
         kind = kind_of(node)
         flags = tuple(slot in positive for slot in node.inputs)
@@ -103,11 +103,12 @@ def _annotated(graph: Graph, positive: set[int], near: set[int], early: set[int]
             early.update(node.outputs)
         if kind is Kind.PRODUCT:
             moving = tuple(i for i, slot in enumerate(node.inputs) if slot not in fixed)
-            node = replace(node, varying=moving or tuple(range(len(node.inputs))))
+            behind = tuple(i for i, slot in enumerate(node.inputs) if slot in active)
+            node = replace(node, varying=moving or tuple(range(len(node.inputs))), active=behind)
             node = replace(node, signal=_signal(node, graph, gates, squashed))
         if kind is Kind.DISCRETE or (node.inputs and fixed.issuperset(node.inputs)):
             fixed.update(node.outputs)
-        for slots, keys in ((gates, GATES), (squashed, SQUASH)):
+        for slots, keys in ((gates, GATES), (squashed, SQUASH), (active, None)):
             if _comes_of(node, keys, slots):
                 slots.update(node.outputs)
         if _output_nonnegative(node):
@@ -172,19 +173,11 @@ def _carries(node: Node, numbers: set[int]) -> bool:
     return numbers.issuperset(node.inputs) and numbers.issuperset(node.outputs)
 
 
-def _comes_of(node: Node, keys: frozenset[str], slots: set[int]) -> bool:
-    """Whether a node is one of these activations, or only moves or scales what comes of them: ``slots``."""
+def _comes_of(node: Node, keys: frozenset[str] | None, slots: set[int]) -> bool:
+    """Whether a node is one of these activations (None: any), or only moves or scales what comes of them: ``slots``."""
     if node.kind is Kind.ACTIVATION:
-        return activation_key(node) in keys
+        return keys is None or activation_key(node) in keys
     return node.kind in _SQUASH_KEEPS and bool(node.inputs) and slots.issuperset(node.inputs)
-
-
-def comes_of_activation(graph: Graph, slot: int) -> bool:
-    """Whether a slot is the output of an activation, or only moves or scales one."""
-    producer = graph.producer()
-    while (node := producer.get(slot)) is not None and node.kind in _SQUASH_KEEPS and len(node.inputs) == 1:
-        slot = node.inputs[0]
-    return node is not None and node.kind is Kind.ACTIVATION
 
 
 def _signal(node: Node, graph: Graph, gates: set[int], squashed: set[int]) -> tuple[int, ...]:
@@ -248,9 +241,10 @@ def _rectifies(node: Node) -> bool:
     return knots[0] >= 0 and isinstance(slopes[0], float) and slopes[0] == 0
 
 
-def channels_first(graph: Graph, slot: int | None = None) -> bool:
-    """Whether a slot (by default the first input) has its channels before the axes of space or time."""
-    return channel_axes(graph).get(graph.inputs[0] if slot is None else slot, 0) == 1
+def channels_first(graph: Graph) -> tuple[bool, ...]:
+    """Of each input, whether it has its channels before the axes of space or time."""
+    axes = channel_axes(graph)
+    return tuple(axes.get(slot) == 1 for slot in graph.inputs)
 
 
 def channel_axes(graph: Graph) -> dict[int, int]:

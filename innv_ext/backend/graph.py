@@ -88,8 +88,9 @@ class Node:
     included; ``position`` is the index in ``model.layers`` of the outermost one. ``note`` says why a composite layer
     could not be opened. Filled in by ``facts.annotate`` are ``kind``, ``nonnegative`` (one flag per input), ``first``
     (the first affine node on a path from the input), ``early`` (behind nothing but shapes and rescaling), ``signal``
-    (the inputs of a product that carry the signal), ``varying`` (those that are no masks or constants) and ``gate`` (a
-    sigmoid that is moved or turned, as in 1 - z, and only closes the signals of products).
+    (the inputs of a product that carry the signal), ``varying`` (those that are no masks or constants), ``active``
+    (those that come of an activation) and ``gate`` (a sigmoid that is moved or turned, as in 1 - z, and only closes the
+    signals of products).
     """
 
     index: int
@@ -106,6 +107,7 @@ class Node:
     early: bool = False
     signal: tuple[int, ...] = ()
     varying: tuple[int, ...] = ()
+    active: tuple[int, ...] = ()
     gate: bool = False
     note: str = ""
 
@@ -151,11 +153,17 @@ class Graph:
         numbered = tuple(replace(node, index=i) for i, node in enumerate(reversed(kept)))
         return replace(self, nodes=numbered, **changes)
 
-    def replaced(self, node: Node, inner: Graph) -> tuple[Graph, list[Node]]:
-        """(graph, nodes): the nodes of a graph that takes the place of ``node``, on slots of this one.
+    def expanded(self, inside: Callable[[Node], Graph | None]) -> Graph:
+        """This graph with the nodes of ``inside(node)`` in place of each node of which there is a graph."""
+        graph, nodes = self, []
+        for node in self.nodes:
+            inner = inside(node)
+            graph, parts = (graph, [node]) if inner is None else graph._replaced(node, inner)
+            nodes.extend(parts)
+        return graph.rebuilt(nodes)
 
-        The graph has their slots, but the nodes are still to be put where ``node`` stands.
-        """
+    def _replaced(self, node: Node, inner: Graph) -> tuple[Graph, list[Node]]:
+        """(graph, nodes): the nodes of a graph that takes the place of ``node``, on slots of this one."""
         slots = dict(zip(inner.inputs, node.inputs, strict=True)) | dict(zip(inner.outputs, node.outputs, strict=True))
         new = [slot for slot in inner.specs if slot not in slots]
         slots.update(zip(new, itertools.count(self.new_slot())))

@@ -58,19 +58,16 @@ def split_activations(graph: Graph) -> Graph:
 
 def open_custom_functions(graph: Graph) -> Graph:
     """Replace a user's own activation function by the operations it is made of, where it can be traced."""
-    nodes: list[Node] = []
-    for node in graph.nodes:
+
+    def inside(node: Node) -> Graph | None:
         fn = traits.operation(node)
-        if isinstance(fn, keras.layers.Layer) or op_key(fn) in FUNCTION_KINDS or len(node.inputs) != 1:
-            nodes.append(node)
-            continue
-        inner = open_function(fn, [graph.specs[node.inputs[0]]], facts.is_leaf) if callable(fn) else None
-        if inner is None or len(inner.nodes) == 0:
-            nodes.append(node)
-            continue
-        graph, parts = graph.replaced(node, inner)
-        nodes.extend(parts)
-    return graph.rebuilt(nodes)
+        own = callable(fn) and not isinstance(fn, keras.layers.Layer) and op_key(fn) not in FUNCTION_KINDS
+        if not own or len(node.inputs) != 1:
+            return None
+        inner = open_function(fn, [graph.specs[node.inputs[0]]], facts.is_leaf)
+        return inner if inner is not None and inner.nodes else None
+
+    return graph.expanded(inside)
 
 
 def split_separable(graph: Graph) -> Graph:
@@ -297,14 +294,18 @@ class Form:
     attention: bool = False
     loops: bool = False
 
-    def needed(self, graph: Graph) -> Form:
-        """The form without what makes no difference to a graph, so that methods share it."""
-        attention = self.attention and any(is_attention(n) for n in graph.nodes)
-        recurrent = self.loops and any(facts.kind_of(n) is Kind.RECURRENT for n in graph.nodes)
-        return Form(self.batchnorm, attention or (self.attention and recurrent), recurrent)
+    def within(self, other: Form) -> Form:
+        """This form without what the other has not."""
+        return Form(self.batchnorm, self.attention and other.attention, self.loops and other.loops)
 
 
 PLAIN = Form()
+
+
+def fullest(graph: Graph) -> Form:
+    """The form with all that makes a difference to a graph; cells may have attention inside."""
+    loops = any(facts.kind_of(n) is Kind.RECURRENT for n in graph.nodes)
+    return Form(attention=loops or any(map(is_attention, graph.nodes)), loops=loops)
 
 
 def canonical(graph: Graph, form: Form = PLAIN) -> Graph:

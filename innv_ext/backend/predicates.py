@@ -185,10 +185,7 @@ def behind_activation(factor: int) -> Predicate:
 
 @makes(behind_activation)
 def _behind_activation(node: Node, graph: Graph, factor: int) -> bool:
-    if node.kind is not Kind.PRODUCT or traits.factors(node) != "values" or len(node.varying) != 2:
-        return False
-    active = [facts.comes_of_activation(graph, slot) for slot in node.inputs]
-    return len(active) == 2 and active[factor] and not active[1 - factor]
+    return traits.factors(node) == "values" and node.varying == (0, 1) and node.active == (factor,)
 
 
 @savable

@@ -31,15 +31,18 @@ class _Output:
     folder: Path
     options: Namespace
     labels: Mapping[int, str]
-    channels_first: bool
+    channels_first: Sequence[bool]
 
     def save(self, name: str, sample: Sample, found: Explanation, i: int) -> None:
         """One PNG for each input that can be drawn, and one .npz if wanted."""
         maps = tree.map_structure(lambda array: array[i], found.attribution)
-        for key, shown, relevance in _by_input(sample.shown, maps):
+        for (key, shown, relevance), first in zip(_by_input(sample.shown, maps), self.channels_first, strict=True):
             if can_be_drawn(relevance.ndim):
-                caption = self.caption(found, i)
-                self._draw(name if key is None else f"{name}_{key}", shown, relevance, sample.image, caption)
+                has_channels = relevance.ndim > (2 if sample.image else 1)  # grey images may lack the axis
+                turned = np.moveaxis(relevance, 0, -1) if first and has_channels else relevance
+                self._draw(
+                    name if key is None else f"{name}_{key}", shown, turned, sample.image, self.caption(found, i)
+                )
         if self.options.npz:
             arrays = {"x" if key is None else f"x_{key}": x for key, x, _ in _by_input(sample.x, maps)}
             arrays |= {"relevance" if key is None else f"relevance_{key}": own for key, _, own in _by_input(maps, maps)}
@@ -47,10 +50,8 @@ class _Output:
             write(self.folder / f"{name}.npz", lambda file: np.savez_compressed(file, **arrays))
 
     def _draw(self, name: str, shown: np.ndarray, relevance: np.ndarray, image: bool, caption: Caption) -> None:
-        has_channels = relevance.ndim > (2 if image else 1)  # grey images may lack the axis
-        shown_map = np.moveaxis(relevance, 0, -1) if self.channels_first and has_channels else relevance
         path, mode = self.folder / f"{name}.png", self.options.mode if image or relevance.ndim == 3 else "heatmap"
-        own = (shown, shown_map, image, self.options.analyzer, caption, mode)
+        own = (shown, relevance, image, self.options.analyzer, caption, mode)
         write(path, relay(path.name, lambda: draw(*own)))
         if not self.options.quiet:
             sys.stdout.write(f"{path}: {caption}\n")

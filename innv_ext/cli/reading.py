@@ -73,7 +73,7 @@ class Reader:
 
     def _arrays(self, path: Path, image: bool) -> tuple[Array, Array]:
         """The samples of a file as the model takes them, and what pictures of them show."""
-        rank, first = len(self.subject.specs[0].shape), self.subject.channels_first
+        rank, first = len(self.subject.specs[0].shape), self.subject.channels_first[0]
         if image:
             given = self._picture(path)
         else:
@@ -86,7 +86,7 @@ class Reader:
 
     def _named(self, path: Path) -> tuple[dict[str, Array], dict[str, Array]]:
         """The samples of an .npz file that has an array for every input."""
-        keys, first = self.subject.keys, self.subject.channels_first
+        keys = self.subject.keys
         if path.suffix.lower() != ".npz":
             raise InvalidInputError(f"the model has the inputs {', '.join(keys)}: give .npz with an array for each.")
         arrays = load_arrays(path)
@@ -99,12 +99,12 @@ class Reader:
         if all(array.ndim == len(spec.shape) - 1 for array, spec in zip(given, self.subject.specs, strict=True)):
             given = [array[None] for array in given]  # one sample
         x = self.subject.flat(dict(zip(keys, given, strict=True)))
-        shown = [_channels_last(array, first) for array in x]
+        shown = [_channels_last(array, first) for array, first in zip(x, self.subject.channels_first, strict=True)]
         return dict(zip(keys, x, strict=True)), dict(zip(keys, shown, strict=True))
 
     def _picture(self, path: Path) -> Array:
         """An image in the model's size, (1, height, width, channels), uint8."""
-        shape, first = self.subject.specs[0].shape[1:], self.subject.channels_first
+        shape, first = self.subject.specs[0].shape[1:], self.subject.channels_first[0]
         if len(shape) not in (2, 3):
             raise InvalidInputError(f"the model takes samples of shape {shape}, no images. Give arrays: .npy or .npz.")
         channels = 1 if len(shape) == 2 else shape[0 if first else -1]

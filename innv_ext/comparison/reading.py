@@ -152,7 +152,7 @@ def read_samples(
         index = read_neurons(neuron_selection, shape, count)
         classes = shape[-1] if len(shape) > 1 else 1
         true = read_classes(labels, shape, count)
-        channel_axis = 1 if scores.channels_first else -1
+        channel_axis = 1 if scores.channels_first[0] else -1
         if masks is not None and len(xs) > 1:
             raise InvalidInputError(f"masks are those of one input, but the model has {scores.keys}; leave them out.")
         if masks is not None:

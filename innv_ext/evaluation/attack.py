@@ -120,7 +120,7 @@ def attack_interpretation(
         found = search.run(progress)
         after = np.asarray(analyzer.explain(found, selection, batch_size=size).attribution)
         classes_after = scores.at([found], position, size)[2]  # verified by another forward pass
-    axis = 1 if scores.channels_first else -1
+    axis = 1 if scores.channels_first[0] else -1
     return AttackResult(
         x=array,
         x_adv=found,

@@ -85,7 +85,7 @@ def as_quantus_explain_func(
         x = np.moveaxis(x, 1, -1) if turned else x
         maps = np.asarray(chosen.analyze(x, None if targets is None else np.asarray(targets)))
         if reduce is not None and maps.ndim > 2:
-            axis = 1 if facts.channels_first(chosen.graph_) else -1
+            axis = 1 if facts.channels_first(chosen.graph_)[0] else -1
             return collapse(np.moveaxis(maps, axis, -1).astype("float64"), reduce).astype(maps.dtype)
         return np.moveaxis(maps, -1, 1) if turned else maps
 

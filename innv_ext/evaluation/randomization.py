@@ -90,7 +90,7 @@ def randomization_check(
     arguments.choice("how", how, WAYS)
     size, seed = arguments.positive_int("batch_size", batch_size), arguments.positive_int("seed", seed, 0)
     subject = OneInput(model, "randomization_check")
-    array, axis = subject.samples(x), 1 if subject.channels_first else -1
+    array, axis = subject.samples(x), 1 if subject.channels_first[0] else -1
     make = _factory(analyzer, dict(params or {}), size)
     clone, fresh = _clone(model, array[:1], seed)
     units = _units(clone)

@@ -74,7 +74,7 @@ def systematic_inside_ratio(
     """
     arguments.choice("explain", explain, ("predicted", "label"))
     size = arguments.positive_int("batch_size", batch_size)
-    channel_axis = 1 if OneInput(model, "systematic_inside_ratio").channels_first else -1
+    channel_axis = 1 if OneInput(model, "systematic_inside_ratio").channels_first[0] else -1
     built, parts = _build(model, analyzers), []
     batches = _batches(data, masks, labels, size)
     for number, batch in enumerate(files.Progress(batches, "systematic_inside_ratio", progress)):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import zoo
 from keras import layers as L
 from keras import ops
 
@@ -41,12 +42,8 @@ def close(found, expected, tolerance=1e-9):
 
 @pytest.fixture(autouse=True)
 def double():
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
+    with zoo.precision("float64"):
+        yield
 
 
 # --- the formulas, step by step in numpy ------------------------------------------------------------------------------

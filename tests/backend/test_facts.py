@@ -469,7 +469,7 @@ def test_where_the_inputs_have_their_channels(shape, steps, wanted):
     x = y = keras.Input(shape)
     for step in steps:
         y = step(y)
-    assert facts.channels_first(canonical(keras.Model(x, y))) == wanted
+    assert facts.channels_first(canonical(keras.Model(x, y))) == (wanted,)
 
 
 def test_each_input_and_each_layer_has_its_own_place_of_channels():
@@ -478,7 +478,7 @@ def test_each_input_and_each_layer_has_its_own_place_of_channels():
     turned = L.Permute((2, 3, 1), name="turned")(L.ReLU(name="relu")(first))
     both = L.Add(name="both")([turned, last])
     graph = canonical(keras.Model([a, b], L.Dense(2)(L.Flatten()(both))))
-    assert [facts.channels_first(graph, slot) for slot in graph.inputs] == [True, False]
+    assert facts.channels_first(graph) == (True, False)
     axes = facts.channel_axes(graph)
     found = {name: axes[slot] for name, slot in graph.layer_slots.items() if slot in axes}
     assert {k: found[k] for k in ("first", "relu", "turned", "last", "both")} == {
@@ -494,7 +494,7 @@ def test_flatten_does_not_say_where_channels_are():
     y = [L.Flatten()(table), L.Flatten()(L.Conv2D(3, 3, **FIRST)(image))]
     graph = canonical(keras.Model([table, image], L.Dense(2)(L.Concatenate()(y))))
     assert op_key(graph.nodes[0].op) == "Flatten"
-    assert [facts.channels_first(graph, slot) for slot in graph.inputs] == [False, True]
+    assert facts.channels_first(graph) == (False, True)
 
 
 # --- ancestors ----------------------------------------------------------------------------------------------------

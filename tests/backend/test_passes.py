@@ -26,12 +26,8 @@ MODES = ("fold", "linear", "two_linear", "hui_binder")
 @pytest.fixture(autouse=True, scope="module")
 def _double():
     """All models of this file compute in float64, so that a rewrite cannot hide behind rounding."""
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
+    with zoo.precision("float64"):
+        yield
 
 
 def traced(model):

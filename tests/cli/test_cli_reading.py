@@ -63,6 +63,23 @@ def test_channels_first(files):
     np.testing.assert_array_equal(found.shown, last.shown)
 
 
+def test_each_of_several_inputs_is_turned_by_its_own_format(tmp_path):
+    """A table comes first and says nothing; one picture has its channels first, the other last."""
+    table, first, last = keras.Input((3,), name="t"), keras.Input((2, 4, 5), name="f"), keras.Input((4, 5, 2), name="l")
+    pooling = {f: layers.GlobalAveragePooling2D(data_format=f"channels_{f}") for f in ("first", "last")}
+    pools = [pooling["first"](first), pooling["last"](last)]
+    model = keras.Model([table, first, last], layers.Concatenate()([table, *pools]))
+    rng, shapes = np.random.default_rng(0), {"t": (3,), "f": (2, 4, 5), "l": (4, 5, 2)}
+    x = {name: rng.random((2, *shape)).astype("float32") for name, shape in shapes.items()}
+    np.savez(tmp_path / "x.npz", **x)
+    words = ["explain", "m.keras", "i", "--analyzer", "a", "--out", "o"]
+    found = list(reading.make_reader(parse(words), model).samples(tmp_path / "x.npz"))
+    for i, sample in enumerate(found):
+        np.testing.assert_array_equal(sample.shown["t"], x["t"][i])
+        np.testing.assert_array_equal(sample.shown["f"], x["f"][i].transpose(1, 2, 0))
+        np.testing.assert_array_equal(sample.shown["l"], x["l"][i])
+
+
 def test_arrays_of_channels_first_models(tmp_path):
     x = np.random.default_rng(0).random((2, 3, 4, 5)).astype("float32")
     np.save(tmp_path / "a.npy", x)
@@ -146,7 +163,8 @@ def test_a_preprocessing_function_gets_a_copy_with_channels_last(files, tmp_path
         plain = only(reader((12, 16, 3)).samples(files / "photo.png")).shown
         np.testing.assert_array_equal(sample.shown, plain)
         expected = plain[..., ::-1].astype("float32") + 1
-        np.testing.assert_array_equal(sample.x, expected.transpose(2, 0, 1) if own.subject.channels_first else expected)
+        turned = expected.transpose(2, 0, 1) if own.subject.channels_first[0] else expected
+        np.testing.assert_array_equal(sample.x, turned)
 
 
 @pytest.mark.parametrize("name", ["vgg16", "VGG16", "mobilenet_v2", "MobileNetV2"])

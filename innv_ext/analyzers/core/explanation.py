@@ -43,7 +43,7 @@ def collected(
     extras = tree.map_structure(lambda *a: np.concatenate(a)[:count], *parts)
     arrays = [last_step(a) for a in extras.pop("attributions")]
     output, target = extras.pop("output"), np.maximum(extras.pop("target"), -1)  # -1: no single neuron
-    target = contrasted(target, int(np.prod(output.shape[1:])))[0]
+    target = contrasted(target, output)[0]
     flat = [np.reshape(a, (len(a), int(np.prod(a.shape[1:])))) for a in arrays]
     extras["sum"] = np.sum([a.sum(axis=1) for a in flat], axis=0)
     extras["finite"] = finite.of_samples(flat, extras["score"])

@@ -229,7 +229,10 @@ def softmax(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
 @savable
 @dataclass(frozen=True)
 class Linear(Saved):
-    """The epsilon rule of a linear node without a kernel (sums, means, pooling); nothing where the output is 0."""
+    """The epsilon rule of a linear node without a kernel (sums, means, pooling), also where the output cancels to 0.
+
+    ``linear`` is for rules that conserve: it spreads what arrives at an output of exactly 0.
+    """
 
     epsilon: float = 1e-7
 

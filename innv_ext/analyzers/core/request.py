@@ -169,8 +169,9 @@ def is_contrast(selection: Any) -> bool:
     return listed and isinstance(selection[0], str) and selection[0] == CONTRAST
 
 
-def contrasted(index: np.ndarray, neurons: int) -> tuple[np.ndarray, np.ndarray]:
-    """(neuron, the one whose score is taken from it, or -1) of numbers of so many neurons."""
+def contrasted(index: np.ndarray, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(neuron, the one whose score is taken from it, or -1) of numbers of neurons of an output (batch, ...)."""
+    neurons = int(np.prod(output.shape[1:]))
     second = np.where(index >= 0, index // neurons - 1, -1)
     return np.where(second >= 0, index % neurons, index), second
 

@@ -123,7 +123,7 @@ class AveragedGradient(ReverseAnalyzer):
             if callable(mode):
                 parts.append(np.repeat(found["score"][:, None], len(xs[0]), axis=1))
             else:
-                own, other = contrasted(start["target"], output.shape[1])
+                own, other = contrasted(start["target"], output)
                 alone = output[:, np.maximum(own, 0)] - np.where(other < 0, 0.0, output[:, other])
                 parts.append(np.where(own == ALL, output.sum(axis=1, keepdims=True), alone))
         return np.concatenate(parts).mean(axis=0).astype(start["score"].dtype)

@@ -13,7 +13,7 @@ import numpy as np
 from innv_ext import arguments
 from innv_ext.analyzers.core.base import Explanation
 from innv_ext.analyzers.core.program import GraphAnalyzer, check_float_inputs
-from innv_ext.analyzers.core.request import ALL
+from innv_ext.analyzers.core.request import ALL, contrasted
 from innv_ext.analyzers.core.tensor_map import TensorMap, field_map, flat_attribution, soft_threshold
 from innv_ext.analyzers.loss.curvature import Curvature, Loss, loss_gradient
 from innv_ext.analyzers.loss.objective import FirstOrder, Solutions, choose_lambda1
@@ -127,7 +127,7 @@ class CAFO(GraphAnalyzer):
     @staticmethod
     def single(start: dict[str, np.ndarray]) -> np.ndarray:
         """The targets of what ``at_x`` found; refuses contrasts."""
-        if (start["target"] >= int(np.prod(start["output"].shape[1:]))).any():
+        if (contrasted(start["target"], start["output"])[1] >= 0).any():
             raise InvalidInputError(
                 "A contrast of two neurons has no cross-entropy, which CAFO and CASO explain: pass a function of the "
                 "outputs as neuron_selection_mode=, which is taken as a score."

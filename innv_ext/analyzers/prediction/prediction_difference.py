@@ -13,7 +13,7 @@ from keras import ops
 
 from innv_ext import arguments
 from innv_ext.analyzers.core.program import check_float_inputs, select
-from innv_ext.analyzers.core.request import ALL
+from innv_ext.analyzers.core.request import ALL, contrasted
 from innv_ext.analyzers.parts.partition import as_maps
 from innv_ext.analyzers.parts.windows import Windows, all_sizes, check_gaps, components, default_sizes, owned, windows
 from innv_ext.analyzers.prediction.masking import MaskingAnalyzer
@@ -180,7 +180,7 @@ class PredictionDifference(MaskingAnalyzer):
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         parts = self._patches(self.arranged(xs))
         target = start["target"]
-        single = target[0] != ALL and (target < int(np.prod(start["output"].shape[1:]))).all()
+        single = target[0] != ALL and (contrasted(target, start["output"])[1] < 0).all()
         evident = self._evident and not callable(mode) and single
         if self.evidence and not evident:
             raise InvalidInputError(

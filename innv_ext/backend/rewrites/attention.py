@@ -22,16 +22,12 @@ def split_attention(graph: Graph) -> Graph:
     Scores are those that the model computes: no maximum is subtracted, because LRP's map of a softmax is not the same
     for shifted scores.
     """
-    nodes: list[Node] = []
-    for node in graph.nodes:
+
+    def inside(node: Node) -> Graph | None:
         steps = _steps(node)
-        inner = None if steps is None else open_function(steps, [graph.specs[s] for s in node.inputs], facts.is_leaf)
-        if inner is None:
-            nodes.append(node)
-            continue
-        graph, parts = graph.replaced(node, inner)
-        nodes.extend(parts)
-    return graph.rebuilt(nodes)
+        return None if steps is None else open_function(steps, [graph.specs[s] for s in node.inputs], facts.is_leaf)
+
+    return graph.expanded(inside)
 
 
 def is_attention(node: Node) -> bool:
