@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from innv_ext import files
 from innv_ext.analyzers import Explanation
-from innv_ext.text.words import Word, groups, joined, shown, words_of
+from innv_ext.text.words import Word, shown, words_of
 from innv_ext.visualization import plot_token_matrix, plot_tokens, token_matrix_to_html, tokens_to_html
 from innv_ext.visualization.panels import shorten
 from innv_ext.visualization.reading import signed_text
@@ -148,14 +148,14 @@ class CompletionExplanation:
 
     def words(self) -> tuple[list[str], np.ndarray]:
         """(words, relevance (targets, words)): the sources merged into words by summation, NaN where all is NaN."""
-        found = groups(self.sources, self.special.tolist(), self.marker)
-        names = [
-            self.sources[rows[0]] if self.special[rows[0]] else joined([self.sources[i] for i in rows], self.marker)
-            for rows in found
-        ]
-        merged = [np.nansum(self.relevance[:, r.start : r.stop], axis=1) for r in found]
-        absent = [np.isnan(self.relevance[:, r.start]) for r in found]
-        return names, np.where(np.stack(absent, 1), np.nan, np.stack(merged, 1))
+        found = self._words()
+        merged = [np.nansum(self.relevance[:, word.first : word.last + 1], axis=1) for word in found]
+        absent = [np.isnan(self.relevance[:, word.first]) for word in found]
+        return [word.text for word in found], np.where(np.stack(absent, 1), np.nan, np.stack(merged, 1))
+
+    def _words(self) -> list[Word]:
+        """The words of the sources; their relevance is that of the last target."""
+        return words_of(self.sources, self.relevance[-1], self.special.tolist(), self.marker)
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, words: bool = False, **options: Any) -> Figure:
         """Draw the matrix by ``innv_ext.visualization.plot_token_matrix``; later sources stay blank.
@@ -175,8 +175,7 @@ class CompletionExplanation:
     def _drawn(self, words: bool) -> tuple[Sequence[str], Sequence[str], np.ma.MaskedArray]:
         names, relevance = self.words() if words else (self._shown(self.sources), self.relevance)
         later = len(self.sources) - len(self.targets) + 1 + np.arange(len(self.targets))
-        first = [r.start for r in groups(self.sources, self.special.tolist(), self.marker)] if words else None
-        columns = np.arange(len(self.sources)) if first is None else np.array(first)
+        columns = np.array([word.first for word in self._words()]) if words else np.arange(len(self.sources))
         return self._shown(self.targets), names, np.ma.array(relevance, mask=columns[None] >= later[:, None])
 
     def _shown(self, tokens: Sequence[str]) -> list[str]:

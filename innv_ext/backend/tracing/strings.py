@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import tree
 
-from innv_ext.backend.tracing.state import model_tensors, runs_recorded_graph
+from innv_ext.backend.tracing.state import model_tensors, recorded_calls, runs_recorded_graph
 from innv_ext.errors import UnsupportedModelError
 
 
@@ -31,7 +29,7 @@ def split_strings(model: keras.Model) -> tuple[keras.layers.TextVectorization, k
             f"{model.name!r} has {len(flat)} inputs, of which strings are one: texts are explained where they are the "
             f"only input. Explain the part of the model behind TextVectorization with innv_ext.create_analyzer."
         )
-    nodes = [node for node in _nodes(model) if any(kt is flat[0] for kt in node.input_tensors)]
+    nodes = [node for node in recorded_calls(model) if any(kt is flat[0] for kt in node.input_tensors)]
     op = nodes[0].operation if len(nodes) == 1 else None
     if isinstance(op, keras.layers.TextVectorization):
         return op, _without_step(keras.Model(nodes[0].outputs[0], outputs, name=model.name))
@@ -44,7 +42,7 @@ def split_strings(model: keras.Model) -> tuple[keras.layers.TextVectorization, k
     if [kt is nodes[0].outputs[0] for kt in tree.flatten(outputs)] == [True]:
         return split_strings(op)  # the outer model does nothing else
     behind = keras.Model(nodes[0].outputs[0], outputs, name=model.name)
-    inner = [node for node in _nodes(op) if node.outputs[0] is tree.flatten(model_tensors(op)[1])[0]]
+    inner = [node for node in recorded_calls(op) if node.outputs[0] is tree.flatten(model_tensors(op)[1])[0]]
     if len(inner) == 1 and isinstance(inner[0].operation, keras.layers.TextVectorization):
         return inner[0].operation, behind  # the nested model does nothing else
     layer, rest = split_strings(op)
@@ -64,9 +62,3 @@ def _without_step(model: keras.Model) -> keras.Model:
     found = model(keras.ops.expand_dims(counts, 1))
     narrow = tree.map_structure(lambda kt: keras.ops.squeeze(kt, 1) if kt.shape[1] == 1 else kt, found)
     return keras.Model(counts, narrow, name=model.name)
-
-
-def _nodes(model: Any) -> list[Any]:
-    """The recorded calls of a model, without its inputs."""
-    functional = model._functional if isinstance(model, keras.Sequential) else model
-    return [node for nodes in functional._nodes_by_depth.values() for node in nodes if not node.is_input]
