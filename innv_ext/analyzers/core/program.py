@@ -227,7 +227,7 @@ def select(y: Tensor, index: Tensor, mode: Any = "index") -> tuple[Tensor, Tenso
     index = ops.full_like(index, ALL) if isinstance(mode, str) and mode == "all" else index
     target = ops.where(index == BEST, ops.cast(ops.argmax(flat, axis=1), index.dtype), index)
     neurons = ops.cast(ops.shape(flat)[1], index.dtype)
-    places, pair = ops.arange(neurons, dtype=index.dtype)[None], target >= neurons
+    places, pair = ops.cast(ops.arange(ops.shape(flat)[1]), index.dtype)[None], target >= neurons
     hot = ops.equal(places, ops.where(pair, target % neurons, target)[:, None])
     less = ops.equal(places, ops.where(pair, target // neurons - 1, -1)[:, None])
     weights = ops.cast(ops.logical_or(hot, (target == ALL)[:, None]), y.dtype) - ops.cast(less, y.dtype)
