@@ -163,7 +163,7 @@ def test_every_family_has_a_small_picture(monkeypatch):
     family_pages = {page for page in PAGES if page.startswith("methods/")}
     assert family_pages <= set(with_picture)
     files = sorted((DOCS / "pictures").glob("*.png"))
-    assert {f.stem for f in files} == {*pictures.FAMILIES, "evaluation"}
+    assert {f.stem for f in files} == {*pictures.FAMILIES, *pictures.EXAMPLES, "evaluation"}
     assert {f.stem for page, f in with_picture.items() if page in family_pages} == set(pictures.FAMILIES)
     sizes = [f.stat().st_size for f in files]
     assert max(sizes) < 150_000
