@@ -44,16 +44,16 @@ class ClassToken(layers.Layer):
         return ops.concatenate([ops.repeat(self.token, ops.shape(x)[0], axis=0), x], axis=1)
 
 
-def block(h: Tensor, heads: int, key_dim: int) -> Tensor:
-    """Attention and two dense layers, each behind a layer normalisation and beside a residual connection.
+def block(h: Tensor, heads: int, key_dim: int, dropout: float = 0.1) -> Tensor:
+    """Attention without biases and two dense layers, each behind layer normalisation and beside a residual connection.
 
     Query and key weights start out equal, so that at first tokens look at tokens like themselves and at their
     neighbours: from there small networks on little data find their way faster.
     """
     width = h.shape[-1]
     normed = layers.LayerNormalization()(h)
-    attention = layers.MultiHeadAttention(heads, key_dim)
-    h = layers.Add()([h, attention(normed, normed)])
+    attention = layers.MultiHeadAttention(heads, key_dim, use_bias=False)
+    h = layers.Add()([h, layers.Dropout(dropout)(attention(normed, normed))])
     attention.query_dense.kernel.assign(attention.key_dense.kernel)
     inner = layers.Dense(2 * width, activation="gelu")(layers.LayerNormalization()(h))
-    return layers.Add()([h, layers.Dense(width)(inner)])
+    return layers.Add()([h, layers.Dropout(dropout)(layers.Dense(width)(inner))])

@@ -1,12 +1,14 @@
-"""What did the transformer read? AttnLRP against gradients and other rules, on sentences with a question.
+"""What did the transformer read? AttnLRP against gradients and other rules, word by word.
 
     python examples/transformer_text.py [--epochs 16] [--out out/transformer]
 
-The script makes its sentences: reviews of several things, of which a question picks one. "food ? the staff was awful
-but the food was not dirty" praises the food. To answer, a network has to find the clause of the thing that was asked
-for, the adjective in it, and a negation that may turn it around; all other clauses only distract. Two blocks of
-attention read the answer off the first word. Padding is masked. In the second half of the training words are replaced
-by [UNK], at rates of all sizes, so that sentences with missing words are nothing new to the network.
+The script makes its sentences: short reviews of two things, of which only one counts. In "the staff was awful but the
+food was not dirty" it is the second, in "the room was lovely although we had noisy music" the first, and in "although
+the room was lovely we had noisy music" the second again. To tell whether a review is good, a network has to find the
+clause that counts by the conjunction, the adjective in it, and a negation that may turn it around; the other clause and
+asides only distract. Two blocks of attention and a mean over the words do it. Padding is masked. In the second half of
+the training words are replaced by [UNK], at rates of all sizes, so that sentences with missing words are nothing new to
+the network.
 
 Then 200 test sentences are explained for the predicted class, and the relevance ordering test on tokens judges the maps
 (``evaluation.relevance_ordering``): the least relevant words are replaced by [UNK] first. The distortion is the squared
@@ -48,25 +50,35 @@ CLAUSES = (  # and whether they turn the meaning of the adjective around
     ("the {thing} was not {adjective}", True),
     ("we never had {adjective} {thing}", True),
 )
+SENTENCES = (  # and which of the clauses counts
+    ("{0} but {1}", 1),
+    ("{0} yet {1}", 1),
+    ("although {0} {1}", 1),
+    ("{0} although {1}", 0),
+)
 ASIDES = ("it rained all day", "we came by train")
 SHOWN = (
-    "food ? the staff was awful but the food was not dirty",
-    "room ? we had lovely music and the room was really noisy",
-    "view ? we never had ugly view but it rained all day and the room was boring",
+    "the staff was awful but the food was not dirty",
+    "the room was lovely although we had noisy music",
+    "it rained all day and although we never had ugly food the view was boring",
 )
 ANSWERS = ("bad", "good")
-PADDING, UNKNOWN, LENGTH = 0, 1, 25  # tokens, and the longest sentence
+PADDING, UNKNOWN, LENGTH = 0, 1, 16  # tokens, and the longest sentence
 TRAINED, TESTED = 8000, 200  # sentences of an epoch, all new; sentences to judge by
 WIDTH, HEADS, KEY, BLOCKS = 32, 4, 8, 2
 RATES = 21  # points of a curve
 
+EPSILON = 0.1  # sums that are nearly 0 say little about their parts; the same for all rules
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "AttnLRP": ("lrp.attnlrp", {}),
-    "CP-LRP": ("lrp.cp_lrp", {}),
-    "LRP-epsilon": ("lrp.epsilon", {}),
+    "AttnLRP": ("lrp.attnlrp", {"epsilon": EPSILON}),
+    "CP-LRP": ("lrp.cp_lrp", {"epsilon": EPSILON}),
+    "LRP-epsilon": ("lrp.epsilon", {"epsilon": EPSILON}),
     "integrated gradients": ("integrated_gradients", {"steps": 32, "reference_inputs": UNKNOWN, "progress": False}),
     "gradient": ("gradient", {}),
+    "AttnLRP, epsilon 1e-6": ("lrp.attnlrp", {"epsilon": 1e-6}),
+    "LRP-epsilon 1e-6": ("lrp.epsilon", {"epsilon": 1e-6}),
 }
+SEEN = 5  # methods in the picture of words
 BASELINE = "gradient"
 NAMES, LINE, ROW, HEAD, FOOT = 1.9, 7.4, 0.26, 0.34, 0.5  # inches of words.png
 
@@ -74,20 +86,21 @@ NAMES, LINE, ROW, HEAD, FOOT = 1.9, 7.4, 0.26, 0.34, 0.5  # inches of words.png
 # --- sentences ---------------------------------------------------------------------------------------------------
 
 
+def clause(thing: str, rng: np.random.Generator) -> tuple[str, int]:
+    """What is said of a thing, and whether that is good."""
+    text, turned = CLAUSES[rng.integers(len(CLAUSES))]
+    good = bool(rng.integers(2))
+    return text.format(thing=thing, adjective=rng.choice(GOOD if good else BAD)), int(good != turned)
+
+
 def sentence(rng: np.random.Generator) -> tuple[str, int]:
-    """A question with two or three clauses, perhaps an aside, and the answer, a number of ANSWERS."""
-    count = int(rng.integers(2, 4))
-    things, asked = rng.permutation(THINGS)[:count], int(rng.integers(count))
-    clauses, meant = [], []
-    for thing in things:
-        clause, turned = CLAUSES[rng.integers(len(CLAUSES))]
-        good = bool(rng.integers(2))
-        clauses.append(clause.format(thing=thing, adjective=rng.choice(GOOD if good else BAD)))
-        meant.append(int(good != turned))
-    if rng.random() < 0.4:
-        clauses.insert(int(rng.integers(count + 1)), str(rng.choice(ASIDES)))
-    joined = [clauses[0], *(f"{rng.choice(['and', 'but'])} {clause}" for clause in clauses[1:])]
-    return f"{things[asked]} ? {' '.join(joined)}", meant[asked]
+    """Two clauses, perhaps an aside in front or behind, and the answer, a number of ANSWERS."""
+    texts, meant = zip(*(clause(thing, rng) for thing in rng.permutation(THINGS)[:2]), strict=True)
+    joined, counts = SENTENCES[rng.integers(len(SENTENCES))]
+    parts = [joined.format(*texts)]
+    if rng.random() < 0.6:
+        parts.insert(int(rng.integers(2)), str(rng.choice(ASIDES)))
+    return " and ".join(parts), meant[counts]
 
 
 def make(count: int, rng: np.random.Generator, without: Sequence[str] = ()) -> tuple[list[str], np.ndarray]:
@@ -103,7 +116,8 @@ def make(count: int, rng: np.random.Generator, without: Sequence[str] = ()) -> t
 
 def make_vocabulary() -> list[str]:
     """All tokens by their numbers."""
-    texts = [*THINGS, *GOOD, *BAD, *ASIDES, *(c.format(thing="", adjective="") for c, _ in CLAUSES), "and but ?"]
+    clauses = [text.format(thing="", adjective="") for text, _ in CLAUSES]
+    texts = [*THINGS, *GOOD, *BAD, *ASIDES, *clauses, *(text.format("", "") for text, _ in SENTENCES), "and"]
     return ["[PAD]", "[UNK]", *sorted({word for text in texts for word in text.split()})]
 
 
@@ -131,15 +145,15 @@ def forget(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def build() -> keras.Model:
-    """Embedding, positions, blocks of attention; the answer stands at the first word."""
+    """Embedding, positions, blocks of attention, and the mean over the words."""
     tokens = keras.Input((LENGTH,), dtype="int32")
     normal = keras.initializers.RandomNormal(stddev=0.3)
     h = layers.Embedding(len(VOCABULARY), WIDTH, mask_zero=True, embeddings_initializer=normal)(tokens)
     h = encoders.Positions()(h)
     for _ in range(BLOCKS):
         h = encoders.block(h, HEADS, KEY)
-    h = layers.LayerNormalization()(h)
-    return keras.Model(tokens, layers.Dense(len(ANSWERS), activation="softmax")(h[:, 0]), name="reviews")
+    h = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(h))
+    return keras.Model(tokens, layers.Dense(len(ANSWERS), activation="softmax")(h), name="reviews")
 
 
 def train(epochs: int, without: Sequence[str], seed: int = 0) -> keras.Model:
@@ -254,7 +268,9 @@ def main() -> None:
     text = _common.write_tables(out / "ordering.md", table(least, most))
     draw_curves(least, out / "ordering.png")
     shown = to_tokens(SHOWN)
-    draw_words(SHOWN, explain(model, shown), model.predict(shown, verbose=0), out / "words.png")
+    maps = explain(model, shown)
+    seen = {name: maps[name] for name in list(maps)[:SEEN]}
+    draw_words(SHOWN, seen, model.predict(shown, verbose=0), out / "words.png")
     print(f"The ordering test, mean over {TESTED} test sentences, the least relevant words replaced first:\n\n{text}")
     print(f"\nWrote words.png, ordering.png and ordering.md to {out}.")
 

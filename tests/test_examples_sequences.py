@@ -29,37 +29,41 @@ def areas(rows, column=1):
 # --- text --------------------------------------------------------------------------------------------------------
 
 
-def test_answers_are_what_the_clause_of_the_question_says(example):
+def is_good(clause, text):
+    """Whether a clause praises its thing, read anew."""
+    words = clause.split()
+    (adjective,) = [word for word in words if word in (*text.GOOD, *text.BAD)]
+    return (adjective in text.GOOD) ^ bool({"not", "never"} & set(words))
+
+
+def test_answers_are_what_the_clause_says_that_counts(example):
     text = example("transformer_text")
-    made, answers = text.make(300, np.random.default_rng(0), ["food ? we had awful food"])
+    made, answers = text.make(300, np.random.default_rng(0), ["the food was awful but we had dirty room"])
     assert len(set(made)) == len(answers) == 300
     assert 0.4 < answers.mean() < 0.6
     for sentence, answer in zip(made, answers, strict=True):
-        thing, mark, *words = sentence.split()
-        assert (mark, words.count(thing)) == ("?", 1)
-        place = words.index(thing)
-        clause = words[max(place - 4, 0) : place] + words[place : place + 4]
-        near = [w for w in clause if w in (*text.GOOD, *text.BAD)]
-        if "had" in words[max(place - 2, 0) : place]:  # we (never) had good food: the adjective stands in front
-            adjective = words[place - 1]
-            turned = words[place - 3] == "never"
-        else:
-            behind = words[place + 1 : place + 4]  # was (not, really) good
-            adjective = next(w for w in behind if w in near)
-            turned = behind[1] == "not"
-        assert answer == (adjective in text.GOOD) ^ turned, sentence
         assert len(sentence.split()) <= text.LENGTH
+        plain = sentence
+        for aside in text.ASIDES:
+            plain = plain.replace(f"{aside} and ", "").replace(f" and {aside}", "")
+        if plain.startswith("although "):  # "although the food was not dirty we had noisy music"
+            counts = re.split(r" (?=the |we )", plain)[-1]
+        else:
+            first, conjunction, second = re.split(r" (but|yet|although) ", plain)
+            counts = first if conjunction == "although" else second
+        assert answer == is_good(counts, text), sentence
     assert not set(made) & set(text.make(50, np.random.default_rng(0), made)[0])
-    assert all(len(s.split()) <= text.LENGTH for s in text.SHOWN)
+    assert not set(text.SHOWN) & set(text.make(50, np.random.default_rng(1), text.SHOWN)[0])
+    assert all(len(shown.split()) <= text.LENGTH for shown in text.SHOWN)
 
 
 def test_tokens_are_padded_and_forgotten(example):
     text = example("transformer_text")
-    tokens = text.to_tokens(["food ? we had awful food", "view ?"])
-    assert [text.VOCABULARY[i] for i in tokens[0, :6]] == "food ? we had awful food".split()
-    assert (tokens[0, 6:] == text.PADDING).all()
-    assert (tokens[1, 2:] == text.PADDING).all()
-    many = np.repeat(tokens, 500, axis=0)
+    tokens = text.to_tokens(["we had awful food", "yet"])
+    assert [text.VOCABULARY[i] for i in tokens[0, :4]] == "we had awful food".split()
+    assert (tokens[0, 4:] == text.PADDING).all()
+    assert (tokens[1, 1:] == text.PADDING).all()
+    many = np.repeat(tokens, 1000, axis=0)
     seen = text.forget(many, np.random.default_rng(0))
     assert (seen[many == text.PADDING] == text.PADDING).all()
     changed = (seen != many)[many != text.PADDING]
@@ -78,10 +82,10 @@ def test_the_ordering_test_takes_words_and_no_padding(example):
     values = np.arange(len(text.VOCABULARY), dtype="float32")[:, None]
     values[text.PADDING], values[text.UNKNOWN] = 1000.0, 0.0  # a sum that would tell
     table.set_weights([values])
-    tokens = text.to_tokens(["food ? we had awful food", "view ? the view was not dirty"])
+    tokens = text.to_tokens(["we had awful food but", "the view was not dirty and"])
     maps = {"gradient": values[tokens, 0]}
     least, most = text.judge(model, tokens, maps)
-    for i, count in enumerate((6, 7)):
+    for i, count in enumerate((5, 6)):
         own = values[tokens[i, :count], 0]
         for result, order in ((least, np.sort(own)), (most, np.sort(own)[::-1])):
             kept = np.rint(result.rates * count).astype(int)
