@@ -19,6 +19,16 @@ a token is the derivative along the one-hot coordinate of its word, which is vec
 - words.png: some sentences, a row of coloured words per method; red speaks for the predicted answer, blue against it
 - ordering.png: the curves of the test
 - ordering.md: the areas with standard errors, which are printed too
+
+What is found: words in the order of their gradients are no better than words in random order, an area of 0.18. AttnLRP
+has 0.077 ± 0.003, with epsilon = 0.1, LRP-epsilon 0.078 ± 0.004 and CP-LRP 0.076 ± 0.004. With two more seeds AttnLRP
+has 0.060 and 0.072, 0.29 and 0.34 of the gradient's area, LRP-epsilon 0.061 and 0.069: on these sentences the rules of
+attention cannot be told apart. All lose with an epsilon of 1e-6, AttnLRP 0.089, LRP-epsilon 0.085. The larger one was
+chosen on another network, for sentences of a similar kind.
+
+Not every task is like that. In a trial with a question in front of the review ("food ? the staff was ..."), whose word
+only turns attention to its clause, AttnLRP (0.175) was behind CP-LRP (0.158) and integrated gradients (0.114), and
+hardly before gradients (0.187): where attention has made up its mind, softmax gives next to nothing to what steers it.
 """
 
 from __future__ import annotations
@@ -76,11 +86,11 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "integrated gradients": ("integrated_gradients", {"steps": 32, "reference_inputs": UNKNOWN, "progress": False}),
     "gradient": ("gradient", {}),
     "AttnLRP, epsilon 1e-6": ("lrp.attnlrp", {"epsilon": 1e-6}),
-    "LRP-epsilon 1e-6": ("lrp.epsilon", {"epsilon": 1e-6}),
+    "LRP-epsilon, epsilon 1e-6": ("lrp.epsilon", {"epsilon": 1e-6}),
 }
 SEEN = 5  # methods in the picture of words
 BASELINE = "gradient"
-NAMES, LINE, ROW, HEAD, FOOT = 1.9, 7.4, 0.26, 0.34, 0.5  # inches of words.png
+NAMES, LINE, ROW, HEAD, FOOT = 1.9, 8.2, 0.26, 0.34, 0.5  # inches of words.png
 
 
 # --- sentences ---------------------------------------------------------------------------------------------------
