@@ -223,7 +223,7 @@ def draw(signals: Signals, found: dict[str, Found], path: Path) -> None:
     for axes, name in zip(panels[:, 0], names, strict=True):
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
         axes.yaxis.set_label_coords(-0.09, 0.5)
-    meanings = {"for the class": UP, "against it": DOWN, "an event; behind: share of the magnitude in both": SHADE}
+    meanings = {"for the class": UP, "against it": DOWN, "events (on the right: their share of the magnitude)": SHADE}
     keys = [Patch(color=colour, label=text) for text, colour in meanings.items()]
     keys.append(Patch(facecolor="white", edgecolor="#bbbbbb", hatch="////", label="padding"))
     figure.legend(handles=keys, loc="lower center", ncols=len(keys), fontsize=8, frameon=False)

@@ -194,8 +194,9 @@ def judge(
 ) -> tuple[OrderingResult, OrderingResult]:
     """The ordering test: the least relevant words become [UNK] first, then the most relevant first.
 
-    Padding stays padding: it belongs to the last word.
+    Padding stays padding: it belongs to the last word, and has no relevance.
     """
+    maps = {name: np.where(tokens == PADDING, 0, found) for name, found in maps.items()}
     last = np.count_nonzero(tokens != PADDING, axis=1, keepdims=True) - 1
     words = np.minimum(np.arange(LENGTH), last)
 
@@ -237,10 +238,10 @@ def draw_words(texts: Sequence[str], maps: Mapping[str, np.ndarray], outputs: np
             for j in range(len(maps))
         ]
         relevance = np.array([found[i] for found in maps.values()])
-        settings = {"row_names": list(maps), "scale": "row", "fontsize": 9.0, "colorbar": False}
+        settings = {"row_names": list(maps), "scale": "row", "fontsize": 8.5, "colorbar": False}
         plot_tokens([text.split()] * len(maps), relevance, ax=rows, **settings)
         answer = int(output.argmax())
-        title = f"{ANSWERS[answer]} {output[answer]:.2f}"
+        title = f"answer: {ANSWERS[answer]}, probability {output[answer]:.2f}"
         rows[0].set_title(title, loc="left", fontsize=10, fontweight="bold", pad=4)
     ends = "against the answer: -max of the row", "for the answer: +max of the row"
     _common.draw_bar(figure, (0.5 - 1.4 / across, 0.27 / up, 2.8 / across, 0.1 / up), *ends)
