@@ -46,11 +46,11 @@ EXAMPLES = {  # arguments, then shorter lists: names of what is kept, or other v
     "text_embedding": (("--epochs", 1), {}),
     "transformer_text": (
         ("--epochs", 1),
-        {"TRAINED": 200, "TESTED": 6, "RATES": 3, "METHODS": ("AttnLRP", "gradient")},
+        {"TRAINED": 200, "TESTED": 6, "RATES": 3, "BLOCKS": 1, "METHODS": ("AttnLRP", "gradient")},
     ),
     "vit_digits": (
         ("--images", 3, "--epochs", 1),
-        {"METHODS": ("AttnLRP, gamma", "gradient"), "RATES": 3, "SHOWN": 2},
+        {"METHODS": ("AttnLRP, gamma", "gradient"), "RATES": 3, "SHOWN": 2, "BLOCKS": 1},
     ),
 }
 FAST = {"moreau_sparsity"}
