@@ -38,6 +38,7 @@ class Collector:
         self.masks: dict[int, Any] = {}  # those that tensors have when the model runs, where others were recorded
         self.live: Live | None = None  # which tensors of the functional model have masks
         self.checks = True  # whether what is opened is compared with the layer itself
+        self.compared: set[Any] = set()  # what was found right, as ``kin`` tells it
         self.positions = {layer.name: i for i, layer in enumerate(layers)}
 
     def new_slot(self, kt: keras.KerasTensor) -> int:
