@@ -15,7 +15,7 @@ import keras
 from keras import tree
 
 from innv_ext.backend import numerics
-from innv_ext.backend.graph import Arg, Call, Graph, Node, Spec, keys_of, op_key, try_out
+from innv_ext.backend.graph import Arg, Call, Graph, Spec, keys_of, op_key, try_out
 from innv_ext.backend.masks import with_mask
 from innv_ext.backend.tracing import attention, sizes
 from innv_ext.backend.tracing.collector import OWN, Collector
@@ -250,19 +250,6 @@ class Tracer(Collector):
                 self.names, self.layer_slots = dict(names), dict(layer_slots)
         assert first is not None
         raise first
-
-    def kin(self, call: Call, feeds: Sequence[int], masks: Sequence[int | None], nodes: Sequence[Node]) -> Any:
-        """What equal layers of Keras, called on equal tensors, have in common; None for layers of users.
-
-        Only one of them has to be compared with what it was opened to: the others have other weights.
-        """
-        op, given = call.op, (call.args, call.kwargs)
-        plain = all(a is None or isinstance(a, (Arg, bool, int, float, str)) for a in tree.flatten(given))
-        if not plain or not isinstance(op, keras.layers.Layer) or not type(op).__module__.startswith("keras."):
-            return None
-        settings = [repr({**op.get_config(), "name": None}), *vars(op)]
-        specs = [None if slot is None else self.specs[slot] for slot in (*feeds, *masks)]
-        return (type(op), *settings, repr(given), *specs, self.training, *(op_key(node.op) for node in nodes))
 
     def run_once(
         self,
