@@ -41,8 +41,8 @@ def tell(closing: Mapping[int, tuple[str, float]], xs: Sequence[np.ndarray], who
             shown = ", ".join(map(str, rows[:5])) + ", ..." * (len(rows) > 5)
             warnings.warn(
                 f"{who}: input {i}, {reader}, closes all of {len(rows)} of {len(xs[i])} samples ({shown}). Behind it "
-                f"nothing of them is seen: the score may be NaN, and the map may say nothing. Leave them out, or open what "
-                f"is no padding.",
+                f"nothing of them is seen: the score may be NaN, and the map may say nothing. Leave them out, or open "
+                f"what is no padding.",
                 ClosedMaskWarning,
                 stacklevel=7,
             )

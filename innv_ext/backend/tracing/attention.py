@@ -118,7 +118,7 @@ def _attend(
         return y, None
     if use_causal_mask:
         mask = _both(None if mask is None else ops.cast(mask, "bool"), _causal(query, key))
-    query = ops.multiply(query, ops.convert_to_tensor(scale, query.dtype))
+    query = ops.multiply(query, ops.cast(scale, query.dtype))  # as Keras, in single precision
     scores = ops.einsum(op._dot_product_equation, *((query, key) if grouped else (key, query)))
     scores = op._masked_softmax(scores, mask)
     kept = op._dropout_layer(scores, training=training) if op.dropout > 0 else scores
