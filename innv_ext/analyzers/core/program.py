@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext import files
-from innv_ext.analyzers.core import subject
+from innv_ext.analyzers.core import closed, subject
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.core.request import ALL, BEST
 from innv_ext.backend import facts, numerics, passes, walk
@@ -79,6 +79,7 @@ class GraphAnalyzer(Analyzer):
         self.prepare()
         self.bind()
         self._vocabulary = facts.vocabularies(self._whole)
+        self._closing = closed.closing_inputs(self._whole, _is_mask)
         self._compiled: dict[Any, Compiled] = {}
         fed = self.input_specs()
         dtypes = [numerics.wide_dtype(s.dtype) if numerics.is_float(s.dtype) else s.dtype for s in fed]
@@ -108,7 +109,7 @@ class GraphAnalyzer(Analyzer):
         self._checked = True
 
     def check_once(self, xs: Sequence[np.ndarray]) -> None:
-        """Check numbers of tokens, and the rewritten graph if the model's free dimensions put that off so far.
+        """Check numbers of tokens and masks, and the rewritten graph if free dimensions put that off so far.
 
         Raises
         ------
@@ -121,6 +122,7 @@ class GraphAnalyzer(Analyzer):
                     f"x for input {i} holds token numbers from {xs[i].min()} to {xs[i].max()}, but the table of "
                     f"{name!r} has {rows} rows (0..{rows - 1})."
                 )
+        closed.tell(self._closing, xs, self.registered_name_ or type(self).__name__)
         if not self._checked:
             count = self.subject_.probes
             cycled = [x[np.arange(count) % len(x)] for x in xs]
