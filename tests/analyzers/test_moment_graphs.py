@@ -19,7 +19,7 @@ from test_properties import more, net, plans
 from twins import flat
 
 import innv_ext
-from innv_ext.analyzers.moments import values as moments
+from innv_ext.analyzers.moments import filtering as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
 from innv_ext.analyzers.moments.values import Moments
 from innv_ext.backend import facts, passes, walk
@@ -42,7 +42,7 @@ DOUBLE = [name for name in NETS if name not in zoo.FLOAT32_ONLY]
 
 def graph_of(model):
     """What Rate-Distortion Explanations filter: batch normalisation folded, one output, its softmax cut."""
-    graph = passes.canonical(trace(model, facts.is_leaf), passes.Form("fold"))
+    graph = passes.canonical(trace(model, facts.is_leaf), passes.Form("fold", attention=True, loops=True))
     return cut_softmax(graph.rebuilt(graph.nodes, outputs=graph.outputs[-1:]))[0]
 
 

@@ -21,7 +21,7 @@ from keras import ops
 from scipy import special
 from twins import flat
 
-from innv_ext.analyzers.moments import values as moments
+from innv_ext.analyzers.moments import filtering as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
 from innv_ext.analyzers.moments.values import Moments
 from innv_ext.backend import facts, passes, walk
@@ -69,7 +69,8 @@ def net_of(function, *shapes, dtype="float64", batchnorm="fold", seed=0):
         inputs = [keras.Input(shape) for shape in shapes]
         model = keras.Model(inputs if len(inputs) > 1 else inputs[0], function(*inputs))
     zoo.randomise(model, seed)
-    return Net(model, passes.canonical(trace(model, facts.is_leaf), passes.Form(batchnorm)), shapes, dtype)
+    form = passes.Form(batchnorm, attention=True, loops=True)
+    return Net(model, passes.canonical(trace(model, facts.is_leaf), form), shapes, dtype)
 
 
 def random_input(shapes, kind, batch=2, scale=1.0, seed=0):

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from innv_ext.analyzers.core.program import select
-from innv_ext.analyzers.moments import values as moments
+from innv_ext.analyzers.moments import filtering as moments
 from innv_ext.analyzers.moments.values import Moments
 from innv_ext.analyzers.parts.partition import Partition
 from innv_ext.analyzers.rde.reference import Reference

@@ -14,7 +14,7 @@ from keras import tree
 
 from innv_ext import arguments, optim
 from innv_ext.analyzers.core.program import GraphAnalyzer, check_float_inputs
-from innv_ext.analyzers.moments import values as moments
+from innv_ext.analyzers.moments import filtering as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
 from innv_ext.analyzers.parts.partition import partition
 from innv_ext.analyzers.parts.replacement import Custom
@@ -70,6 +70,12 @@ class RateDistortion(GraphAnalyzer):
     learns = "the reference distribution, draws of which replace components"
     fit_instead = "pass mean= and variance= (or reference='uniform')"
 
+    @property
+    def _filters(self) -> bool:
+        return self.distortion == "adf"
+
+    attention_steps = opens_loops = _filters  # moment rules are those of single steps
+
     # --- building ------------------------------------------------------------------------------------------------
 
     def check_parameters(self) -> None:
@@ -90,7 +96,9 @@ class RateDistortion(GraphAnalyzer):
     def bind(self) -> None:
         """Bind the moment rules, where they are needed; check what depends on the shapes of the inputs."""
         self.moment_table_ = (self.moment_rules or Rules()).before(MOMENT_RULES)
-        self.bound_ = moments.bind(self.graph_, self.moment_table_) if self.distortion == "adf" else ()
+        self.bound_ = moments.bind(self.graph_, self.moment_table_) if self._filters else ()
+        if self._filters and self.reference == "full":
+            moments.check_loops(self.graph_)
         self._problem = functools.cache(self._problem_of)
         shapes = tuple(spec.shape[1:] for spec in self.input_specs())
         if all(None not in s for s in shapes):
