@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from innv_ext.analyzers.moments.values import Moments, added, as_moments, combined, squares, through, weighted
+from innv_ext.analyzers.moments.values import Moments, added, as_moments, combined, each, squares, through, weighted
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Graph, Node
 
@@ -94,12 +94,12 @@ def quotient(node: Node, values: Values) -> Sequence[Moments]:
 
 
 def sample_variance(node: Node, values: Values) -> Sequence[Moments]:
-    """mean((x - mean x)^2) over n values, exact for Gaussians without directions.
+    """mean((x - mean x)^2) over n values, exact for independent Gaussians.
 
-    It is x' A x with A = (I - 1 1' / n) / n: the mean is m' A m + tr(A C), the variance 2 tr(A C A C) + 4 m' A C A m.
+    It is x' A x with A = (I - 1 1' / n) / n: the mean is tr(A C) + m' A m, the variance 2 tr(A C A C) + 4 m' A C A m;
+    the first of the latter is taken as if there were no covariances.
     """
-    x = values[0]
-    axes, keep = traits.axes(node, len(x.mean.shape)), node.op.keepdims
+    x, axes, keep = values[0], traits.axes(node, len(values[0].mean.shape)), node.op.keepdims
 
     def over(t: Tensor) -> Tensor:
         return ops.mean(t, axis=axes, keepdims=keep)
@@ -107,20 +107,14 @@ def sample_variance(node: Node, values: Values) -> Sequence[Moments]:
     def centred(t: Tensor) -> Tensor:
         return t - ops.mean(t, axis=axes, keepdims=True)
 
-    c = centred(x.mean)
+    c, v = centred(x.mean), x.variance()
     n = ops.cast(ops.size(c), c.dtype) / ops.cast(ops.size(over(c)), c.dtype)
     mean = node.call(x.mean) + (1 - 1 / n) * over(x.var)
     for f in x.factors.values():
-        mean = mean + ops.sum(_per_direction(f, lambda t: over(ops.square(centred(t)))), axis=1)
-    var = 2 / n * ((1 - 2 / n) * over(ops.square(x.var)) + ops.square(over(x.var)) / n)
-    var = var + 4 / n * over(ops.square(c) * x.var)
+        mean = mean + ops.sum(each(lambda t: over(ops.square(centred(t))), f), axis=1)
+    own = 2 / n * ((1 - 2 / n) * over(ops.square(v)) + ops.square(over(v)) / n) + 4 / n * over(ops.square(c) * x.var)
     factors = through(x, lambda t, c: 2 * over(c * t), c)
-    return [combined(node, mean, var + squares(factors), factors, x.full)] if factors else [Moments(mean, var)]
-
-
-def _per_direction(factor: Tensor, function: Any) -> Tensor:
-    y = function(ops.reshape(factor, (-1, *ops.shape(factor)[2:])))
-    return ops.reshape(y, (*ops.shape(factor)[:2], *ops.shape(y)[1:]))
+    return [combined(node, mean, own + squares(factors), factors, x.full)]
 
 
 def log_sum_exp(node: Node, values: Values) -> Sequence[Moments]:

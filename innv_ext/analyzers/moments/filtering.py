@@ -21,8 +21,12 @@ Tensor = Any
 Values = tuple[Any, ...]
 
 
-def bind(graph: Graph, table: Rules) -> tuple[Any, ...]:
+def bind(graph: Graph, table: Rules, moving: Sequence[int] | None = None) -> tuple[Any, ...]:
     """One moment rule per node.
+
+    Parameters
+    ----------
+    moving : positions of the inputs that are random; by default all that hold floats
 
     Raises
     ------
@@ -33,14 +37,15 @@ def bind(graph: Graph, table: Rules) -> tuple[Any, ...]:
         "Ways out: distortion='monte_carlo' needs no moment rules; or teach the node with moment_rules="
         "Rules((named('layer'), rule)), rule(node, values) -> [Moments(mean, var)]."
     )
-    reached = functools.cache(_reached)
+    reached = functools.cache(lambda part: _reached(part, moving if part is graph else None))
     unreached = Rules((lambda node, graph: not reached(graph).intersection(node.inputs), evaluated, "not random"))
     return _through_loops(table.before(unreached).bind(graph, hint, "moment rule"))
 
 
-def _reached(graph: Graph) -> set[int]:
-    """The slots that are random if all inputs are that hold floats."""
-    reached = {slot for slot in graph.inputs if numerics.is_float(graph.specs[slot].dtype)}
+def _reached(graph: Graph, moving: Sequence[int] | None) -> set[int]:
+    """The slots that are random."""
+    given = graph.inputs if moving is None else [graph.inputs[i] for i in moving]
+    reached = {slot for slot in given if numerics.is_float(graph.specs[slot].dtype)}
     for node in graph.nodes:
         if reached.intersection(node.inputs) and traits.activation_key(node) not in SHAPE_ONLY:
             reached.update(node.outputs)
