@@ -75,7 +75,7 @@ class RateDistortion(GraphAnalyzer):
     batchnorm_form = "fold"
     needs_fit = True
     learns = "the reference distribution, draws of which replace components"
-    fit_instead = "pass mean= and variance= (or reference='uniform')"
+    fit_instead = "pass mean= and variance= (or reference='uniform'; with features='token' 'vocabulary')"
 
     @property
     def _filters(self) -> bool:

@@ -7,7 +7,7 @@ components. Maps have the shape of the token numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -149,7 +149,7 @@ def _behind(head: Graph, slots: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
     """The labels of vectors, from those of token numbers: what moves the numbers moves their labels."""
     movers = [n for n in head.nodes if n.kind is Kind.TOKENS and slots.keys() & _roots(head, n)]
     for node in movers:
-        if traits.fills(node):
+        if traits.fills(replace(node, kind=Kind.SHAPE)):
             raise UnsupportedModelError(
                 f"{node.name!r} ({op_key(node.op)}) puts constants between the numbers of tokens, which are no "
                 f"features. Explain the part of the model behind the embedding: keras.Model(embedding_output, "
