@@ -88,6 +88,14 @@ def linearized(
     return ys, pull
 
 
+def with_slope(fn: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """``fn(x)``, one number a sample, and its gradient; traced faster than ``vjp`` where fn has loops."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:  # loops take a persistent tape for higher orders
+        tape.watch(x)
+        y = fn(x)
+    return y, tf.convert_to_tensor(tape.gradient(y, x, unconnected_gradients=tf.UnconnectedGradients.ZERO))
+
+
 def scan(
     step: Callable[..., tuple[list[Tensor], list[Tensor]]],
     state: Sequence[Tensor],
