@@ -20,6 +20,7 @@ from innv_ext.backend.numerics.tensorflow import (
     run_symbolically,
     scan,
     second_derivative,
+    with_slope,
     without_gradient,
 )
 from innv_ext.errors import UnsupportedModelError
@@ -47,6 +48,7 @@ __all__ = [
     "vjp",
     "wide_dtype",
     "widen",
+    "with_slope",
     "without_gradient",
 ]
 
