@@ -249,7 +249,7 @@ def test_masks_that_come_of_other_inputs():
 
 def test_conditions_that_are_random_are_refused_by_name():
     net = net_of(lambda x: ops.where(ops.greater(x, 0.0), x, 0.1 * x), (4,))
-    with pytest.raises(NoRuleError, match=r"greater .*\(greater"):
+    with pytest.raises(NoRuleError, match=r"- greater.*\(greater"):
         net(*as_moments(net, *random_input(net.shapes, "diagonal")[:2]))
 
 
@@ -394,7 +394,7 @@ def test_directions_through_recurrent_layers(name):
     with zoo.precision("float64"):
         layer = RECURRENT[name]()
     net = net_of(layer, (STEPS, 2, 1) if name == "convolution" else (STEPS, 2))
-    m, v, F = random_input(net.shapes, "low_rank", scale=1e-4)
+    m, v, F = random_input(net.shapes, "low_rank", batch=1, scale=1e-4)
     y = net(*as_moments(net, m, 0 * v, F))
     close(flat(y.mean), net.joint(m), 1e-6)
     close(directions(y), F @ jacobians(net, m), 1e-4)
@@ -467,7 +467,7 @@ def test_free_lengths_and_a_whole_solve(name):
     """The number of steps is free; the map has one value per feature and the dual gap is told."""
     net, rng = recurrent_nets(None)[name], np.random.default_rng(0)
     analyzer = innv_ext.create_analyzer("rc_rde", net, rate=3, max_iter=4, progress=False, mean=0.0, variance=1.0)
-    for steps in (4, 12):
+    for steps in (3, 6):
         found = analyzer.explain(rng.normal(size=(2, steps, 2)))
         assert found.attribution.shape == (2, steps, 2) and np.isfinite(found.extras["objective"]).all()
         assert (found.attribution.sum(axis=(1, 2)) < 3 + 1e-6).all()
