@@ -215,12 +215,13 @@ def test_directions_through_masked_attention(causal):
     close(directions(y), F @ jacobians(net, m), 1e-6)
 
 
-def test_masks_that_come_of_other_inputs():
+@pytest.mark.parametrize("axis", [-1, (-1,)])  # which is split into steps, and which is not
+def test_masks_that_come_of_other_inputs(axis):
     """A softmax, an average and a choice by a mask: closed places have no mean, no variance and no directions."""
 
     def function(x, mask):
         mask = ops.not_equal(mask, 0)
-        a = L.Softmax(axis=-1)(x, mask=mask)
+        a = L.Softmax(axis=axis)(x, mask=mask)
         pooled = L.GlobalAveragePooling1D()(x[..., None], mask=mask)
         return ops.concatenate([a, pooled, ops.where(mask, x, 7.0)], axis=-1)
 
