@@ -474,6 +474,30 @@ def test_free_lengths_and_a_whole_solve(name):
         assert (found.attribution.sum(axis=(1, 2)) < 3 + 1e-6).all()
 
 
+@pytest.mark.parametrize("distortion", ["adf", "monte_carlo"])
+@pytest.mark.parametrize("kind", ["lstm", "attention"])
+def test_steps_that_masking_leaves_out_stay_so(kind, distortion):
+    """D is that of the shorter sequence, whatever the noise in masked steps; these have no influence."""
+    with zoo.precision("float64"):
+        x = keras.Input((None, 2))
+        h = L.Masking(mask_value=7.0)(x)
+        h = L.GRU(3)(h) if kind == "lstm" else L.GlobalAveragePooling1D()(L.MultiHeadAttention(1, 2)(h, h))
+        net = zoo.randomise(keras.Model(x, L.Dense(2)(h)), 4)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 4, 2))
+    padded = np.concatenate([x, np.full((1, 2, 2), 7.0)], axis=1)
+    options = {"mean": 0.0, "variance": 0.5, "distortion": distortion, "samples": 8}
+    short, long = (distortion_of(net, a, neuron=0, **options) for a in (x, padded))
+    s = rng.uniform(0.2, 0.8, (1, 12))
+    value, slope = at(long, s)
+    expected = at(short, s[:, :8])
+    assert (slope[0, 8:] == 0).all() and slope[0, :8].all() and value > 0
+    if distortion == "adf":  # draws of longer rows are others
+        close(value, expected[0])
+        close(slope[:, :8], expected[1])
+    assert at(long, np.ones((1, 12)))[0][0] < 1e-12
+
+
 def test_loops_refuse_full_covariances():
     with pytest.raises(UnsupportedModelError, match=r"reference='full'.*forward_lstm.*low_rank"):
         innv_ext.create_analyzer("l_rde", recurrent_nets()["lstm"], reference="full")

@@ -18,7 +18,7 @@ from innv_ext.analyzers.moments import filtering as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
 from innv_ext.analyzers.parts.partition import partition
 from innv_ext.analyzers.parts.replacement import Custom
-from innv_ext.analyzers.rde import tokens
+from innv_ext.analyzers.rde import masks, tokens
 from innv_ext.analyzers.rde.distortion import Distortion, Problem
 from innv_ext.analyzers.rde.reference import KINDS, LEARNT, Reference, learn
 from innv_ext.backend import facts
@@ -118,6 +118,7 @@ class RateDistortion(GraphAnalyzer):
             raise InvalidInputError("reference='vocabulary' takes rows of embeddings, but other inputs move besides.")
         if callable(self.reference) and len(self._moving) > 1:
             raise InvalidInputError("A reference sampler needs a model with one input, or one embedding.")
+        self.head_, self.graph_ = masks.held(self.head_, self.graph_)
         self._inner = self.on_graph(self.graph_)
         self._inner.head_ = Graph((), self.graph_.inputs, self.graph_.inputs, self.graph_.specs, {})
 
@@ -148,7 +149,7 @@ class RateDistortion(GraphAnalyzer):
         if self.behind_embeddings:
             features = tokens.vectors(self.features, self._fed, self.head_, self.graph_, shapes, self._names)
         else:
-            features = partition(self.features, arrangements(self.graph_, shapes))
+            features = partition(self.features, arrangements(self._fed, shapes))
         positions = tuple(i for i, _ in self._moving)
         return Problem(self.graph_, self.bound_, features, mode, self.reference == "full", positions)
 
@@ -201,7 +202,7 @@ class RateDistortion(GraphAnalyzer):
 
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         context = self._problem(tuple(x.shape[1:] for x in xs), mode)
-        if self.behind_embeddings:
+        if self.head_.nodes:
             xs = [np.asarray(v) for v in self.compiled(self._vectors, {})(*xs, start["target"])]
         reference = self.given_reference([x.shape[1:] for x in context.moved(xs)])
         step = self.samples_at_once(context.features.count, size)
