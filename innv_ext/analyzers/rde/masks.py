@@ -9,6 +9,7 @@ from typing import Any
 from keras import ops
 
 from innv_ext.backend import affine as affines
+from innv_ext.backend import traits
 from innv_ext.backend.graph import Arg, Call, Graph, Node, Spec, op_key
 
 Tensor = Any
@@ -49,9 +50,6 @@ def _masks_of(graph: Graph, masking: Node) -> list[int]:
     readers = [n for n in graph.nodes if n.inputs == masking.inputs and op_key(n.op) == "not_equal"]
     value = masking.op.mask_value
     unequal = {n.outputs[0] for n in readers if affines.constant_operand(n.call) == value}
-    last = len(graph.specs[masking.inputs[0]].shape) - 1
-    return [
-        n.outputs[0]
-        for n in graph.nodes
-        if op_key(n.op) == "any" and unequal.intersection(n.inputs) and n.op.axis in (-1, last) and not n.op.keepdims
-    ]
+    rank = len(graph.specs[masking.inputs[0]].shape)
+    found = [n for n in graph.nodes if op_key(n.op) == "any" and unequal.intersection(n.inputs)]
+    return [n.outputs[0] for n in found if traits.axes(n, rank) == (rank - 1,) and not n.op.keepdims]
