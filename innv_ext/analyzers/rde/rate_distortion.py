@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from innv_ext.analyzers.parts.replacement import Custom
 from innv_ext.analyzers.rde import masks, tokens
 from innv_ext.analyzers.rde.distortion import Distortion, Problem
 from innv_ext.analyzers.rde.reference import KINDS, LEARNT, Reference, learn
-from innv_ext.backend import facts
+from innv_ext.backend import facts, numerics
 from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.graph import Graph, run
 from innv_ext.backend.rules import Rules
@@ -120,7 +120,11 @@ class RateDistortion(GraphAnalyzer):
             raise InvalidInputError("A reference sampler needs a model with one input, or one embedding.")
         self.head_, self.graph_ = masks.held(self.head_, self.graph_)
         self._inner = self.on_graph(self.graph_)
-        self._inner.head_ = Graph((), self.graph_.inputs, self.graph_.inputs, self.graph_.specs, {})
+        specs = {slot: self.graph_.specs[slot] for slot in self.graph_.inputs}
+        if self.head_.nodes:  # vectors in half precision are mixed in single precision
+            wide = {s: replace(spec, dtype=numerics.wide_dtype(spec.dtype)) for s, spec in specs.items()}
+            specs = {s: wide[s] if numerics.is_float(spec.dtype) else spec for s, spec in specs.items()}
+        self._inner.head_ = Graph((), self.graph_.inputs, self.graph_.inputs, specs, {})
 
     def _moved(self, values: Sequence[Any]) -> list[Any]:
         return [values[i] for i, _ in self._moving]
@@ -217,7 +221,7 @@ class RateDistortion(GraphAnalyzer):
 
     def _vectors(self, xs: list[Tensor], index: Tensor) -> list[Tensor]:
         """What ``graph_`` is fed with."""
-        return self.embedded(xs)
+        return [numerics.widen(v) if numerics.floating(v) else v for v in self.embedded(xs)]
 
     def whole_rates(self, n: int) -> list[int]:
         """The rates at which a sample with n features is solved as numbers of features; refuses what doesn't fit n."""
