@@ -434,22 +434,24 @@ def recurrent_nets(steps=STEPS):
     with zoo.precision("float64"):
         x = keras.Input((steps, 2))
         lstm = zoo.randomise(keras.Model(x, L.Dense(2)(L.Bidirectional(L.LSTM(3))(x))), 5)
+        simple = zoo.randomise(keras.Model(x, L.Dense(2)(L.SimpleRNN(2)(x))), 5)
         h = L.LayerNormalization()(L.MultiHeadAttention(2, 3)(x, x, use_causal_mask=steps is not None))
         attention = zoo.randomise(keras.Model(x, L.Dense(2)(L.GlobalAveragePooling1D()(h + ops.gelu(h)))), 6)
-    return {"lstm": lstm, "attention": attention}
+    return {"lstm": lstm, "simple": simple, "attention": attention}
 
 
 @pytest.mark.parametrize(
     ("name", "reference"),
     [
-        pytest.param("lstm", "low_rank", marks=pytest.mark.traced),
+        pytest.param("simple", "low_rank", marks=pytest.mark.traced),
+        pytest.param("lstm", "low_rank", marks=[pytest.mark.traced, pytest.mark.slow]),
         pytest.param("lstm", "gaussian", marks=[pytest.mark.traced, pytest.mark.slow]),
         ("attention", "gaussian"),
         ("attention", "low_rank"),
     ],
 )
 def test_gradients_of_the_distortion(name, reference):
-    """dD/ds by central differences, of the lstm compiled; finite where nothing is random, and D(1) = 0."""
+    """dD/ds by central differences, of recurrent nets compiled; finite where nothing is random, and D(1) = 0."""
     net, rng = recurrent_nets()[name], np.random.default_rng(0)
     x, data = rng.normal(size=(1, STEPS, 2)), rng.normal(size=(40, STEPS, 2))
     distortion = distortion_of(net, x, fit=data, reference=reference, rank=3)
@@ -463,7 +465,7 @@ def test_gradients_of_the_distortion(name, reference):
     assert value[0] < 1e-12 and np.isfinite(slope).all()
 
 
-@pytest.mark.parametrize("name", ["lstm", "attention"])
+@pytest.mark.parametrize("name", [pytest.param("lstm", marks=pytest.mark.slow), "simple", "attention"])
 def test_free_lengths_and_a_whole_solve(name):
     """The number of steps is free; the map has one value per feature and the dual gap is told."""
     net, rng = recurrent_nets(None)[name], np.random.default_rng(0)
