@@ -199,6 +199,14 @@ def test_steps_of_sequences_are_pixels():
     np.testing.assert_allclose(fitted.learnt_["mean0"], x.mean(0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])
+def test_half_precision(policy):
+    net = transformers.transformer(padded=True, dtype=policy)
+    found = innv_ext.create_analyzer("rc_rde", net, rate=2, max_iter=4, **VOCABULARY).explain(transformers.tokens(True))
+    assert found.attribution.dtype == np.float32 and np.isfinite(found.extras["objective"]).all()
+    assert (found.attribution.sum(axis=1) <= 2 + 1e-5).all() and found.attribution.any()
+
+
 def test_texts():
     """Through ``innv_ext.text``: one value a token, whatever their number."""
     words = ["", "[UNK]", "a", "fine", "bad", "film", "not", "it", "is"]
