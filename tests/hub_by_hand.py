@@ -29,7 +29,9 @@ def rms(x, layer, modified):
 
 def norm(x, layer, modified):
     c = x - ops.mean(x, axis=-1, keepdims=True)
-    return c / held(ops.sqrt(ops.mean(c * c, axis=-1, keepdims=True) + layer.epsilon), modified) * layer.gamma + layer.beta
+    return (
+        c / held(ops.sqrt(ops.mean(c * c, axis=-1, keepdims=True) + layer.epsilon), modified) * layer.gamma + layer.beta
+    )
 
 
 def project(x, layer, equation):
@@ -70,9 +72,7 @@ def llama(model, h, given, modified):
     allowed = np.tri(count, dtype=bool)[None] & given["padding_mask"].astype(bool)[:, None, :]
     for block in model.backbone.transformer_layers:
         n, own = rms(h, block._self_attention_layernorm, modified), block._self_attention_layer
-        q, k, v = (
-            project(n, part, "btd,dnh->btnh") for part in (own._query_dense, own._key_dense, own._value_dense)
-        )
+        q, k, v = (project(n, part, "btd,dnh->btnh") for part in (own._query_dense, own._key_dense, own._value_dense))
         k, v = (ops.repeat(t, own.num_key_value_groups, axis=2) for t in (rotated(k), v))
         y = attend(rotated(q), k, v, allowed, modified)
         h = h + project(y, own._output_dense, "btnh,nhd->btd")

@@ -558,8 +558,7 @@ BACKBONES = {
         "num_text_layers": 1,
         "image_shape": (16, 16, 3),
     },
-    "XceptionBackbone": PICTURE
-    | {"stackwise_conv_filters": [[4, 6], [8, 8]], "stackwise_pooling": [True, False]},
+    "XceptionBackbone": PICTURE | {"stackwise_conv_filters": [[4, 6], [8, 8]], "stackwise_pooling": [True, False]},
 }
 BACKBONES["SegFormerBackbone"]["image_encoder"] = backbone("MiTBackbone")
 
@@ -602,6 +601,30 @@ TASKS = {
     "RetinaNetObjectDetector": ("RetinaNet", CLASSES),
     "DepthAnythingDepthEstimator": ("DepthAnything", {"depth_estimation_type": "relative"}),
 }
+# what says where a token stands, of which part it is, and whether it counts
+NO_SIGNAL = ("_mask", "segment_ids", "position_ids", "mask_positions", "labels", "masks", "box_labels")
+LEFT_OUT = {
+    name: "tasks that make pictures from noise in many steps have no score of an input to explain"
+    for name in """FluxBackbone FluxTextToImage StableDiffusion3Backbone StableDiffusion3ImageToImage
+        StableDiffusion3Inpaint StableDiffusion3TextToImage""".split()
+} | {
+    name: "a base class"
+    for name in """Backbone CausalLM Classifier DepthEstimator FeaturePyramidBackbone ImageClassifier
+        ImageObjectDetector ImageSegmenter ImageToImage Inpaint MaskedLM ObjectDetector Seq2SeqLM Task TextClassifier
+        TextEmbedder TextToImage""".split()
+}
+# all tasks, and the backbones that have none
+LISTED = [*TASKS, *(name for name in BACKBONES if name.removesuffix("Backbone") not in {t[0] for t in TASKS.values()})]
+# of several outputs, the first of these is explained
+OUTPUTS = """pooled_output decoder_sequence_output vision_logits cls_logits logits masks pred_logits scores
+    text_embeddings vision_embeddings last_hidden_state image_embeddings stage2 P3 sequence_output""".split()
+
+
+def explained(model):
+    """``output=`` for an analyzer of ``model``: None where there is one output."""
+    if isinstance(model.output, dict):
+        return next(name for name in OUTPUTS if name in model.output)
+    return None if not isinstance(model.output, (list, tuple)) else 0
 
 
 def randomised(model, scale=0.2, seed=0):

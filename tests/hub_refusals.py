@@ -1,0 +1,21 @@
+"""Which analyzer rightly refuses which model of keras-hub, and why; any other refusal is a fault of the package.
+
+A row is (analyzers, word in the message, why). A refusal that is listed here must come, by a typed error in whose
+message the word stands.
+"""
+
+ANALYZERS = ("gradient", "integrated_gradients", "lrp.attnlrp", "lrp.cp_lrp", "deep_lift")
+LRP = ("lrp.attnlrp", "lrp.cp_lrp")
+COUPLED = "every text is compared with every picture of the batch: a sample's output depends on the others"
+
+REFUSED = {
+    "CLIPBackbone": (ANALYZERS, "depends on the other samples", COUPLED),
+    "MetaCLIP2Backbone": (ANALYZERS, "depends on the other samples", COUPLED),
+    "SigLIPBackbone": (ANALYZERS, "depends on the other samples", COUPLED),
+}
+
+
+def refusal(name, analyzer):
+    """(word in the message, why), or None where the analyzer gives a map."""
+    analyzers, *rest = REFUSED.get(name, ((), "", ""))
+    return tuple(rest) if analyzer in analyzers else None
