@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import keras
 import keras_hub
 import numpy as np
-from keras import tree
 
 VOCABULARY, LENGTH, SIDE = 19, 7, 32
 
@@ -47,7 +46,7 @@ GROUPED = {"num_query_heads": 4, "num_key_value_heads": 2}
 GEMMA = SIZES | GROUPED | {"head_dim": 4}
 EXPERTS = {"num_experts": 3, "top_k": 2}
 SMOL = {
-    **{k: v for k, v in SIZES.items()},
+    **SIZES,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "attention_bias": False,
@@ -566,8 +565,8 @@ BACKBONES["SegFormerBackbone"]["image_encoder"] = backbone("MiTBackbone")
 CLASSES = {"num_classes": 3}
 CLASSIFIERS = "Albert Bert DebertaV3 DistilBert FNet Roberta RoformerV2 XLMRoberta".split()
 FILLERS = "Albert Bert DebertaV3 DistilBert FNet Roberta RoformerV2 XLMRoberta".split()
-WRITERS = """Bloom Falcon GPT2 GPTNeoX Gemma Gemma3 Gemma3n Gemma4 GptOss Llama Llama3 Mistral Mixtral OPT PaliGemma Phi3
-    Qwen Qwen2 Qwen3 Qwen3Moe QwenMoe Qwen3_5 Qwen3_5Moe RWKV7 SmolLM SmolLM3 BLIP2""".split()
+WRITERS = """Bloom Falcon GPT2 GPTNeoX Gemma Gemma3 Gemma3n Gemma4 GptOss Llama Llama3 Mistral Mixtral OPT
+    PaliGemma Phi3 Qwen Qwen2 Qwen3 Qwen3Moe QwenMoe Qwen3_5 Qwen3_5Moe RWKV7 SmolLM SmolLM3 BLIP2""".split()
 TRANSLATORS = "Bart EdRec T5 T5Gemma T5Gemma2".split()
 PICTURES = """CSPNet DeiT DenseNet EfficientNet HGNetV2 MiT MobileNet MobileNetV5 ResNet SwinTransformer VGG ViT
     Xception""".split()
@@ -603,16 +602,13 @@ TASKS = {
 }
 # what says where a token stands, of which part it is, and whether it counts
 NO_SIGNAL = ("_mask", "segment_ids", "position_ids", "mask_positions", "labels", "masks", "box_labels")
-LEFT_OUT = {
-    name: "tasks that make pictures from noise in many steps have no score of an input to explain"
-    for name in """FluxBackbone FluxTextToImage StableDiffusion3Backbone StableDiffusion3ImageToImage
-        StableDiffusion3Inpaint StableDiffusion3TextToImage""".split()
-} | {
-    name: "a base class"
-    for name in """Backbone CausalLM Classifier DepthEstimator FeaturePyramidBackbone ImageClassifier
-        ImageObjectDetector ImageSegmenter ImageToImage Inpaint MaskedLM ObjectDetector Seq2SeqLM Task TextClassifier
-        TextEmbedder TextToImage""".split()
-}
+PICTURES_FROM_NOISE = """FluxBackbone FluxTextToImage StableDiffusion3Backbone StableDiffusion3ImageToImage
+    StableDiffusion3Inpaint StableDiffusion3TextToImage""".split()
+BASES = """Backbone CausalLM Classifier DepthEstimator FeaturePyramidBackbone ImageClassifier ImageObjectDetector
+    ImageSegmenter ImageToImage Inpaint MaskedLM ObjectDetector Seq2SeqLM Task TextClassifier TextEmbedder
+    TextToImage""".split()
+LEFT_OUT = dict.fromkeys(PICTURES_FROM_NOISE, "makes pictures from noise in many steps: no score of an input")
+LEFT_OUT |= dict.fromkeys(BASES, "a base class")
 # all tasks, and the backbones that have none
 LISTED = [*TASKS, *(name for name in BACKBONES if name.removesuffix("Backbone") not in {t[0] for t in TASKS.values()})]
 # of several outputs, the first of these is explained

@@ -1,12 +1,14 @@
 """Models of every family of keras-hub, tiny and with random weights: what runs gives right maps, or is refused."""
 
 import contextlib
+import functools
 import inspect
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hub_refusals import ANALYZERS, REFUSED, refusal
 from keras import tree
 
 import innv_ext
@@ -15,9 +17,7 @@ from innv_ext.backend import walk
 from innv_ext.errors import UnsupportedModelError
 
 hub = pytest.importorskip("keras_hub")
-import hub_by_hand
-import hub_models
-from hub_refusals import ANALYZERS, REFUSED, refusal
+hub_models, hub_by_hand = pytest.importorskip("hub_models"), pytest.importorskip("hub_by_hand")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
 FAST = {"BertTextClassifier", "LlamaCausalLM", "ViTImageClassifier", "T5Seq2SeqLM"}
@@ -118,7 +118,7 @@ def moved(model, shifts):
         return y
 
     for layer in tables:
-        layer.call = (lambda original: lambda *args, **kwargs: call(original, *args, **kwargs))(layer.call)
+        layer.call = functools.partial(call, layer.call)
     try:
         yield
     finally:
