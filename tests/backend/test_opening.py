@@ -100,6 +100,28 @@ def test_what_depends_on_sizes_in_another_way_stays_one_node():
             innv_ext.create_analyzer("lrp.epsilon", model)
 
 
+VARIABLE_FIRST = {
+    "add": lambda s, x: s.places + x,
+    "subtract": lambda s, x: s.places - x,
+    "multiply": lambda s, x: s.places * x,
+    "true_divide": lambda s, x: s.places / (x * x + 1),
+    "power": lambda s, x: (s.places * s.places) ** x,
+    "matmul": lambda s, x: s.places @ ops.transpose(x, (0, 2, 1)) @ x,
+    "greater": lambda s, x: ops.where(s.places > x, x, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", VARIABLE_FIRST)
+def test_a_variable_in_front_of_an_operator(name):
+    """``variable * x`` is an operator of the variable, for which Keras takes a function of its backend."""
+    model = model_of(VARIABLE_FIRST[name])
+    plain = keras.Variable.__mul__
+    for _ in range(2):
+        assert not any(n.note for n in assert_same(model, (1, 6, 4), (5, 6, 4)).nodes)
+        model.layers[1].places.assign(model.layers[1].places * 2 + 1)
+    assert keras.Variable.__mul__ is plain
+
+
 def test_values_that_the_graph_holds_are_noticed_when_they_change():
     """A class token tiled to the batch and a slice of positions are computed when the model is traced."""
     x = np.random.default_rng(0).normal(size=(3, 6, 4)).astype("float32")

@@ -4,6 +4,8 @@ import contextlib
 import functools
 import inspect
 
+import hub_by_hand
+import hub_models
 import keras
 import numpy as np
 import pytest
@@ -17,7 +19,6 @@ from innv_ext.backend import walk
 from innv_ext.errors import UnsupportedModelError
 
 hub = pytest.importorskip("keras_hub")
-hub_models, hub_by_hand = pytest.importorskip("hub_models"), pytest.importorskip("hub_by_hand")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
 FAST = {"BertTextClassifier", "LlamaCausalLM", "ViTImageClassifier", "T5Seq2SeqLM"}
