@@ -289,6 +289,8 @@ BACKBONES = {
         "vit_num_layers": 2,
         "vit_intermediate_dim": 12,
     },
+    **{f"{name}VisionEncoder": TOWER | PICTURE for name in ("CLIP", "MetaCLIP2", "SigLIP")},
+    **{f"{name}TextEncoder": READER for name in ("CLIP", "MetaCLIP2", "SigLIP")},
     "SigLIPBackbone": {
         "vision_encoder": Part("SigLIPVisionEncoder", TOWER | PICTURE),
         "text_encoder": Part("SigLIPTextEncoder", READER),
@@ -609,6 +611,7 @@ BASES = """Backbone CausalLM Classifier DepthEstimator FeaturePyramidBackbone Im
     TextToImage""".split()
 LEFT_OUT = dict.fromkeys(PICTURES_FROM_NOISE, "makes pictures from noise in many steps: no score of an input")
 LEFT_OUT |= dict.fromkeys(BASES, "a base class")
+LEFT_OUT["Gemma4AssistantCausalLM"] = "drafts tokens for another model, whose inner states it is fed with"
 # all tasks, and the backbones that have none
 LISTED = [*TASKS, *(name for name in BACKBONES if name.removesuffix("Backbone") not in {t[0] for t in TASKS.values()})]
 # of several outputs, the first of these is explained

@@ -235,32 +235,15 @@ def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
             read[id(variable)] = variable
         return plain.fget(variable)
 
-    operators = {name: getattr(keras.Variable, name) for name in _OPERATORS}
     keras.Variable.value = property(value)
-    for name, operator in operators.items():
-        setattr(keras.Variable, name, _left_to_tensors(operator))
     if own:
         object.__setattr__(op, "add_loss", lambda loss: None)
     try:
         yield
     finally:
         keras.Variable.value = plain
-        for name, operator in operators.items():
-            setattr(keras.Variable, name, operator)
         if own:
             object.__delattr__(op, "add_loss")
-
-
-_OPERATORS = [f"__{name}__" for name in "add sub mul truediv floordiv mod pow matmul lt le gt ge".split()]
-
-
-def _left_to_tensors(operator: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """``variable * x``, which is a function of the backend, as ``x``'s own operator where that is a KerasTensor."""
-
-    def left(variable: Any, other: Any) -> Any:
-        return NotImplemented if isinstance(other, keras.KerasTensor) else operator(variable, other)
-
-    return left
 
 
 def with_masks(op: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
