@@ -602,8 +602,8 @@ TASKS = {
     "RetinaNetObjectDetector": ("RetinaNet", CLASSES),
     "DepthAnythingDepthEstimator": ("DepthAnything", {"depth_estimation_type": "relative"}),
 }
-# what says where a token stands, of which part it is, and whether it counts
-NO_SIGNAL = ("_mask", "segment_ids", "position_ids", "mask_positions", "labels", "masks", "box_labels")
+# what says where a token stands, and whether it counts
+NO_SIGNAL = ("_mask", "position_ids", "mask_positions", "labels", "masks", "box_labels")
 PICTURES_FROM_NOISE = """FluxBackbone FluxTextToImage StableDiffusion3Backbone StableDiffusion3ImageToImage
     StableDiffusion3Inpaint StableDiffusion3TextToImage""".split()
 BASES = """Backbone CausalLM Classifier DepthEstimator FeaturePyramidBackbone ImageClassifier ImageObjectDetector

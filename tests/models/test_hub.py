@@ -107,15 +107,16 @@ def test_a_map_is_given_or_refused(case, analyzer):
 
 
 @contextlib.contextmanager
-def moved(model, shifts):
-    """Within it, embeddings of tokens are moved by ``shifts``: (token numbers, shift) for each input of tokens."""
+def moved(model, tokens, shifts, vectors):
+    """Within it, vectors of tokens are moved by ``shifts``; where they stood is noted in ``vectors``, by input."""
     tables = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
 
     def call(original, inputs, *args, **kwargs):
         y = original(inputs, *args, **kwargs)
-        for ids, shift in shifts:
+        for name, ids in tokens.items():
             if tuple(inputs.shape) == ids.shape and np.array_equal(inputs, ids):
-                return y + shift
+                vectors[name] = np.asarray(y)
+                return y + shifts[name]
         return y
 
     for layer in tables:
@@ -128,18 +129,22 @@ def moved(model, shifts):
 
 
 def taped(case, index):
-    """The gradient of one output value by a tape: of pixels and signals themselves, of tokens by their embeddings."""
+    """The gradient of one output value by a tape; of tokens by their one-hot coordinate: vector times gradient."""
     x = case.x if isinstance(case.x, dict) else {"images": case.x}
     tokens = {name: ids for name, ids in x.items() if name.endswith("token_ids")}
     width = case.model.backbone.token_embedding.output_dim if tokens else 0
-    moves = {name: tf.Variable(tf.zeros((*ids.shape, width))) for name, ids in tokens.items()}
-    moves |= {n: tf.Variable(a) for n, a in x.items() if a.dtype == "float32" and not n.endswith(hub_models.NO_SIGNAL)}
-    with tf.GradientTape() as tape, moved(case.model, [(ids, moves[name]) for name, ids in tokens.items()]):
-        fed = {name: moves[name].value() if name in moves and name not in tokens else a for name, a in x.items()}
+    watched = {name: tf.zeros((*ids.shape, width)) for name, ids in tokens.items()}
+    watched |= {
+        n: tf.constant(a) for n, a in x.items() if a.dtype == "float32" and not n.endswith(hub_models.NO_SIGNAL)
+    }
+    vectors = {}
+    with tf.GradientTape() as tape, moved(case.model, tokens, watched, vectors):
+        tape.watch(watched)
+        fed = {**x, **{name: a for name, a in watched.items() if name not in tokens}}
         y = case.found(case.model(fed if isinstance(case.x, dict) else fed["images"], training=False))
         score = tf.reduce_sum(y[(slice(None), *index)])
-    grads = tape.gradient(score, moves, unconnected_gradients="zero")
-    return {name: np.sum(g, axis=-1) if name in tokens else np.asarray(g) for name, g in grads.items()}
+    grads = tape.gradient(score, watched, unconnected_gradients="zero")
+    return {name: np.sum(vectors[name] * g, axis=-1) if name in tokens else np.asarray(g) for name, g in grads.items()}
 
 
 @pytest.mark.parametrize("name", marked(TAPED))
