@@ -55,7 +55,7 @@ def kind_of(node: Node) -> Kind:
         return Kind.EMBEDDING
     if isinstance(call, affines.Affine):
         return Kind.BATCHNORM if kind is Kind.BATCHNORM else Kind.AFFINE
-    if key in AFFINE_LAYERS.split():
+    if key in AFFINE_LAYERS.split() or (key == "ReversibleEmbedding" and kernels.reverses(call)):
         return Kind.OPAQUE  # quantised, and without a kernel to modify
     if kind in (Kind.BATCHNORM, Kind.IDENTITY) and isinstance(call, Call) and call.kwargs.get("training"):
         return Kind.OPAQUE  # statistics of the batch, or dropout or noise that is on in inference
@@ -297,7 +297,7 @@ def vocabularies(graph: Graph) -> dict[int, tuple[int, str]]:
     """Position of an input of tokens -> (rows, name) of the smallest table that they are looked up in."""
     sources, found = token_sources(graph), {}
     for node in graph.nodes:
-        if op_key(node.op) == "Embedding" and node.inputs[0] in sources:
+        if node.kind is Kind.EMBEDDING and hasattr(node.op, "input_dim") and node.inputs[0] in sources:
             i = graph.inputs.index(sources[node.inputs[0]])
             found[i] = min(found.get(i, (np.inf, "")), (int(node.op.input_dim), node.name))
     return found

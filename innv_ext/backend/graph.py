@@ -17,6 +17,7 @@ from keras import ops, tree
 
 from innv_ext.backend import numerics
 from innv_ext.backend.masks import mask_of, with_mask
+from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
 
@@ -27,6 +28,10 @@ class Recorded:
     def of(self, xs: Sequence[Tensor]) -> Any:
         """The value, for the node's input tensors."""
         raise NotImplementedError
+
+
+class TooShort(UnsupportedModelError):
+    """A constant is needed for a greater length than it was recorded for."""
 
 
 @dataclass(frozen=True)
@@ -283,17 +288,22 @@ def try_out(
     This finds calls that read sizes or draw random numbers, which a symbolic run freezes. ``masks`` are the slots of
     the Keras masks that go with the tensors of the slots ``feeds``; ``padded`` inputs end in zeros.
     """
-    free = any(None in specs[slot].shape[1:] for slot in feeds)
-    for batches, lengths in _TRIES if free else _TRIES[:2]:
+    tries = _TRIES if any(None in specs[slot].shape[1:] for slot in feeds) else _TRIES[:2]
+    for batches, lengths in tries:
         cases = [_case(feeds, masks, specs, b, length, padded) for b, length in zip(batches, lengths, strict=True)]
         try:
             expected = [[] if call is None else tree.flatten(call(*(slots[s] for s in feeds))) for slots in cases]
-            break
         except Exception:
-            if (batches, lengths) == _TRIES[-1 if free else 1]:
+            if (batches, lengths) == tries[-1]:
                 raise
-    for slots, wanted in zip(cases, expected, strict=True):
-        values = run(nodes, slots)
+            continue
+        try:
+            found = [run(nodes, slots) for slots in cases]
+            break
+        except TooShort:
+            if (batches, lengths) == tries[-1]:
+                raise
+    for values, wanted in zip(found, expected, strict=True):
         if wanted and not all(numerics.close(e, values[slot]) for e, slot in zip(wanted, outputs, strict=True)):
             raise ValueError(
                 "run symbolically it computes something else: it is random, reads its batch size or takes off masks"

@@ -57,12 +57,12 @@ _LAYERS: dict[Kind, str] = {
         AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D Maximum Minimum""",
     Kind.PRODUCT: "Multiply Dot",
     Kind.NORM: "LayerNormalization RMSNormalization UnitNormalization GroupNormalization",
-    Kind.EMBEDDING: "Embedding",
+    Kind.EMBEDDING: "Embedding ReversibleEmbedding",
     Kind.RECURRENT: """LSTM GRU SimpleRNN RNN ConvLSTM1D ConvLSTM2D ConvLSTM3D Bidirectional TimeDistributed LSTMCell
     GRUCell
         SimpleRNNCell StackedRNNCells""",
     Kind.OPAQUE: """MelSpectrogram STFTSpectrogram AutoContrast Equalization Solarization
-        ContrastLimitedAdaptiveHistogramEqualization ReversibleEmbedding JaxLayer FlaxLayer TFSMLayer
+        ContrastLimitedAdaptiveHistogramEqualization JaxLayer FlaxLayer TFSMLayer
         TorchModuleWrapper""",
     Kind.DISCRETE: """CategoryEncoding Discretization HashedCrossing Hashing IntegerLookup StringLookup
     TextVectorization

@@ -124,6 +124,29 @@ def quantised_affine(layer: Any) -> Affine | None:
     )
 
 
+def reversed_affine(call: Any) -> Affine | None:
+    """A call of ReversibleEmbedding from vectors back to the vocabulary, without its soft cap; None for all others."""
+    layer = getattr(call, "op", None)
+    if op_key(layer) != "ReversibleEmbedding" or not reverses(call) or layer.quantization_mode:
+        return None
+
+    def kernel() -> Tensor:
+        return ops.transpose(read(layer.embeddings)) if layer.tie_weights else read(layer.reverse_embeddings)
+
+    return Affine(layer, ops.matmul, kernel, lambda x: None, -1, _scale_axis(-1), _scale_axis(-2))
+
+
+def reverses(call: Any) -> bool:
+    """Whether a call of ReversibleEmbedding goes from vectors to the vocabulary."""
+    return bool(call.kwargs.get("reverse", call.args[1] if len(call.args) > 1 else False))
+
+
+def soft_cap(layer: Any) -> Callable[[Tensor], Tensor] | None:
+    """What a ReversibleEmbedding does to its logits: cap tanh(z / cap)."""
+    cap = layer.logit_soft_cap
+    return None if cap is None else lambda z: ops.multiply(ops.tanh(ops.divide(z, cap)), cap)
+
+
 def linear_kind(layer: Any) -> LinearKind | None:
     """The row of ``layer``'s class, None if it is not a plain linear layer (quantised ones: ``quantised_affine``)."""
     if not isinstance(layer, keras.layers.Layer) or getattr(layer, "quantization_mode", None):

@@ -37,13 +37,11 @@ def split_activations(graph: Graph) -> Graph:
     """``Dense(activation="relu")`` becomes an affine node and an activation node; likewise for all linear layers."""
     nodes: list[Node] = []
     for node in graph.nodes:
-        row = kernels.linear_kind(node.op)
-        known = isinstance(node.call, Call) and op_key(node.op) != "Embedding"
-        call = (kernels.affine_of if row is not None else kernels.quantised_affine)(node.op) if known else None
+        call, activation = _affine_part(node)
         if call is None:
             nodes.append(node)
             continue
-        affine, activation = replace(node, call=call), node.op.activation if row is None else row.activation(node.op)
+        affine = replace(node, call=call)
         if activation is None or activation is keras.activations.linear:
             nodes.append(affine)
             continue
@@ -54,6 +52,18 @@ def split_activations(graph: Graph) -> Graph:
             replace(node, name=f"{node.name}/{name}", op=activation, call=KeepMask(activation), inputs=(between,))
         )
     return graph.rebuilt(nodes)
+
+
+def _affine_part(node: Node) -> tuple[Affine | None, Any]:
+    """(affine map, activation) of a call of a linear layer; (None, None) for all other nodes."""
+    if not isinstance(node.call, Call) or op_key(node.op) == "Embedding":
+        return None, None
+    if op_key(node.op) == "ReversibleEmbedding":
+        return kernels.reversed_affine(node.call), kernels.soft_cap(node.op)
+    row = kernels.linear_kind(node.op)
+    if row is not None:
+        return kernels.affine_of(node.op), row.activation(node.op)
+    return kernels.quantised_affine(node.op), getattr(node.op, "activation", None)
 
 
 def open_custom_functions(graph: Graph) -> Graph:

@@ -222,6 +222,36 @@ def handed_training(model: Any, training: Any) -> tuple[dict[int, Any], Any]:
 
 
 @contextmanager
+def calls_inside(run: Callable[[Any, Any, Any], Any], wanted: Callable[[Any], bool]) -> Iterator[None]:
+    """Within it ``run(layer, args, kwargs)`` takes the place of calls on KerasTensors of layers that are ``wanted``.
+
+    Other layers say all sizes of their outputs if they know those of their inputs.
+    """
+    plain, spec = keras.layers.Layer.__call__, keras.layers.Layer.symbolic_call
+
+    def called(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        inside = _symbolic(args, kwargs) and layer.built and wanted(layer)
+        return run(layer, args, kwargs) if inside else plain(layer, *args, **kwargs)
+
+    def told(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        found = spec(layer, *args, **kwargs)
+        vague = any(None in kt.shape for kt in _symbolic(found)) and runs_recorded_graph(layer) is False
+        if vague and not any(None in kt.shape for kt in _symbolic(args, kwargs)):
+            return keras.Operation.compute_output_spec(layer, *args, **kwargs)
+        return found
+
+    keras.layers.Layer.__call__, keras.layers.Layer.symbolic_call = called, told
+    try:
+        yield
+    finally:
+        keras.layers.Layer.__call__, keras.layers.Layer.symbolic_call = plain, spec
+
+
+def _symbolic(*values: Any) -> list[keras.KerasTensor]:
+    return [kt for kt in tree.flatten(values) if isinstance(kt, keras.KerasTensor)]
+
+
+@contextmanager
 def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
     """Run the ``call`` of a layer on KerasTensors: losses that it adds are dropped, variables that it reads noted.
 
@@ -235,15 +265,35 @@ def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
             read[id(variable)] = variable
         return plain.fget(variable)
 
+    before = {name: getattr(keras.Variable, name) for name in _LEFT_OPERANDS}
     keras.Variable.value = property(value)
+    for name, operator in before.items():
+        setattr(keras.Variable, name, _symbolic_operator(operator, _LEFT_OPERANDS[name]))
     if own:
         object.__setattr__(op, "add_loss", lambda loss: None)
     try:
         yield
     finally:
         keras.Variable.value = plain
+        for name, operator in before.items():
+            setattr(keras.Variable, name, operator)
         if own:
             object.__delattr__(op, "add_loss")
+
+
+_LEFT_OPERANDS = {
+    "__add__": keras.ops.add,
+    "__sub__": keras.ops.subtract,
+    "__mul__": keras.ops.multiply,
+    "__truediv__": keras.ops.true_divide,
+    "__matmul__": keras.ops.matmul,
+    "__pow__": keras.ops.power,
+}
+
+
+def _symbolic_operator(plain: Callable[..., Any], operation: Callable[..., Any]) -> Callable[..., Any]:
+    """``variable * x``, which Keras hands to its backend, also for a KerasTensor x."""
+    return lambda a, b: operation(a, b) if isinstance(b, keras.KerasTensor) else plain(a, b)
 
 
 def with_masks(op: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ custom layer can be run on ``keras.KerasTensor``. This folder is the only place 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,12 +16,14 @@ import keras
 from keras import tree
 
 from innv_ext.backend import numerics
+from innv_ext.backend.affine import is_array
 from innv_ext.backend.graph import Arg, Call, Graph, Spec, keys_of, op_key, try_out
-from innv_ext.backend.masks import with_mask
+from innv_ext.backend.masks import keep_mask, mask_of, with_mask
 from innv_ext.backend.tracing import attention, sizes
 from innv_ext.backend.tracing.collector import OWN, Collector
 from innv_ext.backend.tracing.live import live_masks, passed_masks
 from innv_ext.backend.tracing.state import (
+    calls_inside,
     calls_told,
     handed_training,
     model_tensors,
@@ -34,7 +37,7 @@ from innv_ext.backend.tracing.state import (
 from innv_ext.errors import UnsupportedModelError
 
 
-def trace(model: keras.Model, is_leaf: Callable[[Any], bool]) -> Graph:
+def trace(model: keras.Model, is_leaf: Callable[[Any], bool], length: int | None = None) -> Graph:
     """Turn a built model into a ``Graph``; the model is left as it was.
 
     A subclassed model whose ``call`` cannot run on KerasTensors becomes one node.
@@ -43,6 +46,7 @@ def trace(model: keras.Model, is_leaf: Callable[[Any], bool]) -> Graph:
     ----------
     model : built keras.Model (functional, Sequential or subclassed)
     is_leaf : tells for a layer or operation whether it stays one node; others are opened where possible
+    length : of free axes, for which constants that depend on them (positions, causal masks) have to be known
 
     Raises
     ------
@@ -57,17 +61,20 @@ def trace(model: keras.Model, is_leaf: Callable[[Any], bool]) -> Graph:
                 f"explained. Convert the data and give the model a dense keras.Input."
             )
         try:
-            return _traced(model, inputs, outputs, is_leaf)
+            return _traced(model, inputs, outputs, is_leaf, length)
         except UnsupportedModelError:
             if outputs is not None or all(kt.dtype == "int32" for kt in tree.flatten(inputs)):
                 raise
         # which dtype a call written by hand takes is written nowhere: here it looks up numbers
         whole = tree.map_structure(lambda kt: keras.KerasTensor(kt.shape, "int32"), inputs)
-        return _traced(model, whole, None, is_leaf)
+        return _traced(model, whole, None, is_leaf, length)
 
 
-def _traced(model: keras.Model, inputs: Any, outputs: Any, is_leaf: Callable[[Any], bool]) -> Graph:
+def _traced(
+    model: keras.Model, inputs: Any, outputs: Any, is_leaf: Callable[[Any], bool], length: int | None
+) -> Graph:
     tracer = Tracer(is_leaf, model.layers)
+    tracer.length = length
     slots = [tracer.new_slot(kt) for kt in tree.flatten(inputs)]
     if outputs is None:
         flat, outputs = tracer.subclassed(model, inputs, slots)
@@ -173,7 +180,7 @@ class Tracer(Collector):
         """A node whose output is a constant, whatever the input ``beside`` it."""
         array = keras.ops.convert_to_tensor(value)
         dtype = keras.backend.standardize_dtype(array.dtype)
-        call = Call(lambda x: array, (Arg(0),))
+        call = Call(_second, (Arg(0), array))
         return self.step(keras.ops.full_like, call, [beside], array.shape, dtype, (*here, "constant"))
 
     def frames(
@@ -229,7 +236,9 @@ class Tracer(Collector):
         read = len(self.read)
         recorded, first = Call(op, *self.templates(args, self.handing(op, kwargs, self.training))), None
         free = any(None in kt.shape for kt in _tensors(args, kwargs))
-        for choice in (None, *(sizes.CHOICES if free else ())):
+        choices = (None, *(sizes.choices(self.length) if free else ()))
+        foreign = isinstance(op, keras.layers.Layer) and any(map(self.is_foreign, parts(op)[1:]))
+        for choice, self.inside in itertools.product(choices, (False, True) if foreign else (False,)):
             try:
                 if choice is None:
                     found = self.run_once(op, args, kwargs, feeds, masks, here)
@@ -271,13 +280,39 @@ class Tracer(Collector):
         rest = iter(fresh)
         swap = functools.partial(tree.map_structure, lambda a: next(rest) if isinstance(a, keras.KerasTensor) else a)
         inner_args, inner_kwargs = swap(args), swap(kwargs)
-        with quiet_call(op, self.read), attention.symbolic(op), calls_told(self.training) as inherited:
-            outputs = op.call(*inner_args, **with_masks(op, inner_args, inner_kwargs))
+        foreign = self.is_foreign if self.inside else lambda layer: False
+        with quiet_call(op, self.read), calls_told(self.training) as inherited, calls_inside(self.call_inside, foreign):
+            with attention.symbolic(op):
+                outputs = op.call(*inner_args, **with_masks(op, inner_args, inner_kwargs))
             self.changes = inherited() not in (None, self.training)
-        if not all(isinstance(kt, keras.KerasTensor) for kt in tree.flatten(outputs)):
+        flat = tree.flatten(outputs)
+        for i, y in enumerate(flat):
+            if is_array(y):  # of the sizes of its inputs alone
+                flat[i] = keras.KerasTensor(y.shape, y.dtype)
+                inner[id(flat[i])] = self.constant(y, feeds[0], here)
+        if not all(isinstance(kt, keras.KerasTensor) for kt in flat):
             raise TypeError("an output is not symbolic")
-        self.walk(tree.flatten(outputs), inner, here)
-        return [inner[id(kt)] for kt in tree.flatten(outputs)], outputs
+        self.walk(flat, inner, here)
+        return [inner[id(kt)] for kt in flat], tree.pack_sequence_as(outputs, flat)
+
+    def is_foreign(self, layer: Any) -> bool:
+        """Whether a layer is one of a user, which is opened."""
+        return op_key(layer).startswith("custom:") and not (self.is_leaf(layer) or runs_recorded_graph(layer))
+
+    def call_inside(self, layer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """What the ``call`` of a layer inside another gives, without a node of its own.
+
+        For layers that announce other shapes or take other arguments than their ``call`` does.
+        """
+        kwargs = self.with_training(layer, kwargs, kwargs.get("training", self.training))
+        if kwargs.get("training", self.training) != self.training:
+            raise ValueError(f"{layer.name!r} inside it has a training= of its own")
+        args, kwargs = tree.map_structure(functools.partial(_cast_inside, layer), (args, kwargs))
+        with attention.symbolic(layer):
+            outputs = layer.call(*args, **with_masks(layer, args, kwargs))
+        if layer.supports_masking and any(mask_of(kt) is not None for kt in _tensors(args, kwargs)):
+            raise ValueError(f"a Keras mask reaches {layer.name!r} inside it")
+        return outputs
 
     def run_twice(
         self,
@@ -287,14 +322,14 @@ class Tracer(Collector):
         feeds: Sequence[int],
         masks: Sequence[int | None],
         here: tuple[str, ...],
-        choice: Sequence[tuple[int, int]],
+        choice: sizes.Sizes,
     ) -> tuple[list[int], Any]:
         """The same from recordings at two sizes of what is free."""
         given = sorted({*feeds, *(m for m in masks if m is not None)})
         parts, found = [], []
         for number in (0, 1):
             part = Tracer(self.is_leaf)
-            part.training, part.recorded, part.checks = self.training, self.recorded, False
+            part.training, part.recorded, part.inside, part.checks = self.training, self.recorded, self.inside, False
             part.positions, part.names, part.read = self.positions, dict(self.names), self.read
             specs = [self.specs[s] for s in given]
             part.specs = {i: replace(s, shape=sizes.at_size(s.shape, choice, number)) for i, s in enumerate(specs)}
@@ -308,12 +343,16 @@ class Tracer(Collector):
             slots[s] = len(self.specs)
             self.specs[slots[s]] = sizes.free(a.specs[s], b.specs[t])
         for x, y in zip(a.nodes, b.nodes, strict=True):
-            node = sizes.merged(x, y, a.specs, b.specs, choice)
-            ends = {"inputs": tuple(slots[s] for s in x.inputs), "outputs": tuple(slots[s] for s in x.outputs)}
+            node = sizes.merged(x, y, a.specs, b.specs, choice, range(len(given)))
+            ends = {"inputs": tuple(slots[s] for s in node.inputs), "outputs": tuple(slots[s] for s in x.outputs)}
             self.nodes.append(replace(node, index=len(self.nodes), **ends))
         self.names = a.names
         self.layer_slots.update({name: slots[s] for name, s in a.layer_slots.items()})
         return [slots[s] for s in found[0][0]], found[0][1]
+
+
+def _second(x: Any, value: Any) -> Any:
+    return value
 
 
 def _tensors(args: Any, kwargs: Any) -> list[keras.KerasTensor]:
@@ -323,6 +362,13 @@ def _tensors(args: Any, kwargs: Any) -> list[keras.KerasTensor]:
 def _sizes(shape: Sequence[int | None], first: int) -> list[Any]:
     """The sizes of a tensor's axes from ``first`` on."""
     return [sizes.Size(((0, axis),)) if d is None else d for axis, d in enumerate(shape) if axis >= first]
+
+
+def _cast_inside(layer: Any, value: Any) -> Any:
+    if not isinstance(value, keras.KerasTensor):
+        return value
+    dtype = _inner_dtype(layer, value)
+    return value if dtype == value.dtype else keep_mask(value, keras.ops.cast(value, dtype))
 
 
 def _inner_dtype(op: Any, kt: keras.KerasTensor) -> str:
