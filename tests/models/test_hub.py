@@ -76,10 +76,9 @@ def test_every_model_of_keras_hub_is_in_the_tables():
 
 
 def test_the_traced_forward_agrees(case):
-    graph = subject_of(case.model).graph
-    flat = [
-        tf.convert_to_tensor(a, graph.specs[s].dtype) for a, s in zip(tree.flatten(case.x), graph.inputs, strict=True)
-    ]
+    arrays = tree.flatten(case.x)
+    graph = subject_of(case.model, arrays).graph
+    flat = [tf.convert_to_tensor(a, graph.specs[s].dtype) for a, s in zip(arrays, graph.inputs, strict=True)]
     expected = tree.flatten(case.model(case.x, training=False))
     for a, b in zip(walk.evaluate(graph, flat), expected, strict=True):
         close(np.asarray(a, "float64"), np.asarray(b, "float64"), 1e-5)
