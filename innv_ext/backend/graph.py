@@ -94,8 +94,8 @@ class Node:
     could not be opened. Filled in by ``facts.annotate`` are ``kind``, ``nonnegative`` (one flag per input), ``first``
     (the first affine node on a path from the input), ``early`` (behind nothing but shapes and rescaling), ``signal``
     (the inputs of a product that carry the signal), ``varying`` (those that are no masks or constants), ``active``
-    (those that come of an activation) and ``gate`` (a sigmoid that is moved or turned, as in 1 - z, and only closes the
-    signals of products).
+    (those that come of an activation), ``gate`` (a sigmoid that is moved or turned, as in 1 - z, and only closes the
+    signals of products) and ``fixed`` (of masks and constants alone).
     """
 
     index: int
@@ -114,6 +114,7 @@ class Node:
     varying: tuple[int, ...] = ()
     active: tuple[int, ...] = ()
     gate: bool = False
+    fixed: bool = False
     note: str = ""
 
 
