@@ -107,15 +107,21 @@ class _Statistics:
 
     def note(self, node: Node) -> None:
         """Take a node into account."""
-        if len(node.inputs) > 2 or len(node.outputs) != 1 or not node.inputs or not isinstance(node.call, Call):
-            return
-        (y,), (x, *others), key = node.outputs, node.inputs, traits.activation_key(node)
-        if others:
-            if key in ("subtract", "Subtract") and self.means.get(others[0]) == self.root(x):
-                self.centred[y] = self.root(x)
-            if key in ("multiply", "Multiply") and self.root(others[0]) == self.root(x):
-                self.squares[y] = self.root(x)
-            return
+        if len(node.outputs) == 1 and isinstance(node.call, Call) and len(node.inputs) in (1, 2):
+            (self.note_pair if len(node.inputs) == 2 else self.note_one)(node, traits.activation_key(node))
+
+    def note_pair(self, node: Node, key: str) -> None:
+        (x, other), y = node.inputs, node.outputs[0]
+        if key in ("subtract", "Subtract") and self.means.get(other) == self.root(x):
+            self.centred[y] = self.root(x)
+        if key in ("multiply", "Multiply") and self.root(other) == self.root(x):
+            self.squares[y] = self.root(x)
+
+    def note_one(self, node: Node, key: str) -> None:
+        x, y, kinds = node.inputs[0], node.outputs[0], (Kind.RESCALE, Kind.IDENTITY, Kind.SHAPE)
+        if node.kind in kinds or key in CONSTANT_ACTIVATION - {"power"} | {"clip"}:
+            for known in (self.means, self.variances, self.deviations, self.inverses):
+                known.update({y: known[x]} if x in known else {})
         if node.kind is Kind.IDENTITY:
             self.same[y] = self.root(x)
         if key == "square" or (key == "power" and _exponent(node) == 2):
@@ -126,16 +132,12 @@ class _Statistics:
             self.variances[y] = self.squares[x]
         if key == "var":
             self.variances[y] = self.root(x)
-        if (key == "sqrt" and x in self.variances) or key == "std":
+        if key == "std" or (key == "sqrt" and x in self.variances):
             self.deviations[y] = self.variances.get(x, self.root(x))
         if x in self.variances and (key == "rsqrt" or (key == "power" and _exponent(node) == -0.5)):
             self.inverses[y] = self.variances[x]
-        if x in self.deviations and (key == "reciprocal" or traits.factors(node) == "quotient"):
+        if x in self.deviations and (key == "reciprocal" or node.kind is Kind.OPAQUE):  # a constant over it
             self.inverses[y] = self.deviations[x]
-        if node.kind in (Kind.RESCALE, Kind.IDENTITY, Kind.SHAPE) or key in CONSTANT_ACTIVATION - {"power"} | {"clip"}:
-            for known in (self.means, self.variances, self.deviations, self.inverses):
-                if x in known:
-                    known.setdefault(y, known[x])
 
     def divides(self, slot: int, other: int) -> bool:
         """Whether one factor is the inverse deviation of the other, or of what that is centred from."""

@@ -42,7 +42,8 @@ def _steps(node: Node) -> Callable[..., Tensor] | None:
         return None
     if key == "dot_product_attention":
         return lambda *xs: _attention(node.op, *_filled(call, xs))
-    if key == "Softmax" and isinstance(_mask_of_softmax(*call.args, **call.kwargs), Arg) and isinstance(node.op.axis, int):
+    masked = key == "Softmax" and isinstance(_mask_of_softmax(*call.args, **call.kwargs), Arg)
+    if masked and isinstance(node.op.axis, int):
         return lambda *xs: _softmax(node.op.axis, *_filled(call, xs))
     return None
 
