@@ -3,14 +3,15 @@ product carries the signal, which affine nodes come first."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from innv_ext.backend import affine as affines
+from innv_ext.backend import constants, traits
 from innv_ext.backend import linear as kernels
-from innv_ext.backend import traits
 from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
 from innv_ext.backend.kinds import (
     AFFINE_LAYERS,
@@ -60,11 +61,10 @@ def kind_of(node: Node) -> Kind:
     if kind in (Kind.BATCHNORM, Kind.IDENTITY) and isinstance(call, Call) and call.kwargs.get("training"):
         return Kind.OPAQUE  # statistics of the batch, or dropout or noise that is on in inference
     if isinstance(call, Call) and len(node.inputs) == 1:
-        constant = affines.constant_operand(call)
-        if constant is not None and key in CONSTANT_RESCALE:
+        if constants.is_told(call) and key in CONSTANT_RESCALE:
             reciprocal = traits.factors(node) == "quotient" and not isinstance(call.args[0], Arg)
             return Kind.OPAQUE if reciprocal else Kind.RESCALE
-        if constant is not None and key in CONSTANT_ACTIVATION:
+        if constants.is_told(call) and key in CONSTANT_ACTIVATION:
             return Kind.ACTIVATION
         if key in CONSTANT_RESCALE | CONSTANT_ACTIVATION and len(call.args) == 2:
             return Kind.OPAQUE
@@ -81,13 +81,18 @@ def _looks_up(node: Node) -> bool:
 
 
 def annotate(graph: Graph) -> Graph:
-    """Fill in ``kind``, ``nonnegative``, ``first``, ``early``, ``signal``, ``varying``, ``active`` and ``gate``."""
-    return _annotated(graph, set(), set(graph.inputs), set(graph.inputs))
+    """Fill in ``kind``, ``nonnegative``, ``first``, ``early``, ``signal``, ``varying``, ``fixed`` and the rest."""
+    found = _annotated(graph, set(), set(graph.inputs), set(graph.inputs))
+    masks = constants.masks(found)
+    return _annotated(graph, set(), set(graph.inputs), set(graph.inputs), masks) if masks else found
 
 
-def _annotated(graph: Graph, positive: set[int], near: set[int], early: set[int]) -> Graph:
+def _annotated(
+    graph: Graph, positive: set[int], near: set[int], early: set[int], masks: Collection[int] = ()
+) -> Graph:
     """``annotate``, with what is known of the inputs; ``positive`` is filled with the slots that are not negative."""
-    nodes, gates, squashed, active, fixed = [], set(), set(), set(), set()
+    nodes, gates, squashed, active, fixed = [], set(), set(), set(), set(masks)
+    note, deviation = constants.deviations()
     for node in graph.nodes:
         kind = kind_of(node)
         flags = tuple(slot in positive for slot in node.inputs)
@@ -102,12 +107,16 @@ def _annotated(graph: Graph, positive: set[int], near: set[int], early: set[int]
         if kind in LOOK_THROUGH and node.early:
             early.update(node.outputs)
         if kind is Kind.PRODUCT:
-            moving = tuple(i for i, slot in enumerate(node.inputs) if slot not in fixed)
+            held = deviation(node)
+            moving = tuple(i for i, slot in enumerate(node.inputs) if slot not in fixed and i != held)
             behind = tuple(i for i, slot in enumerate(node.inputs) if slot in active)
             node = replace(node, varying=moving or tuple(range(len(node.inputs))), active=behind)
             node = replace(node, signal=_signal(node, graph, gates, squashed))
-        if kind is Kind.DISCRETE or (node.inputs and fixed.issuperset(node.inputs)):
+        if node.inputs and fixed.issuperset(node.inputs):
+            node = replace(node, fixed=True)
+        if kind is Kind.DISCRETE or node.fixed:
             fixed.update(node.outputs)
+        note(node)
         for slots, keys in ((gates, GATES), (squashed, SQUASH), (active, None)):
             if _comes_of(node, keys, slots):
                 slots.update(node.outputs)

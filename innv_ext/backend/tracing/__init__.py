@@ -4,6 +4,7 @@ from innv_ext.backend.tracing.cells import open_cell
 from innv_ext.backend.tracing.state import fixed_variables, model_tensors, structure, untouched
 from innv_ext.backend.tracing.strings import split_strings, takes_strings
 from innv_ext.backend.tracing.tracer import open_function, trace
+from innv_ext.backend.tracing.trials import try_out
 
 __all__ = [
     "fixed_variables",
@@ -14,5 +15,6 @@ __all__ = [
     "structure",
     "takes_strings",
     "trace",
+    "try_out",
     "untouched",
 ]

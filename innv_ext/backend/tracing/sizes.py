@@ -105,9 +105,13 @@ class Sliced(Recorded):
         return slice(*(p.of(xs) if isinstance(p, Recorded) else p for p in self.parts))
 
 
-def at_size(shape: Sequence[int | None], choice: Sizes, number: int) -> tuple[int, ...]:
-    """The shape of an input in the first or second recording: free dimensions have the sizes of their axes."""
-    return tuple(choice[min(axis, 3)][number] if d is None else d for axis, d in enumerate(shape))
+def at_size(shape: Sequence[int | None], choice: Sizes, number: int, apart: bool = False) -> tuple[int, ...]:
+    """The shape of an input in the first or second recording: free dimensions have the sizes of their axes.
+
+    Lengths that are ``apart`` are those of the other recording, so that they are told from those that are not.
+    """
+    numbers = [(number, 1 - number)[apart and axis > 0] for axis in range(len(shape))]
+    return tuple(choice[min(axis, 3)][numbers[axis]] if d is None else d for axis, d in enumerate(shape))
 
 
 def outputs_of(model: keras.Model, args: Any, kwargs: Any) -> tuple[Any, list[Spec]]:

@@ -1,0 +1,110 @@
+"""What was recorded symbolically is run on values, and compared with the call that it was recorded of."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from keras import ops, tree
+
+from innv_ext.backend import numerics
+from innv_ext.backend.graph import Call, Node, Spec, TooShort, run
+from innv_ext.backend.masks import with_mask
+
+Tensor = Any
+
+
+def try_out(
+    call: Call | None,
+    feeds: Sequence[int],
+    masks: Sequence[int | None],
+    specs: dict[int, Spec],
+    nodes: Sequence[Node],
+    outputs: Sequence[int],
+    padded: bool = False,
+    apart: Collection[int] = (),
+) -> None:
+    """Raise ValueError unless ``nodes`` compute what ``call`` does at two sizes; without a call, unless they run.
+
+    This finds calls that read sizes or draw random numbers, which a symbolic run freezes. ``masks`` are the slots of
+    the Keras masks that go with the tensors of the slots ``feeds``; ``padded`` inputs end in zeros. The slots ``apart``
+    have other lengths.
+    """
+    tries = _TRIES if any(None in specs[slot].shape[1:] for slot in feeds) else _TRIES[:2]
+    for batches, lengths in tries:
+        each = zip(batches, lengths, lengths[::-1], strict=True)
+        cases = [
+            _case(feeds, masks, specs, n, {s: b if s in apart else a for s in specs}, padded) for n, a, b in each
+        ]
+        try:
+            expected = [[] if call is None else tree.flatten(call(*(slots[s] for s in feeds))) for slots in cases]
+        except Exception:
+            if (batches, lengths) == tries[-1]:
+                raise
+            continue
+        try:
+            found = [run(nodes, slots) for slots in cases]
+            break
+        except TooShort:
+            if (batches, lengths) == tries[-1]:
+                raise
+    for values, wanted in zip(found, expected, strict=True):
+        if wanted and not all(numerics.close(e, values[slot]) for e, slot in zip(wanted, outputs, strict=True)):
+            raise ValueError(
+                "run symbolically it computes something else: it is random, reads its batch size or takes off masks"
+            )
+
+
+# batches and lengths of free dimensions, in the order in which they are tried; windows need multiples of their number
+_TRIES = (((2, 3), (12, 18)), ((48, 96), (12, 18)), ((2, 3), (4, 6)), ((2, 3), (2, 3)), ((2, 3), (64, 96)))
+
+
+def lengths_apart(
+    call: Call, feeds: Sequence[int], masks: Sequence[int | None], specs: dict[int, Spec]
+) -> frozenset[int]:
+    """The slots whose free lengths may be others than that of the first: encoded texts beside those that are decoded.
+
+    ``call`` is tried with two lengths, of as many slots as it takes that.
+    """
+    pairs = {slot: mask for slot, mask in zip(feeds, masks, strict=True) if None in specs[slot].shape[1:]}
+    first, *others = pairs or {-1: None}
+    for count in range(len(others) if len(others) < 6 else 0):
+        for tied in itertools.combinations(others, count):
+            apart = set(others).difference(tied)
+            apart |= {pairs[slot] for slot in apart} - {pairs[slot] for slot in (first, *tied)} - {None}
+            slots = _case(feeds, masks, specs, 2, {s: 6 if s in apart else 4 for s in specs}, False)
+            with suppress(Exception):
+                call(*(slots[s] for s in feeds))
+                return frozenset(apart)
+    return frozenset()
+
+
+def _case(
+    feeds: Sequence[int],
+    masks: Sequence[int | None],
+    specs: dict[int, Spec],
+    batch: int,
+    lengths: dict[int, int],
+    padded: bool,
+) -> dict[int, Tensor]:
+    """Values of the slots, with their masks: small floats, token numbers 0 and 1, masks that close the last place."""
+
+    def sample(spec: Spec, length: int) -> Tensor:
+        shape = tuple((length if axis else batch) if d is None else d for axis, d in enumerate(spec.shape))
+        rng = np.random.default_rng(batch)
+        if spec.dtype == "bool":
+            return ops.convert_to_tensor(np.broadcast_to(np.arange(shape[-1]) < max(shape[-1] - 1, 1), shape))
+        values = rng.uniform(-1, 1, shape) if numerics.is_float(spec.dtype) else rng.integers(0, 2, shape)
+        if padded and len(shape) > 1:  # floats may be numbers of tokens
+            values = np.abs(values) * (2 if numerics.is_float(spec.dtype) else 1)
+            values[:, -1] = 0
+        return ops.convert_to_tensor(values, spec.dtype)
+
+    slots = {slot: sample(specs[slot], lengths[slot]) for slot in {*feeds, *masks} - {None}}
+    for slot, mask in zip(feeds, masks, strict=True):
+        if mask is not None:
+            with_mask(slots[slot], slots[mask])
+    return slots
