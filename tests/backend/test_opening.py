@@ -408,3 +408,17 @@ def test_what_a_random_call_read_is_not_waited_for():
     model = keras.Model(i, Noisy()(i))
     graph = trace(model, facts.is_leaf)
     assert keys(graph) == ["custom:Noisy"] and not graph.made_of
+
+
+def test_sizes_that_a_layer_does_not_tell():
+    """EinsumDense announces no number of steps, by which what is behind it takes its positions."""
+    table = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    places = Own(lambda s, x: x * ops.convert_to_tensor(table)[: ops.shape(x)[1]])
+    i = keras.Input((None, 4))
+    model = keras.Model(i, places(L.EinsumDense("btd,de->bte", (None, 4))(i)))
+    analyzer = innv_ext.create_analyzer("gradient", model)
+    for length in (3, 33):
+        x = np.random.default_rng(length).normal(size=(2, length, 4)).astype("float32")
+        found = analyzer.explain(x, (2, 1))
+        np.testing.assert_allclose(found.score, np.asarray(model(x))[:, 2, 1], rtol=1e-5)
+        assert found.attribution[:, 2].all() and not found.attribution[:, 3:].any()

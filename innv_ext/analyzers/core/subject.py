@@ -54,9 +54,13 @@ class Subject:
         shape = self.graph.specs[self.graph.outputs[position]].shape
         if None not in shape[1:]:
             return shape
-        with tracing.untouched(model):
-            symbols = [keras.KerasTensor((2, *x.shape[1:]), request.dtype_of(x)) for x in xs]
-            return tuple(walk.evaluate(self.graph, symbols)[position].shape)
+        return tuple(self._symbolic(model, xs)[position].shape)
+
+    def _symbolic(self, model: keras.Model, xs: Sequence[np.ndarray]) -> list[keras.KerasTensor]:
+        """The outputs for samples like ``xs``, without computing them."""
+        symbols = [keras.KerasTensor((2, *x.shape[1:]), request.dtype_of(x)) for x in xs]
+        with tracing.untouched(model), tracing.sizes_told():
+            return walk.evaluate(self.graph, symbols)
 
     def fits(self, model: keras.Model, xs: Sequence[np.ndarray]) -> bool:
         """Whether the graph knows its constants (positions, causal masks) for samples as long as these.
@@ -66,13 +70,12 @@ class Subject:
         shapes = tuple(x.shape[1:] for x in xs)
         free = any(None in self.graph.specs[slot].shape[1:] for slot in self.graph.inputs)
         if free and shapes not in self._fitting:
-            with tracing.untouched(model):
-                try:
-                    walk.evaluate(self.graph, [keras.KerasTensor((2, *x.shape[1:]), request.dtype_of(x)) for x in xs])
-                except TooShort:
-                    return False
-                except Exception:  # whatever a foreign call() raises on KerasTensors
-                    pass
+            try:
+                self._symbolic(model, xs)
+            except TooShort:
+                return False
+            except Exception:  # whatever a foreign call() raises on KerasTensors
+                pass
             self._fitting.add(shapes)
         return True
 

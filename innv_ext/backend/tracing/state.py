@@ -225,13 +225,29 @@ def handed_training(model: Any, training: Any) -> tuple[dict[int, Any], Any]:
 def calls_inside(run: Callable[[Any, Any, Any], Any], wanted: Callable[[Any], bool]) -> Iterator[None]:
     """Within it ``run(layer, args, kwargs)`` takes the place of calls on KerasTensors of layers that are ``wanted``.
 
-    Other layers say all sizes of their outputs if they know those of their inputs.
+    Other layers say the sizes of their outputs, see ``sizes_told``.
     """
-    plain, spec = keras.layers.Layer.__call__, keras.layers.Layer.symbolic_call
+    plain = keras.layers.Layer.__call__
 
     def called(layer: Any, *args: Any, **kwargs: Any) -> Any:
         inside = _symbolic(args, kwargs) and layer.built and wanted(layer)
         return run(layer, args, kwargs) if inside else plain(layer, *args, **kwargs)
+
+    keras.layers.Layer.__call__ = called
+    try:
+        with sizes_told():
+            yield
+    finally:
+        keras.layers.Layer.__call__ = plain
+
+
+@contextmanager
+def sizes_told() -> Iterator[None]:
+    """Within it layers say all sizes of their outputs on KerasTensors if they know those of their inputs.
+
+    ``EinsumDense(output_shape=(None, 2, 4))`` by itself says None for a number of steps that it is told.
+    """
+    spec = keras.layers.Layer.symbolic_call
 
     def told(layer: Any, *args: Any, **kwargs: Any) -> Any:
         found = spec(layer, *args, **kwargs)
@@ -240,11 +256,11 @@ def calls_inside(run: Callable[[Any, Any, Any], Any], wanted: Callable[[Any], bo
             return keras.Operation.compute_output_spec(layer, *args, **kwargs)
         return found
 
-    keras.layers.Layer.__call__, keras.layers.Layer.symbolic_call = called, told
+    keras.layers.Layer.symbolic_call = told
     try:
         yield
     finally:
-        keras.layers.Layer.__call__, keras.layers.Layer.symbolic_call = plain, spec
+        keras.layers.Layer.symbolic_call = spec
 
 
 def _symbolic(*values: Any) -> list[keras.KerasTensor]:
