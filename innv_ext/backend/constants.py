@@ -82,7 +82,7 @@ def _takes_mask(node: Node, slot: int, graph: Graph) -> bool:
     places = {i for i, s in enumerate(node.inputs) if s == slot}
     truth = not any(numerics.is_float(graph.specs[s].dtype) for s in node.outputs)
     key = traits.activation_key(node)
-    if places <= mask_arguments(node) or node.kind in _JOINED or (truth and key in TRUTH):
+    if places <= mask_arguments(node) or node.kind in _JOINED or (truth and key in TRUTH) or key in SHAPE_ONLY:
         return True
     return key in _PLACES and 0 not in places and not numerics.is_float(graph.specs[slot].dtype)
 

@@ -48,7 +48,7 @@ class Caller(Collector):
         free = any(None in kt.shape for kt in tensors(args, kwargs))
         choices = (None, *(sizes.choices(self.length) if free else ()))
         foreign = isinstance(op, keras.layers.Layer) and any(map(self.is_foreign, parts(op)[1:]))
-        apart: frozenset[int] = frozenset()
+        apart: dict[int, str] = {}
         for choice, self.inside in itertools.product(choices, (False, True) if foreign else (False,)):
             try:
                 if choice is None:
@@ -136,9 +136,9 @@ class Caller(Collector):
         masks: Sequence[int | None],
         here: tuple[str, ...],
         choice: sizes.Sizes,
-        apart: frozenset[int] = frozenset(),
+        apart: dict[int, str],
     ) -> tuple[list[int], Any]:
-        """The same from recordings at two sizes of what is free; the slots ``apart`` have those of the other one."""
+        """The same from recordings at two sizes of what is free; ``apart`` has lengths that are not tied to others."""
         given = sorted({*feeds, *(m for m in masks if m is not None)})
         parts, found = [], []
         for number in (0, 1):
@@ -146,7 +146,7 @@ class Caller(Collector):
             part.training, part.recorded, part.inside, part.checks = self.training, self.recorded, self.inside, False
             part.positions, part.names, part.read = self.positions, dict(self.names), self.read
             for i, slot in enumerate(given):
-                shape = sizes.at_size(self.specs[slot].shape, choice, number, slot in apart)
+                shape = sizes.at_size(self.specs[slot].shape, choice, number, apart.get(slot, ""))
                 part.specs[i] = replace(self.specs[slot], shape=shape)
             own = {slot: i for i, slot in enumerate(given)}
             moved = [own[s] for s in feeds], [None if m is None else own[m] for m in masks]
@@ -157,11 +157,19 @@ class Caller(Collector):
         for s, t in zip(list(a.specs)[len(given) :], list(b.specs)[len(given) :], strict=True):
             slots[s] = len(self.specs)
             self.specs[slots[s]] = sizes.free(a.specs[s], b.specs[t])
+        told = Call(_last, tuple(Arg(i) for i in range(len(given))))
         for x, y in zip(a.nodes, b.nodes, strict=True):
+            for i, value in sizes.untold(x, y, a.specs, b.specs, choice, range(len(given))).items():
+                both = [sizes.spec_of(n.call.args[i]) for n in (x, y)]
+                new, spec = max(a.specs) + 1, sizes.free(*both)
+                a.specs[new], b.specs[new] = both
+                call = replace(told, args=(*told.args, value))
+                slots[new] = self.step(keras.ops.full_like, call, given, spec.shape, spec.dtype, (*here, "constant"))
+                x, y = (sizes.with_input(n, i, new) for n in (x, y))
             node = sizes.merged(x, y, a.specs, b.specs, choice, range(len(given)))
             ends = {"inputs": tuple(slots[s] for s in node.inputs), "outputs": tuple(slots[s] for s in x.outputs)}
             self.nodes.append(replace(node, index=len(self.nodes), **ends))
-        self.names = a.names
+        self.names.update(a.names)
         self.layer_slots.update({name: slots[s] for name, s in a.layer_slots.items()})
         return [slots[s] for s in found[0][0]], found[0][1]
 
@@ -169,12 +177,12 @@ class Caller(Collector):
         """A node whose output is a constant, whatever the input ``beside`` it."""
         array = keras.ops.convert_to_tensor(value)
         dtype = keras.backend.standardize_dtype(array.dtype)
-        call = Call(_second, (Arg(0), array))
+        call = Call(_last, (Arg(0), array))
         return self.step(keras.ops.full_like, call, [beside], array.shape, dtype, (*here, "constant"))
 
 
-def _second(x: Any, value: Any) -> Any:
-    return value
+def _last(*values: Any) -> Any:
+    return values[-1]
 
 
 def tensors(args: Any, kwargs: Any) -> list[keras.KerasTensor]:

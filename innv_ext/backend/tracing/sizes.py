@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext.backend.affine import is_array
-from innv_ext.backend.graph import Call, Node, Recorded, Spec, TooShort, op_key
+from innv_ext.backend.graph import Arg, Call, Node, Recorded, Spec, TooShort, op_key
 from innv_ext.backend.kinds import CONSTANT_ACTIVATION, CONSTANT_RESCALE, KINDS, Kind
 from innv_ext.errors import UnsupportedModelError
 
@@ -47,16 +47,17 @@ SMALL = ((2, 3), (4, 6), (8, 10), (12, 14))
 
 @dataclass(frozen=True)
 class Size(Recorded):
-    """times * (product of the sizes of axes of the inputs) / over + plus; ``axes`` has pairs (input, axis)."""
+    """times * (product of the sizes of axes of the inputs) / over + plus - less; ``axes`` has pairs (input, axis)."""
 
     axes: tuple[tuple[int, int], ...]
     times: int = 1
     over: int = 1
     plus: int = 0
+    less: tuple[tuple[int, int], ...] = ()
 
     def of(self, xs: Sequence[Tensor]) -> Any:
         size = math.prod(ops.shape(xs[index])[axis] for index, axis in self.axes)
-        return size * self.times // self.over + self.plus
+        return size * self.times // self.over + self.plus - sum(ops.shape(xs[i])[axis] for i, axis in self.less)
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,19 @@ class Sliced(Recorded):
         return slice(*(p.of(xs) if isinstance(p, Recorded) else p for p in self.parts))
 
 
-def at_size(shape: Sequence[int | None], choice: Sizes, number: int, apart: bool = False) -> tuple[int, ...]:
+def at_size(shape: Sequence[int | None], choice: Sizes, number: int, apart: str = "") -> tuple[int, ...]:
     """The shape of an input in the first or second recording: free dimensions have the sizes of their axes.
 
-    Lengths that are ``apart`` are those of the other recording, so that they are told from those that are not.
+    So that lengths that are ``apart`` can be told, they are those of the other recording, or "shorter".
     """
-    numbers = [(number, 1 - number)[apart and axis > 0] for axis in range(len(shape))]
-    return tuple(choice[min(axis, 3)][numbers[axis]] if d is None else d for axis, d in enumerate(shape))
+    return tuple(_length(choice, axis, number, apart) if d is None else d for axis, d in enumerate(shape))
+
+
+def _length(choice: Sizes, axis: int, number: int, apart: str) -> int:
+    pair = choice[min(axis, 3)]
+    if axis and apart == "shorter":
+        return pair[number] * (5, 4)[number] // 6
+    return pair[1 - number if axis and apart else number]
 
 
 def outputs_of(model: keras.Model, args: Any, kwargs: Any) -> tuple[Any, list[Spec]]:
@@ -178,6 +185,47 @@ def merged(
     return replace(a, call=_merged_call(a, b, a.inputs, specs_a, specs_b, choice))
 
 
+def _dims(
+    inputs: Sequence[int], specs_a: dict[int, Spec], specs_b: dict[int, Spec], choice: Sizes
+) -> list[tuple[int, int, tuple[int, int]]]:
+    """(input, axis, sizes in both recordings) of what differs between them."""
+    dims = [
+        (i, axis, sizes)
+        for i, slot in enumerate(inputs)
+        for axis, sizes in enumerate(zip(specs_a[slot].shape, specs_b[slot].shape, strict=True))
+        if sizes[0] != sizes[1]
+    ]
+    return dims + [(i, 0, choice[0]) for i, slot in enumerate(inputs) if specs_a[slot].shape[:1] == (None,)]
+
+
+def untold(
+    a: Node, b: Node, specs_a: dict[int, Spec], specs_b: dict[int, Spec], choice: Sizes, feeds: Sequence[int]
+) -> dict[int, Any]:
+    """Arguments that are constants whose sizes the inputs of their node do not tell but the ``feeds`` do."""
+    if not isinstance(a.call, Call) or not isinstance(b.call, Call) or len(a.call.args) != len(b.call.args):
+        return {}
+    found, own = {}, _dims(a.inputs, specs_a, specs_b, choice)
+    for i, (x, y) in enumerate(zip(a.call.args, b.call.args, strict=True)):
+        if is_array(x) and is_array(y) and x.shape != y.shape:
+            try:
+                _merge(x, y, own)
+            except ValueError:
+                found[i] = _merge(x, y, _dims(feeds, specs_a, specs_b, choice))
+    return found
+
+
+def spec_of(array: Any) -> Spec:
+    """Shape and dtype of a constant."""
+    return Spec(tuple(array.shape), keras.backend.standardize_dtype(array.dtype))
+
+
+def with_input(node: Node, place: int, slot: int) -> Node:
+    """The node with one more input, in place of one of its arguments."""
+    args = list(node.call.args)
+    args[place] = Arg(len(node.inputs))
+    return replace(node, call=replace(node.call, args=tuple(args)), inputs=(*node.inputs, slot))
+
+
 def _merged_call(
     a: Node,
     b: Node,
@@ -186,13 +234,7 @@ def _merged_call(
     specs_b: dict[int, Spec],
     choice: Sizes,
 ) -> Call:
-    dims = [
-        (i, axis, sizes)
-        for i, slot in enumerate(inputs)
-        for axis, sizes in enumerate(zip(specs_a[slot].shape, specs_b[slot].shape, strict=True))
-        if sizes[0] != sizes[1]
-    ]
-    dims += [(i, 0, choice[0]) for i, slot in enumerate(inputs) if specs_a[slot].shape[:1] == (None,)]
+    dims = _dims(inputs, specs_a, specs_b, choice)
     args, kwargs = _merge(a.call.args, b.call.args, dims), _merge(a.call.kwargs, b.call.kwargs, dims)
     settings = {}
     if a.op is not b.op and isinstance(a.op, keras.Operation) and not isinstance(a.op, keras.layers.Layer):
@@ -245,7 +287,7 @@ def _merge(a: Any, b: Any, dims: Sequence[tuple[int, int, tuple[int, int]]]) -> 
 
 
 def _size(a: int, b: int, dims: Sequence[tuple[int, int, tuple[int, int]]]) -> Size:
-    """The axis whose size is (a, b), or a multiple or a part of it or of two, or one that differs by a constant."""
+    """The axis whose size is (a, b), a multiple or part of one or two, one plus a constant, or a difference of two."""
     several = [[d] for d in dims] + [list(pair) for pair in itertools.combinations(dims, 2)]
     for chosen in several:
         m, n = (math.prod(d[2][number] for d in chosen) for number in (0, 1))
@@ -255,6 +297,9 @@ def _size(a: int, b: int, dims: Sequence[tuple[int, int, tuple[int, int]]]) -> S
     for i, axis, (m, n) in dims:
         if a - m == b - n:
             return Size(((i, axis),), plus=a - m)
+    for (i, one, (m, n)), (j, other, (p, q)) in itertools.permutations(dims, 2):
+        if (a, b) == (m - p, n - q):
+            return Size(((i, one),), less=((j, other),))
     raise ValueError(f"a number depends on its input's size ({a} and {b})")
 
 

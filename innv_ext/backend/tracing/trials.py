@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,20 +25,19 @@ def try_out(
     nodes: Sequence[Node],
     outputs: Sequence[int],
     padded: bool = False,
-    apart: Collection[int] = (),
+    apart: Mapping[int, str] = MappingProxyType({}),
 ) -> None:
     """Raise ValueError unless ``nodes`` compute what ``call`` does at two sizes; without a call, unless they run.
 
     This finds calls that read sizes or draw random numbers, which a symbolic run freezes. ``masks`` are the slots of
     the Keras masks that go with the tensors of the slots ``feeds``; ``padded`` inputs end in zeros. The slots ``apart``
-    have other lengths.
+    have other lengths, see ``lengths_apart``.
     """
     tries = _TRIES if any(None in specs[slot].shape[1:] for slot in feeds) else _TRIES[:2]
     for batches, lengths in tries:
-        each = zip(batches, lengths, lengths[::-1], strict=True)
-        cases = [
-            _case(feeds, masks, specs, n, {s: b if s in apart else a for s in specs}, padded) for n, a, b in each
-        ]
+        others = {"": lengths, "other": lengths[::-1], "shorter": [n - 1 for n in lengths]}
+        own = [{s: others[apart.get(s, "")][i] for s in specs} for i in (0, 1)]
+        cases = [_case(feeds, masks, specs, n, lengths, padded) for n, lengths in zip(batches, own, strict=True)]
         try:
             expected = [[] if call is None else tree.flatten(call(*(slots[s] for s in feeds))) for slots in cases]
         except Exception:
@@ -64,10 +63,11 @@ _TRIES = (((2, 3), (12, 18)), ((48, 96), (12, 18)), ((2, 3), (4, 6)), ((2, 3), (
 
 def lengths_apart(
     call: Call, feeds: Sequence[int], masks: Sequence[int | None], specs: dict[int, Spec]
-) -> frozenset[int]:
-    """The slots whose free lengths may be others than that of the first: encoded texts beside those that are decoded.
+) -> dict[int, str]:
+    """The slots whose free lengths are not tied to that of the first: encoded texts beside those that are decoded.
 
-    ``call`` is tried with two lengths, of as many slots as it takes that.
+    "other" lengths will do for them, or only "shorter" ones (a text behind a picture). ``call`` is tried with two
+    lengths, of as few slots as it takes.
     """
     pairs = {slot: mask for slot, mask in zip(feeds, masks, strict=True) if None in specs[slot].shape[1:]}
     first, *others = pairs or {-1: None}
@@ -75,11 +75,21 @@ def lengths_apart(
         for tied in itertools.combinations(others, count):
             apart = set(others).difference(tied)
             apart |= {pairs[slot] for slot in apart} - {pairs[slot] for slot in (first, *tied)} - {None}
-            slots = _case(feeds, masks, specs, 2, {s: 6 if s in apart else 4 for s in specs}, False)
-            with suppress(Exception):
-                call(*(slots[s] for s in feeds))
-                return frozenset(apart)
-    return frozenset()
+
+            def runs(length: int, other: int, apart: set[int] = apart) -> bool:
+                lengths = {slot: other if slot in apart else length for slot in specs}
+                slots = _case(feeds, masks, specs, 2, lengths, False)
+                try:
+                    call(*(slots[s] for s in feeds))
+                except Exception:
+                    return False
+                return True
+
+            less, more = runs(6, 4), runs(4, 6)
+            if less or more:
+                shorter = apart if less else {s for slot in (first, *tied) for s in (slot, pairs[slot])} - {None}
+                return dict.fromkeys(shorter, "other" if less and more else "shorter")
+    return {}
 
 
 def _case(
