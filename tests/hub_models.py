@@ -447,7 +447,7 @@ BACKBONES = {
     },
     "ResNetBackbone": RESNET | PICTURE,
     "RetinaNetBackbone": {
-        "image_encoder": Part("ResNetBackbone", FOUR_STAGES),
+        "image_encoder": Part("ResNetBackbone", FOUR_STAGES | {"image_shape": (64, 64, 3)}),
         "min_level": 3,
         "max_level": 5,
         "use_p5": False,

@@ -410,6 +410,12 @@ def test_what_a_random_call_read_is_not_waited_for():
     assert keys(graph) == ["custom:Noisy"] and not graph.made_of
 
 
+def test_a_whole_table_of_positions_is_added():
+    """The layer declares a free length, but takes no other than that of its table."""
+    graph = assert_same(model_of(lambda s, x: x + s.places, (None, 4)), (1, 6, 4), (5, 6, 4))
+    assert keys(graph)[0] == "add"
+
+
 def test_sizes_that_a_layer_does_not_tell():
     """EinsumDense announces no number of steps, by which what is behind it takes its positions."""
     table = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops, tree
 
@@ -33,7 +34,8 @@ def try_out(
     the Keras masks that go with the tensors of the slots ``feeds``; ``padded`` inputs end in zeros. The slots ``apart``
     have other lengths, see ``lengths_apart``.
     """
-    tries = _TRIES if any(None in specs[slot].shape[1:] for slot in feeds) else _TRIES[:2]
+    free = any(None in specs[slot].shape[1:] for slot in feeds)
+    tries = [*_TRIES, *(((2, 3), (n, n)) for n in _tables(call))] if free else _TRIES[:2]
     for batches, lengths in tries:
         others = {"": lengths, "other": lengths[::-1], "shorter": [n - 1 for n in lengths]}
         own = [{s: others[apart.get(s, "")][i] for s in specs} for i in (0, 1)]
@@ -59,6 +61,14 @@ def try_out(
 
 # batches and lengths of free dimensions, in the order in which they are tried; windows need multiples of their number
 _TRIES = (((2, 3), (12, 18)), ((48, 96), (12, 18)), ((2, 3), (4, 6)), ((2, 3), (2, 3)), ((2, 3), (64, 96)))
+
+_LONGEST = 4096  # of the tables that are tried
+
+
+def _tables(call: Call | None) -> list[int]:
+    """Numbers of rows of the variables of a layer: one that adds a whole table of positions takes no other length."""
+    weights = call.op.weights if call is not None and isinstance(call.op, keras.layers.Layer) else ()
+    return sorted({w.shape[0] for w in weights if len(w.shape) == 2 and w.shape[0] <= _LONGEST})
 
 
 def lengths_apart(
