@@ -304,6 +304,10 @@ _LEFT_OPERANDS = {
     "__truediv__": keras.ops.true_divide,
     "__matmul__": keras.ops.matmul,
     "__pow__": keras.ops.power,
+    "__lt__": keras.ops.less,
+    "__le__": keras.ops.less_equal,
+    "__gt__": keras.ops.greater,
+    "__ge__": keras.ops.greater_equal,
 }
 
 
