@@ -6,12 +6,19 @@ message the word stands.
 
 ANALYZERS = ("gradient", "integrated_gradients", "lrp.attnlrp", "lrp.cp_lrp", "deep_lift")
 LRP = ("lrp.attnlrp", "lrp.cp_lrp")
-COUPLED = "every text is compared with every picture of the batch: a sample's output depends on the others"
+COUPLED = "every text is compared with every picture of the batch, so that no sample has a map of its own"
+WAVES = "a Fourier transform over tokens and components has no rule of relevance"
+FOREIGN = "a function of TensorFlow itself inside a layer, which Keras cannot run symbolically: the layer stays whole"
 
 REFUSED = {
     "CLIPBackbone": (ANALYZERS, "depends on the other samples", COUPLED),
     "MetaCLIP2Backbone": (ANALYZERS, "depends on the other samples", COUPLED),
     "SigLIPBackbone": (ANALYZERS, "depends on the other samples", COUPLED),
+    "FNetTextClassifier": (LRP, "fft2", WAVES),
+    "FNetMaskedLM": (LRP, "fft2", WAVES),
+    "DebertaV3TextClassifier": (LRP, "self_attention_layer", FOREIGN),
+    "DebertaV3MaskedLM": (LRP, "self_attention_layer", FOREIGN),
+    "DepthAnythingDepthEstimator": (LRP, "DepthAnything", FOREIGN),
 }
 
 
