@@ -46,7 +46,7 @@ class Caller(Collector):
         read = len(self.read)
         recorded, first = Call(op, *self.templates(args, self.handing(op, kwargs, self.training))), None
         free = any(None in kt.shape for kt in tensors(args, kwargs))
-        choices = (None, *(sizes.choices(self.length) if free else ()))
+        choices = (None, *(sizes.choices(self.lengths) if free else ()))
         foreign = isinstance(op, keras.layers.Layer) and any(map(self.is_foreign, parts(op)[1:]))
         apart: dict[int, str] = {}
         for choice, self.inside in itertools.product(choices, (False, True) if foreign else (False,)):
@@ -144,7 +144,8 @@ class Caller(Collector):
         for number in (0, 1):
             part = type(self)(self.is_leaf)
             part.training, part.recorded, part.inside, part.checks = self.training, self.recorded, self.inside, False
-            part.positions, part.names, part.read = self.positions, dict(self.names), self.read
+            part.lengths, part.positions = self.lengths, self.positions
+            part.names, part.read = dict(self.names), self.read
             for i, slot in enumerate(given):
                 shape = sizes.at_size(self.specs[slot].shape, choice, number, apart.get(slot, ""))
                 part.specs[i] = replace(self.specs[slot], shape=shape)
