@@ -38,12 +38,13 @@ def masks(graph: Graph) -> set[int]:
     """
     users = graph.consumers()
 
-    def of(slots: set[int], together: bool) -> set[int]:
-        return {s for s in slots if _only_counts(s, graph, _derived(graph, slots if together else {s}), users)}
-
     whole = {s for s in graph.inputs if graph.specs[s].dtype == "bool" or "int" in graph.specs[s].dtype}
-    found = of(whole, together=False)
-    while found != (left := of(found, together=True)):
+    found = {s for s in whole if _only_counts(s, graph, _derived(graph, {s}), users, alone_only=True)}
+    while found:
+        derived = _derived(graph, found)
+        left = {s for s in found if _only_counts(s, graph, derived, users)}
+        if left == found:
+            break
         found = left
     floats = {s for s in graph.inputs if numerics.is_float(graph.specs[s].dtype)}
     return found | {s for s in floats if _only_compared(s, graph, users)}
@@ -85,7 +86,9 @@ def _derived(graph: Graph, slots: set[int]) -> set[int]:
     return found
 
 
-def _only_counts(slot: int, graph: Graph, derived: set[int], users: dict[int, list[Node]]) -> bool:
+def _only_counts(
+    slot: int, graph: Graph, derived: set[int], users: dict[int, list[Node]], alone_only: bool = False
+) -> bool:
     stack, seen = [slot], {slot}
     while stack:
         s = stack.pop()
@@ -96,7 +99,7 @@ def _only_counts(slot: int, graph: Graph, derived: set[int], users: dict[int, li
                 continue
             alone, truth = derived.issuperset(given), not _is_any_float(node.outputs, graph)
             on = alone or (truth and node.kind is Kind.SHAPE)  # joined with other masks
-            if not (_keeps_masks(node) if on else _takes_mask(node, s, graph)):
+            if not (_keeps_masks(node) if on else alone_only or _takes_mask(node, s, graph)):
                 return False
             more = [y for y in node.outputs if on and y not in seen]
             seen.update(more)

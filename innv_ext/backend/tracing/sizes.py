@@ -35,7 +35,8 @@ def choices(lengths: Sequence[int] = ()) -> list[Sizes]:
     Each with other sizes on every axis and with the same on all, which masks of pairs of steps need.
     """
     found = [] if lengths else list(_LENGTHS)
-    for n in sorted({max(m, 4) for own in lengths for m in (own, own // 2)}, reverse=True):  # convolutions may halve them
+    halves = {max(m, 4) for length in lengths for m in (length, length // 2)}  # which convolutions leave of them
+    for n in sorted(halves, reverse=True):
         half = max(n // 2, 3)  # with room for longer ones; if there are no more positions, without
         ends = ((n, 2 * n), (n + 4, 2 * n + 12), (n + 8, 2 * n + 20)), ((half, n), (half + 1, n + 3), (half + 2, n + 6))
         found += [((7, 11), *lengths) for lengths in ends]
