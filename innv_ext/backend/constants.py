@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from keras import tree
@@ -10,7 +10,7 @@ from keras import tree
 from innv_ext.backend import affine as affines
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Arg, Call, Graph, Node
-from innv_ext.backend.kinds import CONSTANT_ACTIVATION, SHAPE_ONLY, TRUTH, Kind
+from innv_ext.backend.kinds import CONSTANT_ACTIVATION, FIRST, SHAPE_ONLY, TRUTH, Kind
 from innv_ext.backend.masking import mask_arguments
 
 _MASKS_ONLY = {
@@ -38,36 +38,70 @@ def masks(graph: Graph) -> set[int]:
     """
     users = graph.consumers()
 
-    def of(slots: set[int], together: bool) -> set[int]:
-        return {s for s in slots if _only_counts(s, graph, _derived(graph, slots if together else {s}), users)}
-
     whole = {s for s in graph.inputs if graph.specs[s].dtype == "bool" or "int" in graph.specs[s].dtype}
-    found = of(whole, together=False)
-    while found != (left := of(found, together=True)):
+    found = {s for s in whole if _only_counts(s, graph, _derived(graph, {s}), users, alone_only=True)}
+    while found:
+        derived = _derived(graph, found)
+        left = {s for s in found if _only_counts(s, graph, derived, users)}
+        if left == found:
+            break
         found = left
-    return found
+    floats = {s for s in graph.inputs if numerics.is_float(graph.specs[s].dtype)}
+    return found | {s for s in floats if _only_compared(s, graph, users)}
+
+
+def _only_compared(slot: int, graph: Graph, users: dict[int, list[Node]]) -> bool:
+    stack, seen = [slot], {slot}
+    while stack:
+        for node in users[s := stack.pop()]:
+            moves, key = node.kind is Kind.SHAPE, traits.activation_key(node)
+            if not moves and (key not in TRUTH or (key == "cast" and _is_any_float(node.outputs, graph))):
+                return False
+            more = [y for y in node.outputs if moves and y not in seen]
+            seen.update(more)
+            stack.extend(more)
+        if s in graph.outputs:
+            return False
+    return bool(users[slot])
+
+
+def _is_any_float(slots: Sequence[int], graph: Graph) -> bool:
+    return any(numerics.is_float(graph.specs[s].dtype) for s in slots)
+
+
+def read(node: Node) -> tuple[int, ...]:
+    """The slots whose values a node reads, and not their sizes alone."""
+    if not isinstance(node.call, Call):
+        return node.inputs
+    used = {a.index for a in tree.flatten((node.call.args, node.call.kwargs)) if isinstance(a, Arg)}
+    return tuple(slot for i, slot in enumerate(node.inputs) if i in used)
 
 
 def _derived(graph: Graph, slots: set[int]) -> set[int]:
     """The slots that depend on these inputs alone."""
     found = set(slots)
     for node in graph.nodes:
-        if node.inputs and found.issuperset(node.inputs):
+        if read(node) and found.issuperset(read(node)):
             found.update(node.outputs)
     return found
 
 
-def _only_counts(slot: int, graph: Graph, derived: set[int], users: dict[int, list[Node]]) -> bool:
+def _only_counts(
+    slot: int, graph: Graph, derived: set[int], users: dict[int, list[Node]], alone_only: bool = False
+) -> bool:
     stack, seen = [slot], {slot}
     while stack:
         s = stack.pop()
         if s in graph.outputs:
             return False
         for node in users[s]:
-            alone = derived.issuperset(node.inputs)
-            if not (_keeps_masks(node) if alone else _takes_mask(node, s, graph)):
+            if s not in (given := read(node)):
+                continue
+            alone, truth = derived.issuperset(given), not _is_any_float(node.outputs, graph)
+            on = alone or (truth and node.kind is Kind.SHAPE)  # joined with other masks
+            if not (_keeps_masks(node) if on else alone_only or _takes_mask(node, s, graph)):
                 return False
-            more = [y for y in node.outputs if alone and y not in seen]
+            more = [y for y in node.outputs if on and y not in seen]
             seen.update(more)
             stack.extend(more)
     return True
@@ -75,13 +109,12 @@ def _only_counts(slot: int, graph: Graph, derived: set[int], users: dict[int, li
 
 def _keeps_masks(node: Node) -> bool:
     key = traits.activation_key(node)
-    return node.kind in _MASKS_ONLY or key in TRUTH | SHAPE_ONLY or key in CONSTANT_ACTIVATION | {"clip"}
+    return node.kind in _MASKS_ONLY or key in TRUTH | SHAPE_ONLY | FIRST or key in CONSTANT_ACTIVATION | {"clip"}
 
 
 def _takes_mask(node: Node, slot: int, graph: Graph) -> bool:
     places = {i for i, s in enumerate(node.inputs) if s == slot}
-    truth = not any(numerics.is_float(graph.specs[s].dtype) for s in node.outputs)
-    key = traits.activation_key(node)
+    truth, key = not _is_any_float(node.outputs, graph), traits.activation_key(node)
     if places <= mask_arguments(node) or node.kind in _JOINED or (truth and key in TRUTH) or key in SHAPE_ONLY:
         return True
     return key in _PLACES and 0 not in places and not numerics.is_float(graph.specs[slot].dtype)

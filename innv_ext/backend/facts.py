@@ -18,6 +18,7 @@ from innv_ext.backend.kinds import (
     COMPOSITE_LAYERS,
     CONSTANT_ACTIVATION,
     CONSTANT_RESCALE,
+    FIRST,
     GATES,
     KINDS,
     LAYER_KINDS,
@@ -112,7 +113,7 @@ def _annotated(
             behind = tuple(i for i, slot in enumerate(node.inputs) if slot in active)
             node = replace(node, varying=moving or tuple(range(len(node.inputs))), active=behind)
             node = replace(node, signal=_signal(node, graph, gates, squashed))
-        if node.inputs and fixed.issuperset(node.inputs):
+        if node.inputs and fixed.issuperset(constants.read(node)):
             node = replace(node, fixed=True)
         if kind is Kind.DISCRETE or node.fixed:
             fixed.update(node.outputs)
@@ -313,12 +314,12 @@ def vocabularies(graph: Graph) -> dict[int, tuple[int, str]]:
 
 
 def beside_tokens(graph: Graph) -> list[tuple[int, Node]]:
-    """(input, node) for what makes more of the numbers of tokens than a mask, beside an embedding: one-hot codes."""
+    """(input, node) for what makes more of token numbers than masks or places, beside an embedding: one-hot codes."""
     sources = token_sources(graph)
     return [
         (sources[slot], node)
         for node in graph.nodes
-        if node.kind is Kind.DISCRETE and activation_key(node) not in TRUTH | SHAPE_ONLY
+        if node.kind is Kind.DISCRETE and activation_key(node) not in TRUTH | SHAPE_ONLY | FIRST
         for slot in node.inputs
         if slot in sources
     ]

@@ -115,6 +115,7 @@ TRUTH = frozenset(  # true or false, or how often
     """cast equal not_equal greater greater_equal less less_equal logical_and logical_or logical_not logical_xor any all
     isnan isinf isfinite isclose count_nonzero""".split()
 )
+FIRST = frozenset({"argmax", "argmin"})  # where something stands
 STEPS = frozenset({"floor", "ceil", "round", "trunc"})
 # Never negative, whatever goes in; and not negative if nothing that goes in is.
 NOT_NEGATIVE = frozenset(

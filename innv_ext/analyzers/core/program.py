@@ -278,7 +278,14 @@ def _check_reachable(graph: Graph, through_steps: bool) -> None:
             open_slots = set()
         elif node.kind in (Kind.OPAQUE, Kind.DISCRETE) and not (through_steps and op_key(node.op) in STEPS):
             specs = [(graph.specs[s].shape, graph.specs[s].dtype) for s in node.inputs]
-            dead = numerics.without_gradient(node.call, specs)
+            try:
+                dead = numerics.without_gradient(node.call, specs)
+            except Exception as error:
+                raise UnsupportedModelError(
+                    f"{node.name} ({op_key(node.op)}) cannot be run on tensors of free sizes, as it is when a function "
+                    f"of TensorFlow is made of it: {error}. Give keras.Input fixed sizes, or write the layer with "
+                    f"keras.ops."
+                ) from error
             open_slots -= {s for i, s in enumerate(node.inputs) if i in dead}
         smooth.update(open_slots)
         blocking.extend([] if open_slots else [node])

@@ -27,9 +27,9 @@ class Subject:
     Weights are not kept: functions read them when they run.
     """
 
-    def __init__(self, model: keras.Model, length: int | None = None):
+    def __init__(self, model: keras.Model, lengths: Sequence[int] = ()):
         self.input_structure = tracing.model_tensors(model)[0]
-        self.graph = tracing.trace(model, facts.is_leaf, length)
+        self.graph = tracing.trace(model, facts.is_leaf, lengths)
         self._fitting: set[Any] = set()  # shapes of samples
         self.structure, self._kept = tracing.structure(model)
         self._held = [(variable, np.array(variable)) for variable in self.graph.made_of]
@@ -196,12 +196,14 @@ def subject_of(model: keras.Model, xs: Sequence[np.ndarray] = ()) -> Subject:
     if found is None or found.is_stale() or found.structure != tracing.structure(model)[0]:
         found = Subject(model)
     if xs and not found.fits(model, xs):
-        length = max(size for x in xs for size in x.shape[1:])
-        found = Subject(model, length)
+        specs = (found.graph.specs[slot].shape for slot in found.graph.inputs)
+        sizes = [pair for x, spec in zip(xs, specs, strict=True) for pair in zip(x.shape[1:], spec[1:], strict=True)]
+        lengths = {size for size, free in sizes if free is None}
+        found = Subject(model, sorted(lengths))
         if not found.fits(model, xs):
             raise UnsupportedModelError(
-                f"What {model.name!r} makes of the length of its input is not known for {length} steps; take fewer, or "
-                f"give keras.Input a fixed length."
+                f"What {model.name!r} makes of the length of its input is not known for {max(lengths)} steps; take "
+                f"fewer, or give keras.Input a fixed length."
             )
     if held is None or found is not held():
         _SUBJECTS[model] = weakref.ref(found)  # those who use it hold it, so that a model is never kept alive

@@ -11,7 +11,6 @@ from typing import Any
 import keras
 from keras import tree
 
-from innv_ext.backend import numerics
 from innv_ext.backend.affine import is_array
 from innv_ext.backend.graph import Arg, Call, op_key
 from innv_ext.backend.masks import keep_mask, mask_of, with_mask
@@ -20,6 +19,7 @@ from innv_ext.backend.tracing.collector import Collector
 from innv_ext.backend.tracing.state import (
     calls_inside,
     calls_told,
+    inner_dtype,
     parts,
     quiet_call,
     runs_recorded_graph,
@@ -46,7 +46,7 @@ class Caller(Collector):
         read = len(self.read)
         recorded, first = Call(op, *self.templates(args, self.handing(op, kwargs, self.training))), None
         free = any(None in kt.shape for kt in tensors(args, kwargs))
-        choices = (None, *(sizes.choices(self.length) if free else ()))
+        choices = (None, *(sizes.choices(self.lengths) if free else ()))
         foreign = isinstance(op, keras.layers.Layer) and any(map(self.is_foreign, parts(op)[1:]))
         apart: dict[int, str] = {}
         for choice, self.inside in itertools.product(choices, (False, True) if foreign else (False,)):
@@ -82,7 +82,7 @@ class Caller(Collector):
         """(slots, structure) of the outputs of a ``call`` run on tensors like the slots that feed it."""
         fresh, inner, own = [], {}, {}
         for kt, slot, mask in zip(tensors(args, kwargs), feeds, masks, strict=True):
-            inside = keras.KerasTensor(self.specs[slot].shape, _inner_dtype(op, kt))
+            inside = keras.KerasTensor(self.specs[slot].shape, inner_dtype(op, kt))
             inner[id(inside)] = self.cast(slot, inside, here, mask)
             if mask is not None:
                 if mask not in own:
@@ -144,7 +144,8 @@ class Caller(Collector):
         for number in (0, 1):
             part = type(self)(self.is_leaf)
             part.training, part.recorded, part.inside, part.checks = self.training, self.recorded, self.inside, False
-            part.positions, part.names, part.read = self.positions, dict(self.names), self.read
+            part.lengths, part.positions = self.lengths, self.positions
+            part.names, part.read = dict(self.names), self.read
             for i, slot in enumerate(given):
                 shape = sizes.at_size(self.specs[slot].shape, choice, number, apart.get(slot, ""))
                 part.specs[i] = replace(self.specs[slot], shape=shape)
@@ -193,11 +194,5 @@ def tensors(args: Any, kwargs: Any) -> list[keras.KerasTensor]:
 def _cast_inside(layer: Any, value: Any) -> Any:
     if not isinstance(value, keras.KerasTensor):
         return value
-    dtype = _inner_dtype(layer, value)
+    dtype = inner_dtype(layer, value)
     return value if dtype == value.dtype else keep_mask(value, keras.ops.cast(value, dtype))
-
-
-def _inner_dtype(op: Any, kt: keras.KerasTensor) -> str:
-    dtype = keras.backend.standardize_dtype(kt.dtype)
-    casts = isinstance(op, keras.layers.Layer) and op.autocast and op._convert_input_args
-    return op.input_dtype if casts and numerics.is_float(dtype) else dtype

@@ -29,16 +29,17 @@ Sizes = Sequence[tuple[int, int]]  # of the batch and of the axes behind it, in 
 _LENGTHS = ((48, 96), (24, 36), (40, 60), (72, 84)), ((7, 11), (4, 6), (8, 10), (12, 14))
 
 
-def choices(length: int | None = None) -> list[Sizes]:
-    """Sizes to record at, in the order in which they are tried; if a ``length`` is given, great enough for it.
+def choices(lengths: Sequence[int] = ()) -> list[Sizes]:
+    """Sizes to record at, in the order in which they are tried; if ``lengths`` are given, great enough for the longest.
 
     Each with other sizes on every axis and with the same on all, which masks of pairs of steps need.
     """
-    found = _LENGTHS
-    if length is not None:  # with room for longer ones; if there are no more positions, without
-        n, half = max(length, 4), max(length // 2, 3)
+    found = [] if lengths else list(_LENGTHS)
+    halves = {max(m, 4) for length in lengths for m in (length, length // 2)}  # which convolutions leave of them
+    for n in sorted(halves, reverse=True):
+        half = max(n // 2, 3)  # with room for longer ones; if there are no more positions, without
         ends = ((n, 2 * n), (n + 4, 2 * n + 12), (n + 8, 2 * n + 20)), ((half, n), (half + 1, n + 3), (half + 2, n + 6))
-        found = tuple(((7, 11), *lengths) for lengths in ends)
+        found += [((7, 11), *lengths) for lengths in ends]
     return [sizes for apart in found for sizes in (apart, (*apart[:2], *apart[1:2] * 2))]
 
 

@@ -15,6 +15,7 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.models.functional import Functional
 
+from innv_ext.backend import numerics
 from innv_ext.backend.masks import mask_of
 from innv_ext.errors import UnsupportedModelError
 
@@ -295,6 +296,13 @@ def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
             setattr(keras.Variable, name, operator)
         if own:
             object.__delattr__(op, "add_loss")
+
+
+def inner_dtype(op: Any, kt: keras.KerasTensor) -> str:
+    """The dtype that a layer computes in, for a tensor that it is called with."""
+    dtype = keras.backend.standardize_dtype(kt.dtype)
+    casts = isinstance(op, keras.layers.Layer) and op.autocast and op._convert_input_args
+    return op.input_dtype if casts and numerics.is_float(dtype) else dtype
 
 
 _LEFT_OPERANDS = {

@@ -28,7 +28,7 @@ from innv_ext.backend.tracing.state import (
 from innv_ext.errors import UnsupportedModelError
 
 
-def trace(model: keras.Model, is_leaf: Callable[[Any], bool], length: int | None = None) -> Graph:
+def trace(model: keras.Model, is_leaf: Callable[[Any], bool], lengths: Sequence[int] = ()) -> Graph:
     """Turn a built model into a ``Graph``; the model is left as it was.
 
     A subclassed model whose ``call`` cannot run on KerasTensors becomes one node.
@@ -37,7 +37,7 @@ def trace(model: keras.Model, is_leaf: Callable[[Any], bool], length: int | None
     ----------
     model : built keras.Model (functional, Sequential or subclassed)
     is_leaf : tells for a layer or operation whether it stays one node; others are opened where possible
-    length : of free axes, for which constants that depend on them (positions, causal masks) have to be known
+    lengths : of free axes, for which constants that depend on them (positions, causal masks) have to be known
 
     Raises
     ------
@@ -52,20 +52,20 @@ def trace(model: keras.Model, is_leaf: Callable[[Any], bool], length: int | None
                 f"explained. Convert the data and give the model a dense keras.Input."
             )
         try:
-            return _traced(model, inputs, outputs, is_leaf, length)
+            return _traced(model, inputs, outputs, is_leaf, lengths)
         except UnsupportedModelError:
             if outputs is not None or all(kt.dtype == "int32" for kt in tree.flatten(inputs)):
                 raise
         # which dtype a call written by hand takes is written nowhere: here it looks up numbers
         whole = tree.map_structure(lambda kt: keras.KerasTensor(kt.shape, "int32"), inputs)
-        return _traced(model, whole, None, is_leaf, length)
+        return _traced(model, whole, None, is_leaf, lengths)
 
 
 def _traced(
-    model: keras.Model, inputs: Any, outputs: Any, is_leaf: Callable[[Any], bool], length: int | None
+    model: keras.Model, inputs: Any, outputs: Any, is_leaf: Callable[[Any], bool], lengths: Sequence[int]
 ) -> Graph:
     tracer = Tracer(is_leaf, model.layers)
-    tracer.length = length
+    tracer.lengths = lengths
     slots = [tracer.new_slot(kt) for kt in tree.flatten(inputs)]
     if outputs is None:
         flat, outputs = tracer.subclassed(model, inputs, slots)
