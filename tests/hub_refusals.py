@@ -16,8 +16,6 @@ REFUSED = {
     "SigLIPBackbone": (ANALYZERS, "depends on the other samples", COUPLED),
     "FNetTextClassifier": (LRP, "fft2", WAVES),
     "FNetMaskedLM": (LRP, "fft2", WAVES),
-    "DebertaV3TextClassifier": (LRP, "self_attention_layer", FOREIGN),
-    "DebertaV3MaskedLM": (LRP, "self_attention_layer", FOREIGN),
     "DepthAnythingDepthEstimator": (LRP, "DepthAnything", FOREIGN),
 }
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import zoo
 from keras import layers as L
 from keras import ops
@@ -426,3 +427,18 @@ def test_sizes_that_a_layer_does_not_tell():
         found = analyzer.explain(x, (2, 1))
         np.testing.assert_allclose(found.score, np.asarray(model(x))[:, 2, 1], rtol=1e-5)
         assert found.attribution[:, 2].all() and not found.attribution[:, 3:].any()
+
+
+def test_a_branch_for_the_running_backend():
+    """Its functions take no KerasTensors; those of the branch for other backends do, if they compute the same."""
+
+    def doubled(s, x, twice=2.0):
+        if keras.config.backend() == "tensorflow":
+            return tf.multiply(x, 2.0)
+        return x * twice if ops.ndim(x) == 3 else x
+
+    plain = keras.config.backend, keras.backend.backend, ops.ndim
+    assert keys(assert_same(model_of(doubled), (1, 6, 4), (5, 6, 4)))[0] == "multiply"
+    graph = assert_same(model_of(lambda s, x: doubled(s, x, 3.0)), (1, 6, 4), (5, 6, 4))
+    assert keys(graph)[0] == "custom:Own"
+    assert plain == (keras.config.backend, keras.backend.backend, ops.ndim)

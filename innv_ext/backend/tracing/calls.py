@@ -16,6 +16,7 @@ from innv_ext.backend.graph import Arg, Call, op_key
 from innv_ext.backend.masks import keep_mask, mask_of, with_mask
 from innv_ext.backend.tracing import attention, sizes
 from innv_ext.backend.tracing.collector import Collector
+from innv_ext.backend.tracing.generic import generic
 from innv_ext.backend.tracing.state import (
     calls_inside,
     calls_told,
@@ -96,7 +97,7 @@ class Caller(Collector):
         foreign = self.is_foreign if self.inside else lambda layer: False
         with quiet_call(op, self.read), calls_told(self.training) as inherited, calls_inside(self.call_inside, foreign):
             with attention.symbolic(op):
-                outputs = op.call(*inner_args, **with_masks(op, inner_args, inner_kwargs))
+                outputs = _recorded(op, inner_args, inner_kwargs)
             self.changes = inherited() not in (None, self.training)
         flat = tree.flatten(outputs)
         for i, y in enumerate(flat):
@@ -189,6 +190,16 @@ def _last(*values: Any) -> Any:
 def tensors(args: Any, kwargs: Any) -> list[keras.KerasTensor]:
     """The KerasTensors among arguments, in order."""
     return [kt for kt in tree.flatten((args, kwargs)) if isinstance(kt, keras.KerasTensor)]
+
+
+def _recorded(op: Any, args: Any, kwargs: Any) -> Any:
+    """What the ``call`` of a layer or model gives on KerasTensors."""
+    kwargs = with_masks(op, args, kwargs)
+    try:
+        return op.call(*args, **kwargs)
+    except Exception:
+        with generic():
+            return op.call(*args, **kwargs)
 
 
 def _cast_inside(layer: Any, value: Any) -> Any:
