@@ -92,7 +92,7 @@ def _annotated(
     graph: Graph, positive: set[int], near: set[int], early: set[int], masks: Collection[int] = ()
 ) -> Graph:
     """``annotate``, with what is known of the inputs; ``positive`` is filled with the slots that are not negative."""
-    nodes, gates, squashed, active, fixed = [], set(), set(), set(), set(masks)
+    nodes, gates, squashed, active, fixed, held = [], set(), set(), set(), set(masks), set(masks)
     note, deviation = constants.deviations()
     for node in graph.nodes:
         kind = kind_of(node)
@@ -108,14 +108,15 @@ def _annotated(
         if kind in LOOK_THROUGH and node.early:
             early.update(node.outputs)
         if kind is Kind.PRODUCT:
-            held = deviation(node)
-            moving = tuple(i for i, slot in enumerate(node.inputs) if slot not in fixed and i != held)
+            divisor = deviation(node)
+            moving = tuple(i for i, slot in enumerate(node.inputs) if slot not in fixed and i != divisor)
             behind = tuple(i for i, slot in enumerate(node.inputs) if slot in active)
             node = replace(node, varying=moving or tuple(range(len(node.inputs))), active=behind)
             node = replace(node, signal=_signal(node, graph, gates, squashed))
-        if node.inputs and fixed.issuperset(constants.read(node)):
+        if node.inputs and held.issuperset(constants.read(node)):
             node = replace(node, fixed=True)
-        if kind is Kind.DISCRETE or node.fixed:
+            held.update(node.outputs)
+        if kind is Kind.DISCRETE or (node.inputs and fixed.issuperset(constants.read(node))):
             fixed.update(node.outputs)
         note(node)
         for slots, keys in ((gates, GATES), (squashed, SQUASH), (active, None)):

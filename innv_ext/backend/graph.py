@@ -94,7 +94,7 @@ class Node:
     (the first affine node on a path from the input), ``early`` (behind nothing but shapes and rescaling), ``signal``
     (the inputs of a product that carry the signal), ``varying`` (those that are no masks or constants), ``active``
     (those that come of an activation), ``gate`` (a sigmoid that is moved or turned, as in 1 - z, and only closes the
-    signals of products) and ``fixed`` (of masks and constants alone).
+    signals of products) and ``fixed`` (of inputs that are masks, and of nothing else).
     """
 
     index: int

@@ -86,7 +86,7 @@ _FUNCTIONS: dict[Kind, str] = {
     Kind.SELECT: "where take_along_axis sort top_k",
     Kind.RESCALE: "negative",
     Kind.LINEAR: """add subtract sum mean average average_pool adaptive_average_pool cumsum trace fold resize
-        segment_sum rgb_to_grayscale gaussian_blur""",
+        segment_sum rgb_to_grayscale gaussian_blur fft fft2 ifft2 rfft irfft""",
     Kind.MAX: "max_pool adaptive_max_pool max min amax amin maximum minimum fmax fmin",
     Kind.PRODUCT: "multiply divide true_divide divide_no_nan dot_product_attention inner outer vdot kron",
     Kind.NORM: "layer_normalization rms_normalization normalize",

@@ -14,7 +14,7 @@ from keras import ops
 
 from innv_ext.backend import numerics
 from innv_ext.backend.affine import Affine, ScaleKernel, along, read
-from innv_ext.backend.graph import op_key
+from innv_ext.backend.graph import Call, op_key
 from innv_ext.backend.masks import keep_mask
 from innv_ext.errors import UnsupportedModelError
 
@@ -124,10 +124,10 @@ def quantised_affine(layer: Any) -> Affine | None:
     )
 
 
-def reversed_affine(call: Any) -> Affine | None:
+def reversed_affine(call: Call) -> Affine | None:
     """A call of ReversibleEmbedding from vectors back to the vocabulary, without its soft cap; None for all others."""
-    layer = getattr(call, "op", None)
-    if op_key(layer) != "ReversibleEmbedding" or not reverses(call) or layer.quantization_mode:
+    layer = call.op
+    if not reverses(call) or layer.quantization_mode:
         return None
 
     def kernel() -> Tensor:
@@ -136,7 +136,7 @@ def reversed_affine(call: Any) -> Affine | None:
     return Affine(layer, ops.matmul, kernel, lambda x: None, -1, _scale_axis(-1), _scale_axis(-2))
 
 
-def reverses(call: Any) -> bool:
+def reverses(call: Call) -> bool:
     """Whether a call of ReversibleEmbedding goes from vectors to the vocabulary."""
     return bool(call.kwargs.get("reverse", call.args[1] if len(call.args) > 1 else False))
 
@@ -188,6 +188,17 @@ def affine_of(layer: Any) -> Affine:
         row.scale_inputs(layer),
         ops.add,
     )
+
+
+def affine_part(call: Any) -> tuple[Affine | None, Any]:
+    """(affine map, activation) of a recorded call of a linear layer; (None, None) for all others."""
+    layer = call.op if isinstance(call, Call) and op_key(call.op) != "Embedding" else None
+    if op_key(layer) == "ReversibleEmbedding":
+        return reversed_affine(call), soft_cap(layer)
+    row = linear_kind(layer)
+    if row is not None:
+        return affine_of(layer), row.activation(layer)
+    return quantised_affine(layer), getattr(layer, "activation", None)
 
 
 # --- the layers of Keras -----------------------------------------------------------------------------------------

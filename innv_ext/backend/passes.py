@@ -22,6 +22,7 @@ from innv_ext.backend.rewrites.attention import is_attention, split_attention
 from innv_ext.backend.rewrites.cosine import split_cosine
 from innv_ext.backend.rewrites.loops import open_loops
 from innv_ext.backend.rewrites.ties import derivatives_at_ties
+from innv_ext.backend.rewrites.transforms import split_transforms
 from innv_ext.backend.tracing import open_function
 from innv_ext.errors import InnvError
 
@@ -37,7 +38,7 @@ def split_activations(graph: Graph) -> Graph:
     """``Dense(activation="relu")`` becomes an affine node and an activation node; likewise for all linear layers."""
     nodes: list[Node] = []
     for node in graph.nodes:
-        call, activation = _affine_part(node)
+        call, activation = kernels.affine_part(node.call)
         if call is None:
             nodes.append(node)
             continue
@@ -52,18 +53,6 @@ def split_activations(graph: Graph) -> Graph:
             replace(node, name=f"{node.name}/{name}", op=activation, call=KeepMask(activation), inputs=(between,))
         )
     return graph.rebuilt(nodes)
-
-
-def _affine_part(node: Node) -> tuple[Affine | None, Any]:
-    """(affine map, activation) of a call of a linear layer; (None, None) for all other nodes."""
-    if not isinstance(node.call, Call) or op_key(node.op) == "Embedding":
-        return None, None
-    if op_key(node.op) == "ReversibleEmbedding":
-        return kernels.reversed_affine(node.call), kernels.soft_cap(node.op)
-    row = kernels.linear_kind(node.op)
-    if row is not None:
-        return kernels.affine_of(node.op), row.activation(node.op)
-    return kernels.quantised_affine(node.op), getattr(node.op, "activation", None)
 
 
 def open_custom_functions(graph: Graph) -> Graph:
@@ -323,7 +312,7 @@ def canonical(graph: Graph, form: Form = PLAIN) -> Graph:
     if form.loops:
         graph = open_loops(graph, functools.partial(canonical, form=form))
     graph = open_custom_functions(split_separable(split_activations(graph)))
-    graph = split_cosine(derivatives_at_ties(pool_planes_first(graph)))
+    graph = split_transforms(split_cosine(derivatives_at_ties(pool_planes_first(graph))))
     graph = split_attention(graph) if form.attention else graph
     graph = BATCHNORM_MODES[form.batchnorm](affine_operations(graph))
     return facts.annotate(graph.rebuilt(graph.nodes))

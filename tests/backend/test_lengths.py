@@ -347,3 +347,17 @@ def test_a_softmax_whose_mask_is_not_named():
     maps = [innv_ext.create_analyzer("lrp.attnlrp", model).analyze(given, 1) for model in (named, plain)]
     assert maps[0][0].any() and not maps[0][0][0, 3:].any()
     np.testing.assert_allclose(maps[0][0], maps[1][0])
+
+
+def test_the_real_part_of_a_transform_is_linear():
+    """As FNet mixes tokens: the map is that of the matrix that the transform is."""
+    i = keras.Input((5, WIDTH))
+    real, _ = ops.fft2((i, ops.zeros_like(i)))
+    last = L.Dense(2, use_bias=False)
+    model = keras.Model(i, last(ops.mean(real, axis=1)))
+    x = values(3, 5, WIDTH)
+    gradient = innv_ext.create_analyzer("gradient", model).analyze(x, 1)
+    for name in ("lrp.attnlrp", "deep_lift"):
+        found = innv_ext.create_analyzer(name, model, **({"epsilon": 1e-12} if "lrp" in name else {})).analyze(x, 1)
+        np.testing.assert_allclose(found, x * gradient, rtol=1e-3, atol=1e-4)
+    assert innv_ext.create_analyzer("lrp.z_plus", model).analyze(x, 1).any()

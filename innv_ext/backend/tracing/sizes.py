@@ -118,7 +118,7 @@ def at_size(shape: Sequence[int | None], choice: Sizes, number: int, apart: str 
 def _length(choice: Sizes, axis: int, number: int, apart: str) -> int:
     pair = choice[min(axis, 3)]
     if axis and apart == "shorter":
-        return pair[number] * (5, 4)[number] // 6
+        return max(pair[0] // 2, 2) if number == 0 else pair[1] - 1
     return pair[1 - number if axis and apart else number]
 
 
