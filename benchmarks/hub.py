@@ -51,14 +51,13 @@ def group(name: str) -> str:
     return next(title for base, title in BASES.items() if issubclass(cls, getattr(keras_hub.models, base)))
 
 
-def cell(analyzer: str, found: Any) -> str:
-    """What a map says: the share of the score that arrives, or what is missing of the difference to the reference."""
+def cell(name: str, analyzer: str, found: Any) -> str:
+    """What a map says: what is missing of the difference to the reference, or the share of the score that arrives."""
     if analyzer == "deep_lift":
         error = max(float(found.extras["completeness_error"].max()), 1e-6)
         return f"yes, < {10 ** np.ceil(np.log10(error)):.0e}"
-    if analyzer.startswith("lrp"):
-        parts = keras.tree.flatten(found.attribution)
-        total = sum(float(part[0].sum(dtype="float64")) for part in parts)
+    if analyzer.startswith("lrp") and name in hub_models.WITHOUT_BIAS:
+        total = sum(float(part[0].sum(dtype="float64")) for part in keras.tree.flatten(found.attribution))
         return f"yes, {total / float(found.score[0]):.2f}"
     return "yes"
 
@@ -71,7 +70,7 @@ def row(name: str) -> tuple[str, list[str]]:
         expected = refusal(name, analyzer)
         try:
             own = innv_ext.create_analyzer(analyzer, model, output=hub_models.explained(model), progress=False)
-            cells.append(cell(analyzer, own.explain(x)))
+            cells.append(cell(name, analyzer, own.explain(x)))
             if expected is not None:
                 surprises.append(f"{name}, {analyzer}: runs")
         except UnsupportedModelError as error:

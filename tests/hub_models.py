@@ -614,6 +614,9 @@ LEFT_OUT |= dict.fromkeys(BASES, "a base class")
 LEFT_OUT["Gemma4AssistantCausalLM"] = "drafts tokens for another model, whose inner states it is fed with"
 # all tasks, and the backbones that have none
 LISTED = [*TASKS, *(name for name in BACKBONES if name.removesuffix("Backbone") not in {t[0] for t in TASKS.values()})]
+# neither biases nor additive positions: all of a score comes from the tokens
+WITHOUT_BIAS = """GemmaCausalLM Gemma3CausalLM LlamaCausalLM Llama3CausalLM MistralCausalLM MixtralCausalLM
+    Phi3CausalLM Qwen3CausalLM Qwen3MoeCausalLM SmolLMCausalLM SmolLM3CausalLM T5Seq2SeqLM""".split()
 # of several outputs, the first of these is explained
 OUTPUTS = """pooled_output decoder_sequence_output vision_logits cls_logits logits masks pred_logits scores
     text_embeddings vision_embeddings last_hidden_state image_embeddings stage2 P3 sequence_output""".split()
