@@ -13,6 +13,7 @@ from keras import ops
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
+Eager = tf.Tensor  # the class of tensors with values
 _FEW_STEPS = 8  # of loops that are run eagerly
 TINY = 1e-30  # denominators below this count as zero; r / TINY still fits into float32 for relevance up to 1e8
 

@@ -183,7 +183,7 @@ class Caller(Collector):
 
 
 def _last(*values: Any) -> Any:
-    return values[-1]
+    return keras.ops.convert_to_tensor(values[-1])
 
 
 def tensors(args: Any, kwargs: Any) -> list[keras.KerasTensor]:

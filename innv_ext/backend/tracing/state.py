@@ -266,18 +266,19 @@ def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
             read[id(variable)] = variable
         return plain.fget(variable)
 
-    before = {name: getattr(keras.Variable, name) for name in _LEFT_OPERANDS}
+    owners = [(cls, name) for cls in (keras.Variable, numerics.Eager) for name in _LEFT_OPERANDS if hasattr(cls, name)]
+    before = [(cls, name, getattr(cls, name)) for cls, name in owners]
     keras.Variable.value = property(value)
-    for name, operator in before.items():
-        setattr(keras.Variable, name, _symbolic_operator(operator, _LEFT_OPERANDS[name]))
+    for cls, name, operator in before:
+        setattr(cls, name, _symbolic_operator(operator, _LEFT_OPERANDS[name]))
     if own:
         object.__setattr__(op, "add_loss", lambda loss: None)
     try:
         yield
     finally:
         keras.Variable.value = plain
-        for name, operator in before.items():
-            setattr(keras.Variable, name, operator)
+        for cls, name, operator in before:
+            setattr(cls, name, operator)
         if own:
             object.__delattr__(op, "add_loss")
 
@@ -296,11 +297,15 @@ _LEFT_OPERANDS = {
     "__truediv__": keras.ops.true_divide,
     "__matmul__": keras.ops.matmul,
     "__pow__": keras.ops.power,
+    "__lt__": keras.ops.less,
+    "__le__": keras.ops.less_equal,
+    "__gt__": keras.ops.greater,
+    "__ge__": keras.ops.greater_equal,
 }
 
 
 def _symbolic_operator(plain: Callable[..., Any], operation: Callable[..., Any]) -> Callable[..., Any]:
-    """``variable * x``, which Keras hands to its backend, also for a KerasTensor x."""
+    """``variable * x``, which Keras or its backend would refuse, also for a KerasTensor x."""
     return lambda a, b: operation(a, b) if isinstance(b, keras.KerasTensor) else plain(a, b)
 
 
