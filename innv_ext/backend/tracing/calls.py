@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras import tree
 
+from innv_ext.backend import numerics
 from innv_ext.backend.affine import is_array
 from innv_ext.backend.graph import Arg, Call, op_key
 from innv_ext.backend.masks import keep_mask, mask_of, with_mask
@@ -183,7 +184,7 @@ class Caller(Collector):
 
 
 def _last(*values: Any) -> Any:
-    return keras.ops.convert_to_tensor(values[-1])
+    return numerics.identity(values[-1])  # also of a variable, which is no tensor
 
 
 def tensors(args: Any, kwargs: Any) -> list[keras.KerasTensor]:
