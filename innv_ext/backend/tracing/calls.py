@@ -58,9 +58,12 @@ class Caller(Collector):
                     if choice is choices[1]:
                         apart = lengths_apart(recorded, feeds, masks, self.specs)
                     found = self.run_twice(op, args, kwargs, feeds, masks, here, choice, apart)
-                if self.checks:
+                nodes = self.nodes[start[0] :]
+                kin = self.kin(recorded, feeds, masks, nodes)
+                if self.checks and kin not in self.compared:
                     call = recorded if compare else None
-                    try_out(call, feeds, masks, self.specs, self.nodes[start[0] :], found[0], not here, apart)
+                    try_out(call, feeds, masks, self.specs, nodes, found[0], not here, apart)
+                    self.compared.update([] if kin is None else [kin])
                 return found
             except Exception as error:
                 first = first or error

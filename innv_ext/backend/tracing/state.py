@@ -93,12 +93,16 @@ def constant_variables() -> Iterator[None]:
 
 
 @functools.cache
-def _tells(name: str) -> bool:
-    """Whether an attribute of a layer says what it computes: neither of training nor a record of calls."""
+def _untold() -> set[str]:
+    """Attributes of layers that do not say what these compute: those of training, and records of calls."""
     training = set(vars(keras.Model(name="any"))) - set(vars(keras.layers.Layer(name="any")))
     training |= {"optimizer", "history", "_trainable"}
-    calls = {"built", "_called", "_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_metrics"}
-    return not (name in training | calls or name.startswith(("_compile", "_self_", "_eval", "stop_")))
+    return training | {"built", "_called", "_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_metrics"}
+
+
+def _tells(name: str) -> bool:
+    """Whether an attribute of a layer says what it computes."""
+    return not (name in _untold() or name.startswith(("_compile", "_self_", "_eval", "stop_")))
 
 
 def structure(model: keras.Model) -> tuple[Any, list[Any]]:
@@ -266,11 +270,11 @@ def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
             read[id(variable)] = variable
         return plain.fget(variable)
 
-    owners = [(cls, name) for cls in (keras.Variable, numerics.Eager) for name in _LEFT_OPERANDS if hasattr(cls, name)]
-    before = [(cls, name, getattr(cls, name)) for cls, name in owners]
+    owners = keras.Variable, type(keras.ops.convert_to_tensor(0.0))
+    before = [(cls, name, vars(cls).get(name)) for cls in owners for name in _LEFT_OPERANDS if hasattr(cls, name)]
     keras.Variable.value = property(value)
-    for cls, name, operator in before:
-        setattr(cls, name, _symbolic_operator(operator, _LEFT_OPERANDS[name]))
+    for cls, name, _ in before:
+        setattr(cls, name, _symbolic_operator(getattr(cls, name), _LEFT_OPERANDS[name]))
     if own:
         object.__setattr__(op, "add_loss", lambda loss: None)
     try:
@@ -278,7 +282,10 @@ def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
     finally:
         keras.Variable.value = plain
         for cls, name, operator in before:
-            setattr(cls, name, operator)
+            if operator is None:  # of a base class
+                delattr(cls, name)
+            else:
+                setattr(cls, name, operator)
         if own:
             object.__delattr__(op, "add_loss")
 
