@@ -93,12 +93,16 @@ def constant_variables() -> Iterator[None]:
 
 
 @functools.cache
-def _tells(name: str) -> bool:
-    """Whether an attribute of a layer says what it computes: neither of training nor a record of calls."""
+def _untold() -> set[str]:
+    """Attributes of layers that do not say what these compute: those of training, and records of calls."""
     training = set(vars(keras.Model(name="any"))) - set(vars(keras.layers.Layer(name="any")))
     training |= {"optimizer", "history", "_trainable"}
-    calls = {"built", "_called", "_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_metrics"}
-    return not (name in training | calls or name.startswith(("_compile", "_self_", "_eval", "stop_")))
+    return training | {"built", "_called", "_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_metrics"}
+
+
+def _tells(name: str) -> bool:
+    """Whether an attribute of a layer says what it computes."""
+    return not (name in _untold() or name.startswith(("_compile", "_self_", "_eval", "stop_")))
 
 
 def structure(model: keras.Model) -> tuple[Any, list[Any]]:
@@ -223,52 +227,6 @@ def handed_training(model: Any, training: Any) -> tuple[dict[int, Any], Any]:
 
 
 @contextmanager
-def calls_inside(run: Callable[[Any, Any, Any], Any], wanted: Callable[[Any], bool]) -> Iterator[None]:
-    """Within it ``run(layer, args, kwargs)`` takes the place of calls on KerasTensors of layers that are ``wanted``.
-
-    Other layers say the sizes of their outputs, see ``sizes_told``.
-    """
-    plain = keras.layers.Layer.__call__
-
-    def called(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        inside = _symbolic(args, kwargs) and layer.built and wanted(layer)
-        return run(layer, args, kwargs) if inside else plain(layer, *args, **kwargs)
-
-    keras.layers.Layer.__call__ = called
-    try:
-        with sizes_told():
-            yield
-    finally:
-        keras.layers.Layer.__call__ = plain
-
-
-@contextmanager
-def sizes_told() -> Iterator[None]:
-    """Within it layers say all sizes of their outputs on KerasTensors if they know those of their inputs.
-
-    ``EinsumDense(output_shape=(None, 2, 4))`` by itself says None for a number of steps that it is told.
-    """
-    spec = keras.layers.Layer.symbolic_call
-
-    def told(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        found = spec(layer, *args, **kwargs)
-        vague = any(None in kt.shape for kt in _symbolic(found)) and runs_recorded_graph(layer) is False
-        if vague and not any(None in kt.shape for kt in _symbolic(args, kwargs)):
-            return keras.Operation.compute_output_spec(layer, *args, **kwargs)
-        return found
-
-    keras.layers.Layer.symbolic_call = told
-    try:
-        yield
-    finally:
-        keras.layers.Layer.symbolic_call = spec
-
-
-def _symbolic(*values: Any) -> list[keras.KerasTensor]:
-    return [kt for kt in tree.flatten(values) if isinstance(kt, keras.KerasTensor)]
-
-
-@contextmanager
 def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
     """Run the ``call`` of a layer on KerasTensors: losses that it adds are dropped, variables that it reads noted.
 
@@ -282,18 +240,22 @@ def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
             read[id(variable)] = variable
         return plain.fget(variable)
 
-    before = {name: getattr(keras.Variable, name) for name in _LEFT_OPERANDS}
+    owners = keras.Variable, type(keras.ops.convert_to_tensor(0.0))
+    before = [(cls, name, vars(cls).get(name)) for cls in owners for name in _LEFT_OPERANDS if hasattr(cls, name)]
     keras.Variable.value = property(value)
-    for name, operator in before.items():
-        setattr(keras.Variable, name, _symbolic_operator(operator, _LEFT_OPERANDS[name]))
+    for cls, name, _ in before:
+        setattr(cls, name, _symbolic_operator(getattr(cls, name), _LEFT_OPERANDS[name]))
     if own:
         object.__setattr__(op, "add_loss", lambda loss: None)
     try:
         yield
     finally:
         keras.Variable.value = plain
-        for name, operator in before.items():
-            setattr(keras.Variable, name, operator)
+        for cls, name, operator in before:
+            if operator is None:  # of a base class
+                delattr(cls, name)
+            else:
+                setattr(cls, name, operator)
         if own:
             object.__delattr__(op, "add_loss")
 
@@ -320,7 +282,7 @@ _LEFT_OPERANDS = {
 
 
 def _symbolic_operator(plain: Callable[..., Any], operation: Callable[..., Any]) -> Callable[..., Any]:
-    """``variable * x``, which Keras hands to its backend, also for a KerasTensor x."""
+    """``variable * x``, which Keras or its backend would refuse, also for a KerasTensor x."""
     return lambda a, b: operation(a, b) if isinstance(b, keras.KerasTensor) else plain(a, b)
 
 
