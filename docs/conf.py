@@ -32,6 +32,8 @@ napoleon_attr_annotations = False
 napoleon_use_rtype = False
 napoleon_custom_sections = ["Result"]
 
+exclude_patterns = ["hub_table.md"]  # part of hub.md
+
 html_theme = "furo"
 html_title = f"innv_ext {release}"
 html_static_path = ["_static"]

@@ -129,11 +129,7 @@ LAYERS = {
     "Lambda": Row(lambda x: L.Lambda(lambda t: ops.relu(t) * 2.0)(x), VECTOR),
     "Pipeline": Row(lambda x: L.Pipeline([L.Rescaling(0.5), L.Dense(3)])(x), VECTOR),
     # tokens
-    **rows("Embedding", TOKENS, args=(10, 3), row={"dtype": "int32"}),
-    **rows(
-        "ReversibleEmbedding", TOKENS, args=(10, 3),
-        row={"dtype": "int32", "status": REFUSED, "reason": "may run backwards, so it is not taken for an Embedding"},
-    ),
+    **rows("Embedding ReversibleEmbedding", TOKENS, args=(10, 3), row={"dtype": "int32"}),
     # recurrent
     **rows("LSTM GRU SimpleRNN", SEQUENCE, args=(3,), use_bias=False),
     **rows("ConvLSTM1D", (3, *SEQUENCE), args=(2, 2), use_bias=False),

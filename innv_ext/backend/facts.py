@@ -3,21 +3,22 @@ product carries the signal, which affine nodes come first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from innv_ext.backend import affine as affines
+from innv_ext.backend import constants, traits
 from innv_ext.backend import linear as kernels
-from innv_ext.backend import traits
 from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
 from innv_ext.backend.kinds import (
     AFFINE_LAYERS,
     COMPOSITE_LAYERS,
     CONSTANT_ACTIVATION,
     CONSTANT_RESCALE,
+    FIRST,
     GATES,
     KINDS,
     LAYER_KINDS,
@@ -56,16 +57,15 @@ def kind_of(node: Node) -> Kind:
         return Kind.EMBEDDING
     if isinstance(call, affines.Affine):
         return Kind.BATCHNORM if kind is Kind.BATCHNORM else Kind.AFFINE
-    if key in AFFINE_LAYERS.split():
+    if key in AFFINE_LAYERS.split() or (key == "ReversibleEmbedding" and kernels.reverses(call)):
         return Kind.OPAQUE  # quantised, and without a kernel to modify
     if kind in (Kind.BATCHNORM, Kind.IDENTITY) and isinstance(call, Call) and call.kwargs.get("training"):
         return Kind.OPAQUE  # statistics of the batch, or dropout or noise that is on in inference
     if isinstance(call, Call) and len(node.inputs) == 1:
-        constant = affines.constant_operand(call)
-        if constant is not None and key in CONSTANT_RESCALE:
+        if constants.is_told(call) and key in CONSTANT_RESCALE:
             reciprocal = traits.factors(node) == "quotient" and not isinstance(call.args[0], Arg)
             return Kind.OPAQUE if reciprocal else Kind.RESCALE
-        if constant is not None and key in CONSTANT_ACTIVATION:
+        if constants.is_told(call) and key in CONSTANT_ACTIVATION:
             return Kind.ACTIVATION
         if key in CONSTANT_RESCALE | CONSTANT_ACTIVATION and len(call.args) == 2:
             return Kind.OPAQUE
@@ -82,13 +82,18 @@ def _looks_up(node: Node) -> bool:
 
 
 def annotate(graph: Graph) -> Graph:
-    """Fill in ``kind``, ``nonnegative``, ``first``, ``early``, ``signal``, ``varying``, ``active`` and ``gate``."""
-    return _annotated(graph, set(), set(graph.inputs), set(graph.inputs))
+    """Fill in ``kind``, ``nonnegative``, ``first``, ``early``, ``signal``, ``varying``, ``fixed`` and the rest."""
+    found = _annotated(graph, set(), set(graph.inputs), set(graph.inputs))
+    masks = constants.masks(found)
+    return _annotated(graph, set(), set(graph.inputs), set(graph.inputs), masks) if masks else found
 
 
-def _annotated(graph: Graph, positive: set[int], near: set[int], early: set[int]) -> Graph:
+def _annotated(
+    graph: Graph, positive: set[int], near: set[int], early: set[int], masks: Collection[int] = ()
+) -> Graph:
     """``annotate``, with what is known of the inputs; ``positive`` is filled with the slots that are not negative."""
-    nodes, gates, squashed, active, fixed = [], set(), set(), set(), set()
+    nodes, gates, squashed, active, fixed, held = [], set(), set(), set(), set(masks), set(masks)
+    note, deviation = constants.deviations()
     for node in graph.nodes:
         kind = kind_of(node)
         flags = tuple(slot in positive for slot in node.inputs)
@@ -103,12 +108,17 @@ def _annotated(graph: Graph, positive: set[int], near: set[int], early: set[int]
         if kind in LOOK_THROUGH and node.early:
             early.update(node.outputs)
         if kind is Kind.PRODUCT:
-            moving = tuple(i for i, slot in enumerate(node.inputs) if slot not in fixed)
+            divisor = deviation(node)
+            moving = tuple(i for i, slot in enumerate(node.inputs) if slot not in fixed and i != divisor)
             behind = tuple(i for i, slot in enumerate(node.inputs) if slot in active)
             node = replace(node, varying=moving or tuple(range(len(node.inputs))), active=behind)
             node = replace(node, signal=_signal(node, graph, gates, squashed))
-        if kind is Kind.DISCRETE or (node.inputs and fixed.issuperset(node.inputs)):
+        if node.inputs and held.issuperset(constants.read(node)):
+            node = replace(node, fixed=True)
+            held.update(node.outputs)
+        if kind is Kind.DISCRETE or (node.inputs and fixed.issuperset(constants.read(node))):
             fixed.update(node.outputs)
+        note(node)
         moving = [slot for slot in node.inputs if slot not in fixed and graph.specs[slot].dtype != "bool"]
         for slots, keys in ((gates, GATES), (squashed, SQUASH), (active, None)):
             if _comes_of(node, keys, slots, moving):
@@ -303,19 +313,19 @@ def vocabularies(graph: Graph) -> dict[int, tuple[int, str]]:
     """Position of an input of tokens -> (rows, name) of the smallest table that they are looked up in."""
     sources, found = token_sources(graph), {}
     for node in graph.nodes:
-        if op_key(node.op) == "Embedding" and node.inputs[0] in sources:
+        if node.kind is Kind.EMBEDDING and hasattr(node.op, "input_dim") and node.inputs[0] in sources:
             i = graph.inputs.index(sources[node.inputs[0]])
             found[i] = min(found.get(i, (np.inf, "")), (int(node.op.input_dim), node.name))
     return found
 
 
 def beside_tokens(graph: Graph) -> list[tuple[int, Node]]:
-    """(input, node) for what makes more of the numbers of tokens than a mask, beside an embedding: one-hot codes."""
+    """(input, node) for what makes more of token numbers than masks or places, beside an embedding: one-hot codes."""
     sources = token_sources(graph)
     return [
         (sources[slot], node)
         for node in graph.nodes
-        if node.kind is Kind.DISCRETE and activation_key(node) not in TRUTH | SHAPE_ONLY
+        if node.kind is Kind.DISCRETE and activation_key(node) not in TRUTH | SHAPE_ONLY | FIRST
         for slot in node.inputs
         if slot in sources
     ]

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops, tree
+from keras import tree
 
 from innv_ext.backend import numerics
-from innv_ext.backend.masks import mask_of, with_mask
+from innv_ext.backend.masks import mask_of
+from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
 
@@ -27,6 +27,10 @@ class Recorded:
     def of(self, xs: Sequence[Tensor]) -> Any:
         """The value, for the node's input tensors."""
         raise NotImplementedError
+
+
+class TooShort(UnsupportedModelError):
+    """A constant is needed for a greater length than it was recorded for."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,8 @@ class Node:
     could not be opened. Filled in by ``facts.annotate`` are ``kind``, ``nonnegative`` (one flag per input), ``first``
     (the first affine node on a path from the input), ``early`` (behind nothing but shapes and rescaling), ``signal``
     (the inputs of a product that carry the signal), ``varying`` (those that are no masks or constants), ``active``
-    (those that come of an activation) and ``gate`` (a sigmoid that is moved or turned, as in 1 - z, and only closes the
-    signals of products).
+    (those that come of an activation), ``gate`` (a sigmoid that is moved or turned, as in 1 - z, and only closes the
+    signals of products) and ``fixed`` (of inputs that are masks, and of nothing else).
     """
 
     index: int
@@ -109,6 +113,7 @@ class Node:
     varying: tuple[int, ...] = ()
     active: tuple[int, ...] = ()
     gate: bool = False
+    fixed: bool = False
     note: str = ""
 
 
@@ -266,62 +271,4 @@ def run(nodes: Sequence[Node], slots: dict[int, Tensor]) -> dict[int, Tensor]:
     for node in nodes:
         ys = tree.flatten(node.call(*(slots[s] for s in node.inputs)))
         slots.update(zip(node.outputs, ys, strict=True))
-    return slots
-
-
-def try_out(
-    call: Call | None,
-    feeds: Sequence[int],
-    masks: Sequence[int | None],
-    specs: dict[int, Spec],
-    nodes: Sequence[Node],
-    outputs: Sequence[int],
-    padded: bool = False,
-) -> None:
-    """Raise ValueError unless ``nodes`` compute what ``call`` does at two sizes; without a call, unless they run.
-
-    This finds calls that read sizes or draw random numbers, which a symbolic run freezes. ``masks`` are the slots of
-    the Keras masks that go with the tensors of the slots ``feeds``; ``padded`` inputs end in zeros.
-    """
-    free = any(None in specs[slot].shape[1:] for slot in feeds)
-    for batches, lengths in _TRIES if free else _TRIES[:2]:
-        cases = [_case(feeds, masks, specs, b, length, padded) for b, length in zip(batches, lengths, strict=True)]
-        try:
-            expected = [[] if call is None else tree.flatten(call(*(slots[s] for s in feeds))) for slots in cases]
-            break
-        except Exception:
-            if (batches, lengths) == _TRIES[-1 if free else 1]:
-                raise
-    for slots, wanted in zip(cases, expected, strict=True):
-        values = run(nodes, slots)
-        if wanted and not all(numerics.close(e, values[slot]) for e, slot in zip(wanted, outputs, strict=True)):
-            raise ValueError(
-                "run symbolically it computes something else: it is random, reads its batch size or takes off masks"
-            )
-
-
-# batches and lengths of free dimensions, in the order in which they are tried; windows need multiples of their number
-_TRIES = (((2, 3), (12, 18)), ((48, 96), (12, 18)), ((2, 3), (4, 6)), ((2, 3), (2, 3)), ((2, 3), (64, 96)))
-
-
-def _case(
-    feeds: Sequence[int], masks: Sequence[int | None], specs: dict[int, Spec], batch: int, length: int, padded: bool
-) -> dict[int, Tensor]:
-    """Values of the slots, with their masks: small floats, token numbers 0 and 1, masks that close the last place."""
-
-    def sample(spec: Spec) -> Tensor:
-        shape = tuple((length if axis else batch) if d is None else d for axis, d in enumerate(spec.shape))
-        rng = np.random.default_rng(batch)
-        if spec.dtype == "bool":
-            return ops.convert_to_tensor(np.broadcast_to(np.arange(shape[-1]) < max(shape[-1] - 1, 1), shape))
-        values = rng.uniform(-1, 1, shape) if numerics.is_float(spec.dtype) else rng.integers(0, 2, shape)
-        if padded and len(shape) > 1:  # floats may be numbers of tokens
-            values = np.abs(values) * (2 if numerics.is_float(spec.dtype) else 1)
-            values[:, -1] = 0
-        return ops.convert_to_tensor(values, spec.dtype)
-
-    slots = {slot: sample(specs[slot]) for slot in {*feeds, *masks} - {None}}
-    for slot, mask in zip(feeds, masks, strict=True):
-        if mask is not None:
-            with_mask(slots[slot], slots[mask])
     return slots

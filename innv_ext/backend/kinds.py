@@ -57,12 +57,12 @@ _LAYERS: dict[Kind, str] = {
         AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D Maximum Minimum""",
     Kind.PRODUCT: "Multiply Dot",
     Kind.NORM: "LayerNormalization RMSNormalization UnitNormalization GroupNormalization",
-    Kind.EMBEDDING: "Embedding",
+    Kind.EMBEDDING: "Embedding ReversibleEmbedding",
     Kind.RECURRENT: """LSTM GRU SimpleRNN RNN ConvLSTM1D ConvLSTM2D ConvLSTM3D Bidirectional TimeDistributed LSTMCell
     GRUCell
         SimpleRNNCell StackedRNNCells""",
     Kind.OPAQUE: """MelSpectrogram STFTSpectrogram AutoContrast Equalization Solarization
-        ContrastLimitedAdaptiveHistogramEqualization ReversibleEmbedding JaxLayer FlaxLayer TFSMLayer
+        ContrastLimitedAdaptiveHistogramEqualization JaxLayer FlaxLayer TFSMLayer
         TorchModuleWrapper""",
     Kind.DISCRETE: """CategoryEncoding Discretization HashedCrossing Hashing IntegerLookup StringLookup
     TextVectorization
@@ -86,7 +86,7 @@ _FUNCTIONS: dict[Kind, str] = {
     Kind.SELECT: "where take_along_axis sort top_k",
     Kind.RESCALE: "negative",
     Kind.LINEAR: """add subtract sum mean average average_pool adaptive_average_pool cumsum trace fold resize
-        segment_sum rgb_to_grayscale gaussian_blur""",
+        segment_sum rgb_to_grayscale gaussian_blur fft fft2 ifft2 rfft irfft""",
     Kind.MAX: "max_pool adaptive_max_pool max min amax amin maximum minimum fmax fmin",
     Kind.PRODUCT: "multiply divide true_divide divide_no_nan dot_product_attention inner outer vdot kron",
     Kind.NORM: "layer_normalization rms_normalization normalize",
@@ -115,6 +115,7 @@ TRUTH = frozenset(  # true or false, or how often
     """cast equal not_equal greater greater_equal less less_equal logical_and logical_or logical_not logical_xor any all
     isnan isinf isfinite isclose count_nonzero""".split()
 )
+FIRST = frozenset({"argmax", "argmin"})  # where something stands
 STEPS = frozenset({"floor", "ceil", "round", "trunc"})
 # Never negative, whatever goes in; and not negative if nothing that goes in is.
 NOT_NEGATIVE = frozenset(

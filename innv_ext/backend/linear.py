@@ -14,7 +14,7 @@ from keras import ops
 
 from innv_ext.backend import numerics
 from innv_ext.backend.affine import Affine, ScaleKernel, along, read
-from innv_ext.backend.graph import op_key
+from innv_ext.backend.graph import Call, op_key
 from innv_ext.backend.masks import keep_mask
 from innv_ext.errors import UnsupportedModelError
 
@@ -124,6 +124,29 @@ def quantised_affine(layer: Any) -> Affine | None:
     )
 
 
+def reversed_affine(call: Call) -> Affine | None:
+    """A call of ReversibleEmbedding from vectors back to the vocabulary, without its soft cap; None for all others."""
+    layer = call.op
+    if not reverses(call) or layer.quantization_mode:
+        return None
+
+    def kernel() -> Tensor:
+        return ops.transpose(read(layer.embeddings)) if layer.tie_weights else read(layer.reverse_embeddings)
+
+    return Affine(layer, ops.matmul, kernel, lambda x: None, -1, _scale_axis(-1), _scale_axis(-2))
+
+
+def reverses(call: Call) -> bool:
+    """Whether a call of ReversibleEmbedding goes from vectors to the vocabulary."""
+    return bool(call.kwargs.get("reverse", call.args[1] if len(call.args) > 1 else False))
+
+
+def soft_cap(layer: Any) -> Callable[[Tensor], Tensor] | None:
+    """What a ReversibleEmbedding does to its logits: cap tanh(z / cap)."""
+    cap = layer.logit_soft_cap
+    return None if cap is None else lambda z: ops.multiply(ops.tanh(ops.divide(z, cap)), cap)
+
+
 def linear_kind(layer: Any) -> LinearKind | None:
     """The row of ``layer``'s class, None if it is not a plain linear layer (quantised ones: ``quantised_affine``)."""
     if not isinstance(layer, keras.layers.Layer) or getattr(layer, "quantization_mode", None):
@@ -165,6 +188,17 @@ def affine_of(layer: Any) -> Affine:
         row.scale_inputs(layer),
         ops.add,
     )
+
+
+def affine_part(call: Any) -> tuple[Affine | None, Any]:
+    """(affine map, activation) of a recorded call of a linear layer; (None, None) for all others."""
+    layer = call.op if isinstance(call, Call) and op_key(call.op) != "Embedding" else None
+    if op_key(layer) == "ReversibleEmbedding":
+        return reversed_affine(call), soft_cap(layer)
+    row = linear_kind(layer)
+    if row is not None:
+        return affine_of(layer), row.activation(layer)
+    return quantised_affine(layer), getattr(layer, "activation", None)
 
 
 # --- the layers of Keras -----------------------------------------------------------------------------------------

@@ -23,8 +23,11 @@ def mask_arguments(node: Node) -> set[int]:
         return {len(node.inputs) - 1} if node.call.masked else set()
     if node.call is masked:
         return {1}
-    named = node.call.kwargs if isinstance(node.call, Call) else {}
-    return {a.index for name in named if "mask" in name for a in tree.flatten(named[name]) if isinstance(a, Arg)}
+    if not isinstance(node.call, Call):
+        return set()
+    given = [value for name, value in node.call.kwargs.items() if "mask" in name]
+    given += node.call.args[1:] if op_key(node.op) == "Softmax" else []
+    return {a.index for a in tree.flatten(given) if isinstance(a, Arg)}
 
 
 def mask_inputs(node: Node) -> dict[int, int]:

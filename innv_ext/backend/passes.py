@@ -22,6 +22,7 @@ from innv_ext.backend.rewrites.attention import is_attention, split_attention
 from innv_ext.backend.rewrites.cosine import split_cosine
 from innv_ext.backend.rewrites.loops import open_loops
 from innv_ext.backend.rewrites.ties import derivatives_at_ties
+from innv_ext.backend.rewrites.transforms import split_transforms
 from innv_ext.backend.tracing import open_function
 from innv_ext.errors import InnvError
 
@@ -37,13 +38,11 @@ def split_activations(graph: Graph) -> Graph:
     """``Dense(activation="relu")`` becomes an affine node and an activation node; likewise for all linear layers."""
     nodes: list[Node] = []
     for node in graph.nodes:
-        row = kernels.linear_kind(node.op)
-        known = isinstance(node.call, Call) and op_key(node.op) != "Embedding"
-        call = (kernels.affine_of if row is not None else kernels.quantised_affine)(node.op) if known else None
+        call, activation = kernels.affine_part(node.call)
         if call is None:
             nodes.append(node)
             continue
-        affine, activation = replace(node, call=call), node.op.activation if row is None else row.activation(node.op)
+        affine = replace(node, call=call)
         if activation is None or activation is keras.activations.linear:
             nodes.append(affine)
             continue
@@ -313,7 +312,7 @@ def canonical(graph: Graph, form: Form = PLAIN) -> Graph:
     if form.loops:
         graph = open_loops(graph, functools.partial(canonical, form=form))
     graph = open_custom_functions(split_separable(split_activations(graph)))
-    graph = split_cosine(derivatives_at_ties(pool_planes_first(graph)))
+    graph = split_transforms(split_cosine(derivatives_at_ties(pool_planes_first(graph))))
     graph = split_attention(graph) if form.attention else graph
     graph = BATCHNORM_MODES[form.batchnorm](affine_operations(graph))
     return facts.annotate(graph.rebuilt(graph.nodes))

@@ -203,8 +203,13 @@ def centres(node: Node, graph: Graph) -> bool:
 
 @savable
 def not_differentiable(node: Node, graph: Graph) -> bool:
-    """Nodes whose outputs are integers or booleans (masks, positions, comparisons), but not numbers of tokens."""
-    return node.kind is not Kind.TOKENS and not any(numerics.is_float(graph.specs[slot].dtype) for slot in node.outputs)
+    """Nodes whose outputs are integers or booleans (masks, positions, comparisons), or floats that are made of these.
+
+    Numbers of tokens are not meant.
+    """
+    if node.kind is Kind.TOKENS:
+        return False
+    return node.fixed or not any(numerics.is_float(graph.specs[slot].dtype) for slot in node.outputs)
 
 
 def up_to(layer: int | str) -> Predicate:

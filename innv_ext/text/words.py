@@ -2,7 +2,7 @@
 
 Markers are what tokenizers write into their tokens: "##" before a part that continues a word (WordPiece), and before
 the first part of a word "▁" (SentencePiece), "Ġ" (byte-level BPE, which writes every byte as a letter) or a blank.
-Without a marker every token is a word.
+Tokenizers of single characters or bytes have blanks as tokens. Without a marker every token is a word.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 CONTINUES, PIECE, BYTES, BLANK = "##", "\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", " "
+CODES = "\x00"  # of tokenizers of single bytes, which are numbered by their values
 SHOWN_BLANK = "\N{OPEN BOX}"
 
 
@@ -35,7 +36,12 @@ class Word(NamedTuple):
 
 
 def marker_of(vocabulary: Iterable[str]) -> str:
-    """The marker that most tokens of a vocabulary begin with, "" if none does."""
+    """The marker that most tokens of a vocabulary begin with, "" if none does; of single characters the blank."""
+    vocabulary = list(vocabulary)
+    if vocabulary == [chr(i) for i in range(256)]:
+        return CODES
+    if BLANK in vocabulary and max(map(len, vocabulary)) == 1:
+        return BLANK
     counts = dict.fromkeys((CONTINUES, PIECE, BYTES, BLANK), 0)
     for token in vocabulary:
         for marker in counts:
@@ -58,8 +64,8 @@ def _begins(token: str, marker: str) -> bool:
     """Whether a token inside a text begins a word."""
     if marker == CONTINUES:
         return not token.startswith(CONTINUES)
-    if marker == BYTES:
-        return _bytes(token)[:1].isspace()
+    if marker in (BYTES, CODES):
+        return _bytes(token, marker)[:1].isspace()
     return token[:1].isspace() or token.startswith(PIECE) if marker else True
 
 
@@ -67,8 +73,8 @@ def joined(tokens: Sequence[str], marker: str) -> str:
     """The tokens of one word as it is written; blanks around it are left out."""
     if marker == CONTINUES:
         return tokens[0] + "".join(token.removeprefix(CONTINUES) for token in tokens[1:])
-    if marker == BYTES:
-        text = b"".join(map(_bytes, tokens)).decode("utf-8", "replace")
+    if marker in (BYTES, CODES):
+        text = b"".join(_bytes(token, marker) for token in tokens).decode("utf-8", "replace")
     else:
         text = "".join(tokens).replace(PIECE, " ") if marker else tokens[0]
     return text.strip() or text
@@ -76,8 +82,8 @@ def joined(tokens: Sequence[str], marker: str) -> str:
 
 def shown(token: str, marker: str) -> str:
     """A token as it is drawn: bytes are read, and the blank before a word is an open box."""
-    text = _bytes(token).decode("utf-8", "replace") if marker == BYTES else token
-    return SHOWN_BLANK + text[1:] if marker in (BYTES, BLANK) and text.startswith(" ") else text
+    text = _bytes(token, marker).decode("utf-8", "replace") if marker in (BYTES, CODES) else token
+    return SHOWN_BLANK + text[1:] if marker in (BYTES, CODES, BLANK) and text.startswith(" ") else text
 
 
 def words_of(tokens: Sequence[str], relevance: np.ndarray, special: Sequence[bool], marker: str) -> list[Word]:
@@ -104,6 +110,7 @@ def _letters() -> dict[str, int]:
 _BYTES = _letters()
 
 
-def _bytes(token: str) -> bytes:
-    """The bytes of a token of byte-level BPE; special tokens may have other letters."""
-    return b"".join(bytes([_BYTES[c]]) if c in _BYTES else c.encode() for c in token)
+def _bytes(token: str, marker: str) -> bytes:
+    """The bytes of a token of single bytes, or of byte-level BPE; special tokens may have other letters."""
+    known = _BYTES if marker == BYTES else {chr(i): i for i in range(256)}
+    return b"".join(bytes([known[c]]) if c in known else c.encode() for c in token)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import zoo
 from keras import layers as L
 from keras import ops
@@ -90,14 +91,34 @@ def test_a_call_that_reads_a_free_length(name):
 
 
 def test_what_depends_on_sizes_in_another_way_stays_one_node():
-    """Positions up to a free length, and a float made of one."""
-    by_places = model_of(lambda s, x: x + s.places[: ops.shape(x)[1]], (None, 4))
-    by_number = model_of(lambda s, x: x * (1.0 / ops.cast(ops.shape(x)[1], "float32")), (None, 4))
-    for model in (by_places, by_number):
-        graph = assert_same(model, (2, 4, 4), (3, 6, 4))
-        assert keys(graph)[0] == "custom:Own" and graph.nodes[0].note
-        with pytest.raises(NoRuleError, match=r"own.*not opened because"):
-            innv_ext.create_analyzer("lrp.epsilon", model)
+    """A float made of a length."""
+    model = model_of(lambda s, x: x * (1.0 / ops.cast(ops.shape(x)[1], "float32")), (None, 4))
+    graph = assert_same(model, (2, 4, 4), (3, 6, 4))
+    assert keys(graph)[0] == "custom:Own" and graph.nodes[0].note
+    with pytest.raises(NoRuleError, match=r"own.*not opened because"):
+        innv_ext.create_analyzer("lrp.epsilon", model)
+
+
+VARIABLE_FIRST = {
+    "add": lambda s, x: s.places + x,
+    "subtract": lambda s, x: s.places - x,
+    "multiply": lambda s, x: s.places * x,
+    "true_divide": lambda s, x: s.places / (x * x + 1),
+    "power": lambda s, x: (s.places * s.places) ** x,
+    "matmul": lambda s, x: s.places @ ops.transpose(x, (0, 2, 1)) @ x,
+    "greater": lambda s, x: ops.where(s.places > x, x, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", VARIABLE_FIRST)
+def test_a_variable_in_front_of_an_operator(name):
+    """``variable * x`` is an operator of the variable, for which Keras takes a function of its backend."""
+    model = model_of(VARIABLE_FIRST[name])
+    plain = keras.Variable.__mul__
+    for _ in range(2):
+        assert not any(n.note for n in assert_same(model, (1, 6, 4), (5, 6, 4)).nodes)
+        model.layers[1].places.assign(model.layers[1].places * 2 + 1)
+    assert keras.Variable.__mul__ is plain
 
 
 def test_values_that_the_graph_holds_are_noticed_when_they_change():
@@ -386,3 +407,38 @@ def test_what_a_random_call_read_is_not_waited_for():
     model = keras.Model(i, Noisy()(i))
     graph = trace(model, facts.is_leaf)
     assert keys(graph) == ["custom:Noisy"] and not graph.made_of
+
+
+def test_a_whole_table_of_positions_is_added():
+    """The layer declares a free length, but takes no other than that of its table."""
+    graph = assert_same(model_of(lambda s, x: x + s.places, (None, 4)), (1, 6, 4), (5, 6, 4))
+    assert keys(graph)[0] == "add"
+
+
+def test_sizes_that_a_layer_does_not_tell():
+    """EinsumDense announces no number of steps, by which what is behind it takes its positions."""
+    table = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    places = Own(lambda s, x: x * ops.convert_to_tensor(table)[: ops.shape(x)[1]])
+    i = keras.Input((None, 4))
+    model = keras.Model(i, places(L.EinsumDense("btd,de->bte", (None, 4))(i)))
+    analyzer = innv_ext.create_analyzer("gradient", model)
+    for length in (3, 33):
+        x = np.random.default_rng(length).normal(size=(2, length, 4)).astype("float32")
+        found = analyzer.explain(x, (2, 1))
+        np.testing.assert_allclose(found.score, np.asarray(model(x))[:, 2, 1], rtol=1e-5)
+        assert found.attribution[:, 2].all() and not found.attribution[:, 3:].any()
+
+
+def test_a_branch_for_the_running_backend():
+    """Its functions take no KerasTensors; those of the branch for other backends do, if they compute the same."""
+
+    def doubled(s, x, twice=2.0):
+        if keras.config.backend() == "tensorflow":
+            return tf.multiply(x, 2.0)
+        return x * twice if ops.ndim(x) == 3 else x
+
+    plain = keras.config.backend, keras.backend.backend, ops.ndim
+    assert keys(assert_same(model_of(doubled), (1, 6, 4), (5, 6, 4)))[0] == "multiply"
+    graph = assert_same(model_of(lambda s, x: doubled(s, x, 3.0)), (1, 6, 4), (5, 6, 4))
+    assert keys(graph)[0] == "custom:Own"
+    assert plain == (keras.config.backend, keras.backend.backend, ops.ndim)

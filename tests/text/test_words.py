@@ -12,6 +12,7 @@ SPLIT = {
     "▁": (["<s>", "▁the", "▁ca", "t", "▁", "s", "</s>"], [1, 0, 0, 0, 0, 0, 1], ["<s>", "the", "cat", "s", "</s>"]),
     "Ġ": (["<|e|>", "c", "a", "f", "Ã", "©", "Ġnow", "!", "ĊĊ", "x"], [1] + [0] * 9, ["<|e|>", "café", "now!", "x"]),
     " ": (["a", "b", " c", "d"], [0] * 4, ["ab", "cd"]),
+    "\x00": (["a", " ", "Ã", "±", "x", " ", " ", "b"], [0] * 8, ["a", "ñx", " ", "b"]),
     "": (["a", "##b", "▁c"], [0] * 3, ["a", "##b", "▁c"]),
 }
 
@@ -49,8 +50,11 @@ def test_markers_are_read_from_vocabularies():
     assert marker_of(["<s>", "▁the", "▁cat", "s"]) == "▁"
     assert marker_of(["a", "Ġquick", "Ġfox"]) == "Ġ"
     assert marker_of(["a", "fine", "##"]) == ""
+    assert marker_of([chr(i) for i in range(256)]) == "\x00"
+    assert marker_of(["a", " ", "ñ"]) == " " and marker_of(["a", "ñ"]) == ""
 
 
 def test_tokens_are_shown_as_they_read():
     assert shown("ĠcafÃ©", "Ġ") == "␣café" and shown("Ã", "Ġ") == "\N{REPLACEMENT CHARACTER}"
     assert shown("▁the", "▁") == "▁the" and shown("##ed", "##") == "##ed" and shown(" c", " ") == "␣c"
+    assert shown(" ", "\x00") == "␣" and shown("Ã", "\x00") == "\N{REPLACEMENT CHARACTER}"

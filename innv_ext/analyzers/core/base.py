@@ -77,13 +77,12 @@ class Analyzer:
         self.registered_params_: dict[str, Any] = {}
         self._trace()
 
-    def _trace(self) -> None:
-        """Look at the model, and again when values changed that its graph holds."""
-        self.subject_ = subject.subject_of(self.model)
+    def _trace(self, xs: Sequence[np.ndarray] = ()) -> None:
+        """Look at the model, and again when values changed that its graph holds, or for longer samples."""
+        self.subject_ = subject.subject_of(self.model, xs)
         self.input_structure_ = self.subject_.input_structure
         self.graph_: Graph = self.subject_.graph
-        self.output_position_ = request.output_position(self.model, self.graph_, self.output)
-        self._explained = self.output_position_
+        self.output_position_ = self._explained = request.output_position(self.model, self.graph_, self.output)
         self.build()
 
     def check_parameters(self) -> None:
@@ -172,8 +171,9 @@ class Analyzer:
             name = request.one_layer(layer, self.explained_layers(), bool(return_layers) or trace)
             explain = partial(self.explain_layer, name)
         size = arguments.positive_int("batch_size", self.batch_size if batch_size is None else batch_size)
-        specs = self.input_specs()
-        xs = request.standardize(x, self.input_structure_, specs, self.check_input)
+        xs = request.standardize(x, self.input_structure_, self.input_specs(), self.check_input)
+        if not self.subject_.fits(self.model, xs):
+            self._trace(xs)
         count = len(xs[0])
         size = self.subject_.whole_batches(count) or size
         shape = (None,) if neuron_selection is None else self.subject_.output_shape(self.model, self._explained, xs)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from innv_ext.backend import facts, numerics
+from innv_ext.backend import constants, facts, numerics
 from innv_ext.backend.graph import Graph, op_key
 from innv_ext.errors import ClosedMaskWarning
 
 
-def closing_inputs(graph: Graph, is_mask: Callable[[int, Graph], bool]) -> dict[int, tuple[str, float]]:
+def closing_inputs(graph: Graph) -> dict[int, tuple[str, float]]:
     """Position of an input -> (who makes a mask of it, value that is closed).
 
     These are masks of as many steps as another input has, and what ``Embedding(mask_zero=True)`` and ``Masking`` read.
     """
     users, tokens, found = graph.consumers(), facts.token_sources(graph), {}
+    masks = constants.masks(graph)
     shapes = [graph.specs[slot].shape for slot in graph.inputs]
     for i, slot in enumerate(graph.inputs):
         steps = {s[1] for j, s in enumerate(shapes) if j != i and len(s) > 1}
         beside = len(shapes[i]) > 1 and shapes[i][-1] in steps
-        if beside and slot not in tokens and not numerics.is_float(graph.specs[slot].dtype) and is_mask(slot, graph):
+        if beside and slot not in tokens and not numerics.is_float(graph.specs[slot].dtype) and slot in masks:
             found[i] = "which is a mask", 0.0
         for node in users[slot]:
             if op_key(node.op) == "Masking":

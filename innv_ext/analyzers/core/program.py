@@ -15,9 +15,9 @@ from innv_ext import files
 from innv_ext.analyzers.core import closed, subject
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.core.request import ALL, BEST
-from innv_ext.backend import facts, numerics, passes, walk
+from innv_ext.backend import constants, facts, numerics, passes, walk
 from innv_ext.backend.graph import Graph, Spec, op_key
-from innv_ext.backend.kinds import STEPS, TRUTH, Kind
+from innv_ext.backend.kinds import STEPS, Kind
 from innv_ext.backend.numerics import Compiled, widen
 from innv_ext.backend.predicates import not_differentiable
 from innv_ext.backend.rewrites.squash import cut_softmax, kept_inside
@@ -79,7 +79,7 @@ class GraphAnalyzer(Analyzer):
         self.prepare()
         self.bind()
         self._vocabulary = facts.vocabularies(self._whole)
-        self._closing = closed.closing_inputs(self._whole, _is_mask)
+        self._closing = closed.closing_inputs(self._whole)
         self._compiled: dict[Any, Compiled] = {}
         fed = self.input_specs()
         dtypes = [numerics.wide_dtype(s.dtype) if numerics.is_float(s.dtype) else s.dtype for s in fed]
@@ -250,13 +250,14 @@ def check_float_inputs(graph: Graph, what: str, instead: str = "") -> None:
 def _as_fed(graph: Graph) -> Graph:
     """Token numbers and masks are fed as integers, others (pixels 0..255) as floats, so that they get a gradient."""
     users, specs, tokens = graph.consumers(), dict(graph.specs), facts.token_inputs(graph)
+    masks = constants.masks(graph)
     for slot in graph.inputs:
         kinds, real = {n.kind for n in users[slot]}, numerics.is_float(specs[slot].dtype)
         if specs[slot].dtype == "string":
             continue
         if slot in tokens and real:
             specs[slot] = Spec(specs[slot].shape, "int32")
-        elif not (real or slot in tokens or kinds <= {Kind.DISCRETE, Kind.OPAQUE} or _is_mask(slot, graph)):
+        elif not (real or slot in tokens or kinds <= {Kind.DISCRETE, Kind.OPAQUE} or slot in masks):
             specs[slot] = Spec(specs[slot].shape, "float32")
     return replace(graph, specs=specs)
 
@@ -280,7 +281,14 @@ def _check_reachable(graph: Graph, through_steps: bool) -> None:
             open_slots = set()
         elif node.kind in (Kind.OPAQUE, Kind.DISCRETE) and not (through_steps and op_key(node.op) in STEPS):
             specs = [(graph.specs[s].shape, graph.specs[s].dtype) for s in node.inputs]
-            dead = numerics.without_gradient(node.call, specs)
+            try:
+                dead = numerics.without_gradient(node.call, specs)
+            except Exception as error:
+                raise UnsupportedModelError(
+                    f"{node.name} ({op_key(node.op)}) cannot be run on tensors of free sizes, as it is when a function "
+                    f"of TensorFlow is made of it: {error}. Give keras.Input fixed sizes, or write the layer with "
+                    f"keras.ops."
+                ) from error
             open_slots -= {s for i, s in enumerate(node.inputs) if i in dead}
         smooth.update(open_slots)
         blocking.extend([] if open_slots else [node])
@@ -289,27 +297,11 @@ def _check_reachable(graph: Graph, through_steps: bool) -> None:
         if any_path.intersection(node.outputs) and not blocked:
             blocked, blocking = [slot], [node]
     if smooth.intersection(graph.inputs):
-        tokens = facts.token_inputs(graph)
-        blocked = [slot for slot in blocked if slot in tokens or not _is_mask(slot, graph)]
+        masks = constants.masks(graph) - facts.token_inputs(graph)
+        blocked = [slot for slot in blocked if slot not in masks]
     if blocked:
         names = ", ".join(f"{n.name} ({op_key(n.op)})" for n in reversed(blocking))
         raise UnsupportedModelError(
             f"No gradient reaches input {graph.inputs.index(blocked[0])}, because {names} has none. Explain the "
             f"part of the model behind it: keras.Model(layer.output, model.output)."
         )
-
-
-def _is_mask(slot: int, graph: Graph) -> bool:
-    """Whether an input only says what counts: it is boolean, or compared or cast before all else."""
-    if graph.specs[slot].dtype == "bool":
-        return True
-    users, stack = graph.consumers(), [slot]
-    while stack:
-        for node in users[stack.pop()]:
-            if op_key(node.op) not in TRUTH and node.kind not in (Kind.SHAPE, Kind.TOKENS):
-                return False
-            if op_key(node.op) == "cast" and any(numerics.is_float(graph.specs[s].dtype) for s in node.outputs):
-                return False  # pixels
-            moved = [s for s in node.outputs if graph.specs[s].dtype != "bool" and node.kind is Kind.SHAPE]
-            stack.extend(moved)
-    return True

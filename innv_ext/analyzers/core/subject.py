@@ -14,7 +14,7 @@ from keras import ops, tree
 
 from innv_ext.analyzers.core import request
 from innv_ext.backend import facts, numerics, passes, tracing, walk
-from innv_ext.backend.graph import Graph, Spec
+from innv_ext.backend.graph import Graph, Spec, TooShort
 from innv_ext.backend.numerics import widen
 from innv_ext.errors import InnvError, InvalidInputError, UnsupportedModelError
 
@@ -27,9 +27,10 @@ class Subject:
     Weights are not kept: functions read them when they run.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, lengths: Sequence[int] = ()):
         self.input_structure = tracing.model_tensors(model)[0]
-        self.graph = tracing.trace(model, facts.is_leaf)
+        self.graph = tracing.trace(model, facts.is_leaf, lengths)
+        self._fitting: set[Any] = set()  # shapes of samples
         self.structure, self._kept = tracing.structure(model)
         self._held = [(variable, np.array(variable)) for variable in self.graph.made_of]
         self._fullest = passes.fullest(self.graph)
@@ -53,9 +54,31 @@ class Subject:
         shape = self.graph.specs[self.graph.outputs[position]].shape
         if None not in shape[1:]:
             return shape
-        with tracing.untouched(model), self.refusing(model, xs):
-            symbols = [keras.KerasTensor((2, *x.shape[1:]), request.dtype_of(x)) for x in xs]
-            return tuple(walk.evaluate(self.graph, symbols)[position].shape)
+        with self.refusing(model, xs):
+            return tuple(self._symbolic(model, xs)[position].shape)
+
+    def _symbolic(self, model: keras.Model, xs: Sequence[np.ndarray]) -> list[keras.KerasTensor]:
+        """The outputs for samples like ``xs``, without computing them."""
+        symbols = [keras.KerasTensor((2, *x.shape[1:]), request.dtype_of(x)) for x in xs]
+        with tracing.untouched(model), tracing.sizes_told():
+            return walk.evaluate(self.graph, symbols)
+
+    def fits(self, model: keras.Model, xs: Sequence[np.ndarray]) -> bool:
+        """Whether the graph knows its constants (positions, causal masks) for samples as long as these.
+
+        If not, ``subject_of(model, xs)`` does.
+        """
+        shapes = tuple(x.shape[1:] for x in xs)
+        free = any(None in self.graph.specs[slot].shape[1:] for slot in self.graph.inputs)
+        if free and shapes not in self._fitting:
+            try:
+                self._symbolic(model, xs)
+            except TooShort:
+                return False
+            except Exception:  # whatever a foreign call() raises on KerasTensors
+                pass
+            self._fitting.add(shapes)
+        return True
 
     @contextlib.contextmanager
     def refusing(self, model: keras.Model, xs: Sequence[np.ndarray]) -> Iterator[None]:
@@ -190,12 +213,26 @@ def _evaluated(graph: Graph, xs: Sequence[np.ndarray]) -> np.ndarray:
 _SUBJECTS: weakref.WeakKeyDictionary[keras.Model, weakref.ref[Subject]] = weakref.WeakKeyDictionary()
 
 
-def subject_of(model: keras.Model) -> Subject:
-    """The ``Subject`` that analyzers of this model have already, or a new one if there is none or layers changed."""
+def subject_of(model: keras.Model, xs: Sequence[np.ndarray] = ()) -> Subject:
+    """The ``Subject`` that analyzers of this model have already, or a new one if there is none or layers changed.
+
+    It knows its constants for samples as long as those of ``xs``, see ``Subject.fits``.
+    """
     held = _SUBJECTS.get(model)
     found = held() if held is not None else None
     if found is None or found.is_stale() or found.structure != tracing.structure(model)[0]:
         found = Subject(model)
+    if xs and not found.fits(model, xs):
+        specs = (found.graph.specs[slot].shape for slot in found.graph.inputs)
+        sizes = [pair for x, spec in zip(xs, specs, strict=True) for pair in zip(x.shape[1:], spec[1:], strict=True)]
+        lengths = {size for size, free in sizes if free is None}
+        found = Subject(model, sorted(lengths))
+        if not found.fits(model, xs):
+            raise UnsupportedModelError(
+                f"What {model.name!r} makes of the length of its input is not known for {max(lengths)} steps; take "
+                f"fewer, or give keras.Input a fixed length."
+            )
+    if held is None or found is not held():
         _SUBJECTS[model] = weakref.ref(found)  # those who use it hold it, so that a model is never kept alive
     return found
 

@@ -29,7 +29,8 @@ def needs_rows(head: Graph, graph: Graph) -> bool:
     """
     if any(op_key(n.op) in _MIXES_AXES for n in graph.nodes):
         return True
-    sources = [n for n in graph.nodes if op_key(n.op) in ("Masking", "Embedding") or op_key(n.op).startswith("custom:")]
+    makers = ("Masking", "Embedding", "ReversibleEmbedding")
+    sources = [n for n in graph.nodes if op_key(n.op) in makers or op_key(n.op).startswith("custom:")]
     tokens = bool(head.nodes) or not all(numerics.is_float(graph.specs[s].dtype) for s in graph.inputs)
     return tokens or bool(sources) or any(mask_arguments(n) for n in graph.nodes)
 

@@ -42,10 +42,14 @@ def _steps(node: Node) -> Callable[..., Tensor] | None:
         return None
     if key == "dot_product_attention":
         return lambda *xs: _attention(node.op, *_filled(call, xs))
-    masked = isinstance(call.kwargs.get("mask"), Arg) and len(call.args) == 1
-    if key == "Softmax" and masked and isinstance(node.op.axis, int):
+    masked = key == "Softmax" and isinstance(_mask_of_softmax(*call.args, **call.kwargs), Arg)
+    if masked and isinstance(node.op.axis, int):
         return lambda *xs: _softmax(node.op.axis, *_filled(call, xs))
     return None
+
+
+def _mask_of_softmax(inputs: Any, mask: Any = None) -> Any:
+    return mask
 
 
 def _filled(call: Call, xs: tuple[Tensor, ...]) -> tuple[list[Any], dict[str, Any]]:
@@ -79,7 +83,7 @@ def _attention(op: Any, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
 
 
 def _softmax(axis: int, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
-    (scores,), mask = args, _truth(kwargs["mask"])
+    scores, mask = args[0], _truth(_mask_of_softmax(*args, **kwargs))
     weights = ops.softmax(ops.where(mask, scores, _far(scores.dtype)), axis=axis)
     return ops.where(mask, weights, ops.cast(0.0, weights.dtype))  # rows of which all is closed
 

@@ -13,12 +13,12 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext.backend import facts, numerics
-from innv_ext.backend.graph import Arg, Call, Graph, Node, Spec, op_key, try_out
+from innv_ext.backend.graph import Arg, Call, Graph, Node, Spec, op_key
 from innv_ext.backend.kinds import RECURRENT_CELLS, RECURRENT_LAYERS
 from innv_ext.backend.loops import Loop
 from innv_ext.backend.masks import keep_mask, mask_of, with_mask
 from innv_ext.backend.rewrites.joint import join_sums
-from innv_ext.backend.tracing import open_cell, untouched
+from innv_ext.backend.tracing import open_cell, try_out, untouched
 
 Tensor = Any
 Form = Callable[[Graph], Graph]

@@ -37,6 +37,8 @@ class Collector:
         self.changes = False  # whether a call inside the one that is run changes what the others inherit
         self.masks: dict[int, Any] = {}  # those that tensors have when the model runs, where others were recorded
         self.live: Live | None = None  # which tensors of the functional model have masks
+        self.lengths: Sequence[int] = ()  # for which constants that depend on free sizes have to be known
+        self.inside = False  # whether layers of users inside a call that is run are no nodes
         self.checks = True  # whether what is opened is compared with the layer itself
         self.compared: set[Any] = set()  # what was found right, as ``kin`` tells it
         self.positions = {layer.name: i for i, layer in enumerate(layers)}

@@ -15,6 +15,7 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.models.functional import Functional
 
+from innv_ext.backend import numerics
 from innv_ext.backend.masks import mask_of
 from innv_ext.errors import UnsupportedModelError
 
@@ -239,15 +240,50 @@ def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
             read[id(variable)] = variable
         return plain.fget(variable)
 
+    owners = keras.Variable, type(keras.ops.convert_to_tensor(0.0))
+    before = [(cls, name, vars(cls).get(name)) for cls in owners for name in _LEFT_OPERANDS if hasattr(cls, name)]
     keras.Variable.value = property(value)
+    for cls, name, _ in before:
+        setattr(cls, name, _symbolic_operator(getattr(cls, name), _LEFT_OPERANDS[name]))
     if own:
         object.__setattr__(op, "add_loss", lambda loss: None)
     try:
         yield
     finally:
         keras.Variable.value = plain
+        for cls, name, operator in before:
+            if operator is None:  # of a base class
+                delattr(cls, name)
+            else:
+                setattr(cls, name, operator)
         if own:
             object.__delattr__(op, "add_loss")
+
+
+def inner_dtype(op: Any, kt: keras.KerasTensor) -> str:
+    """The dtype that a layer computes in, for a tensor that it is called with."""
+    dtype = keras.backend.standardize_dtype(kt.dtype)
+    casts = isinstance(op, keras.layers.Layer) and op.autocast and op._convert_input_args
+    return op.input_dtype if casts and numerics.is_float(dtype) else dtype
+
+
+_LEFT_OPERANDS = {
+    "__add__": keras.ops.add,
+    "__sub__": keras.ops.subtract,
+    "__mul__": keras.ops.multiply,
+    "__truediv__": keras.ops.true_divide,
+    "__matmul__": keras.ops.matmul,
+    "__pow__": keras.ops.power,
+    "__lt__": keras.ops.less,
+    "__le__": keras.ops.less_equal,
+    "__gt__": keras.ops.greater,
+    "__ge__": keras.ops.greater_equal,
+}
+
+
+def _symbolic_operator(plain: Callable[..., Any], operation: Callable[..., Any]) -> Callable[..., Any]:
+    """``variable * x``, which Keras or its backend would refuse, also for a KerasTensor x."""
+    return lambda a, b: operation(a, b) if isinstance(b, keras.KerasTensor) else plain(a, b)
 
 
 def with_masks(op: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -6,35 +6,29 @@ custom layer can be run on ``keras.KerasTensor``. This folder is the only place 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import keras
 from keras import tree
 
-from innv_ext.backend import numerics
-from innv_ext.backend.graph import Arg, Call, Graph, Spec, keys_of, op_key, try_out
-from innv_ext.backend.masks import with_mask
-from innv_ext.backend.tracing import attention, sizes
-from innv_ext.backend.tracing.collector import OWN, Collector
+from innv_ext.backend.graph import Arg, Call, Graph, Spec, keys_of, op_key
+from innv_ext.backend.tracing import sizes
+from innv_ext.backend.tracing.calls import Caller, tensors
+from innv_ext.backend.tracing.collector import OWN
 from innv_ext.backend.tracing.live import live_masks, passed_masks
 from innv_ext.backend.tracing.state import (
-    calls_told,
     handed_training,
     model_tensors,
     parts,
-    quiet_call,
     recorded_calls,
     runs_recorded_graph,
     untouched,
-    with_masks,
 )
 from innv_ext.errors import UnsupportedModelError
 
 
-def trace(model: keras.Model, is_leaf: Callable[[Any], bool]) -> Graph:
+def trace(model: keras.Model, is_leaf: Callable[[Any], bool], lengths: Sequence[int] = ()) -> Graph:
     """Turn a built model into a ``Graph``; the model is left as it was.
 
     A subclassed model whose ``call`` cannot run on KerasTensors becomes one node.
@@ -43,6 +37,7 @@ def trace(model: keras.Model, is_leaf: Callable[[Any], bool]) -> Graph:
     ----------
     model : built keras.Model (functional, Sequential or subclassed)
     is_leaf : tells for a layer or operation whether it stays one node; others are opened where possible
+    lengths : of free axes, for which constants that depend on them (positions, causal masks) have to be known
 
     Raises
     ------
@@ -57,17 +52,20 @@ def trace(model: keras.Model, is_leaf: Callable[[Any], bool]) -> Graph:
                 f"explained. Convert the data and give the model a dense keras.Input."
             )
         try:
-            return _traced(model, inputs, outputs, is_leaf)
+            return _traced(model, inputs, outputs, is_leaf, lengths)
         except UnsupportedModelError:
             if outputs is not None or all(kt.dtype == "int32" for kt in tree.flatten(inputs)):
                 raise
         # which dtype a call written by hand takes is written nowhere: here it looks up numbers
         whole = tree.map_structure(lambda kt: keras.KerasTensor(kt.shape, "int32"), inputs)
-        return _traced(model, whole, None, is_leaf)
+        return _traced(model, whole, None, is_leaf, lengths)
 
 
-def _traced(model: keras.Model, inputs: Any, outputs: Any, is_leaf: Callable[[Any], bool]) -> Graph:
+def _traced(
+    model: keras.Model, inputs: Any, outputs: Any, is_leaf: Callable[[Any], bool], lengths: Sequence[int]
+) -> Graph:
     tracer = Tracer(is_leaf, model.layers)
+    tracer.lengths = lengths
     slots = [tracer.new_slot(kt) for kt in tree.flatten(inputs)]
     if outputs is None:
         flat, outputs = tracer.subclassed(model, inputs, slots)
@@ -80,7 +78,7 @@ def _traced(model: keras.Model, inputs: Any, outputs: Any, is_leaf: Callable[[An
     return Graph(nodes, tuple(slots), tuple(flat), tracer.specs, tracer.layer_slots, keys_of(outputs), read)
 
 
-class Tracer(Collector):
+class Tracer(Caller):
     """Opens nested models, composite layers and whatever ``call`` can be run on KerasTensors."""
 
     def open(
@@ -98,7 +96,7 @@ class Tracer(Collector):
         outside = self.training, self.recorded, self.handed, self.changes, self.masks, self.live
         live, made = self.live, [None] * len(results)
         try:
-            outer = _tensors(args, kwargs)
+            outer = tensors(args, kwargs)
             masks = [self.mask_slot(kt, known, here) for kt in outer]
             feeds = [known[id(kt)] for kt in outer]
             self.training, self.recorded, self.changes = training, runs_recorded_graph(op), False
@@ -169,18 +167,11 @@ class Tracer(Collector):
             self.walk(call.outputs, known, path)
         self.walk(outputs, known, path)
 
-    def constant(self, value: Any, beside: int, here: tuple[str, ...]) -> int:
-        """A node whose output is a constant, whatever the input ``beside`` it."""
-        array = keras.ops.convert_to_tensor(value)
-        dtype = keras.backend.standardize_dtype(array.dtype)
-        call = Call(lambda x: array, (Arg(0),))
-        return self.step(keras.ops.full_like, call, [beside], array.shape, dtype, (*here, "constant"))
-
     def frames(
         self, op: Any, args: Any, feeds: Sequence[int], masks: Sequence[int | None], here: tuple[str, ...]
     ) -> list[int]:
         """TimeDistributed with its steps moved into the batch, where the wrapped layer takes each for a sample."""
-        (x,), layer = _tensors(args, {}), op.layer
+        (x,), layer = tensors(args, {}), op.layer
         if layer._call_has_mask_arg and (len(feeds) > 1 or masks[0] is not None):
             raise ValueError(f"a Keras mask reaches {layer.name!r} inside it")
         if x.shape[1] is None:
@@ -214,124 +205,10 @@ class Tracer(Collector):
             self.layer_slots[model.name] = found[0]
             return found, outputs
 
-    def run(
-        self,
-        op: Any,
-        args: Any,
-        kwargs: Any,
-        feeds: Sequence[int],
-        masks: Sequence[int | None],
-        here: tuple[str, ...],
-        compare: bool = True,
-    ) -> tuple[list[int], Any]:
-        """(slots, structure) of the outputs of a ``call`` written by hand, run with free sizes or else at two sizes."""
-        start, names, layer_slots = (len(self.nodes), len(self.specs)), dict(self.names), dict(self.layer_slots)
-        read = len(self.read)
-        recorded, first = Call(op, *self.templates(args, self.handing(op, kwargs, self.training))), None
-        free = any(None in kt.shape for kt in _tensors(args, kwargs))
-        for choice in (None, *(sizes.CHOICES if free else ())):
-            try:
-                if choice is None:
-                    found = self.run_once(op, args, kwargs, feeds, masks, here)
-                else:
-                    found = self.run_twice(op, args, kwargs, feeds, masks, here, choice)
-                nodes = self.nodes[start[0] :]
-                kin = self.kin(recorded, feeds, masks, nodes)
-                if self.checks and kin not in self.compared:
-                    call = recorded if compare else None
-                    try_out(call, feeds, masks, self.specs, nodes, found[0], padded=not here)
-                    self.compared.update([] if kin is None else [kin])
-                return found
-            except Exception as error:
-                first = first or error
-                self.forget(*start)
-                for key in list(self.read)[read:]:  # by a call that stays one node
-                    del self.read[key]
-                self.names, self.layer_slots = dict(names), dict(layer_slots)
-        assert first is not None
-        raise first
-
-    def run_once(
-        self,
-        op: Any,
-        args: Any,
-        kwargs: Any,
-        feeds: Sequence[int],
-        masks: Sequence[int | None],
-        here: tuple[str, ...],
-    ) -> tuple[list[int], Any]:
-        """(slots, structure) of the outputs of a ``call`` run on tensors like the slots that feed it."""
-        fresh, inner, own = [], {}, {}
-        for kt, slot, mask in zip(_tensors(args, kwargs), feeds, masks, strict=True):
-            inside = keras.KerasTensor(self.specs[slot].shape, _inner_dtype(op, kt))
-            inner[id(inside)] = self.cast(slot, inside, here, mask)
-            if mask is not None:
-                if mask not in own:
-                    own[mask] = keras.KerasTensor(self.specs[mask].shape, self.specs[mask].dtype)
-                inner[id(own[mask])] = mask
-                with_mask(inside, own[mask])
-            fresh.append(inside)
-        rest = iter(fresh)
-        swap = functools.partial(tree.map_structure, lambda a: next(rest) if isinstance(a, keras.KerasTensor) else a)
-        inner_args, inner_kwargs = swap(args), swap(kwargs)
-        with quiet_call(op, self.read), attention.symbolic(op), calls_told(self.training) as inherited:
-            outputs = op.call(*inner_args, **with_masks(op, inner_args, inner_kwargs))
-            self.changes = inherited() not in (None, self.training)
-        if not all(isinstance(kt, keras.KerasTensor) for kt in tree.flatten(outputs)):
-            raise TypeError("an output is not symbolic")
-        self.walk(tree.flatten(outputs), inner, here)
-        return [inner[id(kt)] for kt in tree.flatten(outputs)], outputs
-
-    def run_twice(
-        self,
-        op: Any,
-        args: Any,
-        kwargs: Any,
-        feeds: Sequence[int],
-        masks: Sequence[int | None],
-        here: tuple[str, ...],
-        choice: Sequence[tuple[int, int]],
-    ) -> tuple[list[int], Any]:
-        """The same from recordings at two sizes of what is free."""
-        given = sorted({*feeds, *(m for m in masks if m is not None)})
-        parts, found = [], []
-        for number in (0, 1):
-            part = Tracer(self.is_leaf)
-            part.training, part.recorded, part.checks = self.training, self.recorded, False
-            part.positions, part.names, part.read = self.positions, dict(self.names), self.read
-            specs = [self.specs[s] for s in given]
-            part.specs = {i: replace(s, shape=sizes.at_size(s.shape, choice, number)) for i, s in enumerate(specs)}
-            own = {slot: i for i, slot in enumerate(given)}
-            moved = [own[s] for s in feeds], [None if m is None else own[m] for m in masks]
-            found.append(part.run_once(op, args, kwargs, *moved, here))
-            parts.append(part)
-        a, b = parts
-        slots = dict(enumerate(given))
-        for s, t in zip(list(a.specs)[len(given) :], list(b.specs)[len(given) :], strict=True):
-            slots[s] = len(self.specs)
-            self.specs[slots[s]] = sizes.free(a.specs[s], b.specs[t])
-        for x, y in zip(a.nodes, b.nodes, strict=True):
-            node = sizes.merged(x, y, a.specs, b.specs, choice)
-            ends = {"inputs": tuple(slots[s] for s in x.inputs), "outputs": tuple(slots[s] for s in x.outputs)}
-            self.nodes.append(replace(node, index=len(self.nodes), **ends))
-        self.names = a.names
-        self.layer_slots.update({name: slots[s] for name, s in a.layer_slots.items()})
-        return [slots[s] for s in found[0][0]], found[0][1]
-
-
-def _tensors(args: Any, kwargs: Any) -> list[keras.KerasTensor]:
-    return [kt for kt in tree.flatten((args, kwargs)) if isinstance(kt, keras.KerasTensor)]
-
 
 def _sizes(shape: Sequence[int | None], first: int) -> list[Any]:
     """The sizes of a tensor's axes from ``first`` on."""
     return [sizes.Size(((0, axis),)) if d is None else d for axis, d in enumerate(shape) if axis >= first]
-
-
-def _inner_dtype(op: Any, kt: keras.KerasTensor) -> str:
-    dtype = keras.backend.standardize_dtype(kt.dtype)
-    casts = isinstance(op, keras.layers.Layer) and op.autocast and op._convert_input_args
-    return op.input_dtype if casts and numerics.is_float(dtype) else dtype
 
 
 def open_function(fn: Callable[..., Any], specs: Sequence[Spec], is_leaf: Callable[[Any], bool]) -> Graph | None:

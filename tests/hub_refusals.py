@@ -1,0 +1,38 @@
+"""Which analyzer rightly refuses which model of keras-hub, and why; any other refusal is a fault of the package.
+
+A row is (analyzers, word in the message, why). A refusal that is listed here must come, by a typed error in whose
+message the word stands.
+"""
+
+ANALYZERS = ("gradient", "integrated_gradients", "lrp.attnlrp", "lrp.cp_lrp", "deep_lift")
+LRP = ("lrp.attnlrp", "lrp.cp_lrp")
+COUPLED = "every text is compared with every picture of the batch, so that no sample has a map of its own"
+WAVES = "a Fourier transform over tokens and components has no rule of relevance"
+FOREIGN = "a function of TensorFlow itself inside a layer, which Keras cannot run symbolically: the layer stays whole"
+NUMBERS = "a layer wants sizes as numbers of Python (a loop over steps), which no model of any length has: fix them"
+PROMPTS = "how a layer treats prompts depends on how many there are, so that it stays whole"
+
+FREE = "cannot be run on tensors of free sizes"
+REFUSED = {
+    # by all methods
+    "CLIPBackbone": (ANALYZERS, "depends on the other samples", COUPLED),
+    "MetaCLIP2Backbone": (ANALYZERS, "depends on the other samples", COUPLED),
+    "SigLIPBackbone": (ANALYZERS, "depends on the other samples", COUPLED),
+    "RWKV7CausalLM": (ANALYZERS, FREE, NUMBERS),
+    "Qwen3_5CausalLM": (ANALYZERS, FREE, NUMBERS),
+    "Qwen3_5MoeCausalLM": (ANALYZERS, FREE, NUMBERS),
+    "XLNetBackbone": (ANALYZERS, FREE, NUMBERS),
+    # by those that need rules
+    "FNetTextClassifier": (LRP, "fft2", WAVES),
+    "FNetMaskedLM": (LRP, "fft2", WAVES),
+    "DepthAnythingDepthEstimator": (LRP, "DepthAnything", FOREIGN),
+    "DFineObjectDetector": (LRP, "DFineDecoder", FOREIGN),
+    "SAMImageSegmenter": (LRP, "SAMPromptEncoder", PROMPTS),
+    "SAM3PromptableConceptImageSegmenter": (LRP, "SAM3GeometryEncoder", PROMPTS),
+}
+
+
+def refusal(name, analyzer):
+    """(word in the message, why), or None where the analyzer gives a map."""
+    analyzers, *rest = REFUSED.get(name, ((), "", ""))
+    return tuple(rest) if analyzer in analyzers else None

@@ -1,0 +1,211 @@
+"""Models of every family of keras-hub, tiny and with random weights: what runs gives right maps, or is refused."""
+
+import contextlib
+import functools
+import inspect
+
+import hub_by_hand
+import hub_models
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hub_refusals import ANALYZERS, REFUSED, refusal
+from keras import tree
+
+import innv_ext
+from innv_ext.analyzers.core.subject import subject_of
+from innv_ext.backend import walk
+from innv_ext.errors import UnsupportedModelError
+
+hub = pytest.importorskip("keras_hub")
+
+pytestmark = pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
+FAST = {"BertTextClassifier", "LlamaCausalLM", "ViTImageClassifier", "T5Seq2SeqLM"}
+TAPED = """BertTextClassifier DebertaV3MaskedLM GPT2CausalLM LlamaCausalLM GemmaCausalLM T5Seq2SeqLM BartSeq2SeqLM
+    WhisperBackbone MoonshineAudioToText PaliGemmaCausalLM ViTImageClassifier ResNetImageClassifier
+    SegFormerImageSegmenter SwinTransformerImageClassifier RetinaNetObjectDetector""".split()
+PADDED = """AlbertTextClassifier BertTextClassifier DebertaV3TextClassifier DistilBertTextClassifier
+    RobertaTextClassifier XLMRobertaTextClassifier""".split()
+
+
+def marked(names):
+    return [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in names]
+
+
+class Case:
+    """A model of the table, what it reads, and the output that is explained."""
+
+    def __init__(self, name):
+        self.name, self.model = name, hub_models.build(name)
+        self.x = hub_models.inputs(self.model)
+        self.output = hub_models.explained(self.model)
+
+    def analyzer(self, analyzer, **params):
+        return innv_ext.create_analyzer(analyzer, self.model, output=self.output, **params)
+
+    def found(self, y):
+        return y if self.output is None else y[self.output]
+
+
+@pytest.fixture(scope="module", params=marked(hub_models.LISTED))
+def case(request):
+    """One model at a time."""
+    return Case(request.param)
+
+
+def close(found, expected, tolerance):
+    np.testing.assert_allclose(found, expected, atol=tolerance * max(np.abs(expected).max(), 1e-12), rtol=0)
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def test_every_model_of_keras_hub_is_in_the_tables():
+    kinds = (hub.models.Backbone, hub.models.Task)
+    public = {name: cls for name, cls in vars(hub.models).items() if inspect.isclass(cls) and issubclass(cls, kinds)}
+    known = {*hub_models.BACKBONES, *hub_models.TASKS}
+    covered = {getattr(hub.models, name) for name in known}
+    assert known <= set(public)
+    missing = {name for name, cls in public.items() if cls not in covered}
+    assert missing == set(hub_models.LEFT_OUT)
+    assert set(REFUSED) <= known
+
+
+def test_the_traced_forward_agrees(case):
+    arrays = tree.flatten(case.x)
+    graph = subject_of(case.model, arrays).graph
+    flat = [tf.convert_to_tensor(a, graph.specs[s].dtype) for a, s in zip(arrays, graph.inputs, strict=True)]
+    expected = tree.flatten(case.model(case.x, training=False))
+    for a, b in zip(walk.evaluate(graph, flat), expected, strict=True):
+        close(np.asarray(a, "float64"), np.asarray(b, "float64"), 1e-5)
+
+
+@pytest.mark.parametrize("analyzer", ANALYZERS)
+def test_a_map_is_given_or_refused(case, analyzer):
+    reason = refusal(case.name, analyzer)
+    if reason is not None:
+        with pytest.raises(UnsupportedModelError) as raised:
+            case.analyzer(analyzer).analyze(case.x)
+        assert reason[0].lower() in str(raised.value).lower(), reason[1]
+        return
+    found = case.analyzer(analyzer).explain(case.x)
+    maps = tree.flatten(found.attribution)
+    assert [m.shape for m in maps] == [x.shape for x in tree.flatten(case.x)]
+    assert all(np.isfinite(m).all() for m in maps) and any(m.any() for m in maps)
+    if isinstance(case.x, dict):  # what says where a token stands, and whether it counts, is no evidence itself
+        assert not any(found.attribution[name].any() for name in case.x if name.endswith(hub_models.NO_SIGNAL))
+    if analyzer == "deep_lift":
+        assert found.extras["completeness_error"].max() < 1e-3
+
+
+# --- right values -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def moved(model, tokens, shifts, vectors):
+    """Within it, vectors of tokens are moved by ``shifts``; where they stood is noted in ``vectors``, by input."""
+    tables = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
+
+    def call(original, inputs, *args, **kwargs):
+        y = original(inputs, *args, **kwargs)
+        for name, ids in tokens.items():
+            if tuple(inputs.shape) == ids.shape and np.array_equal(inputs, ids):
+                vectors[name] = np.asarray(y)
+                return y + shifts[name]
+        return y
+
+    for layer in tables:
+        layer.call = functools.partial(call, layer.call)
+    try:
+        yield
+    finally:
+        for layer in tables:
+            object.__delattr__(layer, "call")
+
+
+def taped(case, index):
+    """The gradient of one output value by a tape; of tokens by their one-hot coordinate: vector times gradient."""
+    x = case.x if isinstance(case.x, dict) else {"images": case.x}
+    tokens = {name: ids for name, ids in x.items() if name.endswith("token_ids")}
+    width = case.model.backbone.token_embedding.output_dim if tokens else 0
+    watched = {name: tf.zeros((*ids.shape, width)) for name, ids in tokens.items()}
+    watched |= {
+        n: tf.constant(a) for n, a in x.items() if a.dtype == "float32" and not n.endswith(hub_models.NO_SIGNAL)
+    }
+    vectors = {}
+    with tf.GradientTape() as tape, moved(case.model, tokens, watched, vectors):
+        tape.watch(watched)
+        fed = {**x, **{name: a for name, a in watched.items() if name not in tokens}}
+        y = case.found(case.model(fed if isinstance(case.x, dict) else fed["images"], training=False))
+        score = tf.reduce_sum(y[(slice(None), *index)])
+    grads = tape.gradient(score, watched, unconnected_gradients="zero")
+    return {name: np.sum(vectors[name] * g, axis=-1) if name in tokens else np.asarray(g) for name, g in grads.items()}
+
+
+@pytest.mark.parametrize("name", marked(TAPED))
+def test_gradients_are_those_of_a_tape(name):
+    case = Case(name)
+    shape = np.shape(case.found(case.model(case.x, training=False)))[1:]
+    index = tuple(min(2, d - 1) for d in shape)
+    found = case.analyzer("gradient").analyze(case.x, index if len(index) > 1 else index[0])
+    found = found if isinstance(found, dict) else {"images": found}
+    expected = taped(case, index)
+    assert any(e.any() for e in expected.values())
+    for key, value in expected.items():
+        close(found[key], value, 1e-4)
+
+
+@pytest.mark.parametrize("name", marked(hub_models.WITHOUT_BIAS))
+def test_cp_lrp_conserves_in_decoders_without_bias(name):
+    case = Case(name)
+    found = case.analyzer("lrp.cp_lrp", epsilon=1e-9).explain(case.x, [(4, 3), (2, 5)])
+    total = sum(found.attribution[key].sum(axis=1) for key in case.x)
+    np.testing.assert_allclose(total, found.score, rtol=1e-4)
+
+
+@pytest.mark.parametrize("analyzer", ["lrp.attnlrp", "lrp.cp_lrp", "gradient"])
+@pytest.mark.parametrize("name", marked(PADDED))
+def test_padding_has_no_part(name, analyzer):
+    case = Case(name)
+    found = case.analyzer(analyzer).analyze(case.x, 1)["token_ids"]
+    assert not found[~case.x["padding_mask"].astype(bool)].any()
+    assert (found[0] != 0).all()
+
+
+@pytest.mark.parametrize("name", marked(["GPT2CausalLM", "LlamaCausalLM", "BloomCausalLM", "FalconCausalLM"]))
+def test_what_comes_later_has_no_part(name):
+    case = Case(name)
+    found = case.analyzer("lrp.attnlrp").analyze(case.x, (3, 2))["token_ids"]
+    assert not found[:, 4:].any() and (found[:, :4] != 0).all()
+
+
+BY_HAND = {
+    "LlamaCausalLM": hub_by_hand.llama,
+    "BertTextClassifier": hub_by_hand.bert,
+    "ViTImageClassifier": hub_by_hand.vit,
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_attnlrp_is_the_input_times_a_modified_gradient(name):
+    case = Case(name)
+    ids = case.x["token_ids"] if isinstance(case.x, dict) else None
+    h = case.x if ids is None else keras.ops.take(case.model.backbone.token_embedding.embeddings, ids, axis=0)
+    index = (3, 2) if "CausalLM" in name else 2
+
+    def score(modified):
+        y = BY_HAND[name](case.model, h, case.x, modified)
+        return y[:, 3, 2] if "CausalLM" in name else y[:, 2]
+
+    h = tf.convert_to_tensor(h)
+    found = case.analyzer("lrp.attnlrp", epsilon=1e-9).explain(case.x, index)
+    np.testing.assert_allclose(found.score, score(False), rtol=1e-4)
+    with tf.GradientTape() as tape:
+        tape.watch(h)
+        y = tf.reduce_sum(score(True))
+    expected = np.asarray(h * tape.gradient(y, h))
+    if ids is None:
+        close(found.attribution, expected, 1e-4)
+    else:
+        close(found.attribution["token_ids"], expected.sum(axis=-1), 1e-4)
