@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from keras import tree
 
 from innv_ext.backend import affine as affines
@@ -23,7 +24,7 @@ _MASKS_ONLY = {
     Kind.SELECT,
     Kind.TOKENS,
 }
-_JOINED = {Kind.PRODUCT, Kind.LINEAR, Kind.MAX, Kind.SELECT}
+_FAR = 1e3  # what closes scores is at least so far from them
 _PLACES = frozenset({"take", "take_along_axis", "get_item"})  # one input says which values of the other are taken
 
 
@@ -34,7 +35,8 @@ def masks(graph: Graph) -> set[int]:
     """The inputs of integers or truth values that only say what counts, or where it stands.
 
     They, and what sums, products and comparisons make of them alone, are compared, passed as masks or as places, or
-    meet the signal of other inputs in a sum or product; no weights, look-ups or codes read them.
+    meet the signal of other inputs as masks do: as a factor of whole steps, far away in a sum, or as the condition of a
+    choice. No weights, look-ups or codes read them; a number that is added or multiplied as such is a signal.
     """
     users = graph.consumers()
 
@@ -115,9 +117,43 @@ def _keeps_masks(node: Node) -> bool:
 def _takes_mask(node: Node, slot: int, graph: Graph) -> bool:
     places = {i for i, s in enumerate(node.inputs) if s == slot}
     truth, key = not _is_any_float(node.outputs, graph), traits.activation_key(node)
-    if places <= mask_arguments(node) or node.kind in _JOINED or (truth and key in TRUTH) or key in SHAPE_ONLY:
+    if places <= mask_arguments(node) or (truth and key in TRUTH) or key in SHAPE_ONLY:
         return True
+    if node.kind is Kind.PRODUCT:
+        factor = traits.factors(node) == "values"
+        spans = factor and _spans_steps(graph.specs[slot].shape, graph.specs[node.outputs[0]].shape)
+        return spans or any(n.kind in (Kind.LINEAR, Kind.MAX) for n in _before(slot, graph))  # how many there are
+    if node.kind is Kind.LINEAR:
+        return any(map(_is_far, _before(slot, graph)))
+    if key == "where":
+        return isinstance(node.call, Call) and node.call.args[0] in map(Arg, places)
     return key in _PLACES and 0 not in places and not numerics.is_float(graph.specs[slot].dtype)
+
+
+def _spans_steps(mask: Sequence[int | None], signal: Sequence[int | None]) -> bool:
+    """Whether a factor is the same for some axis of a product (channels, heads), but not for a whole sample."""
+    own = [1] * (len(signal) - len(mask)) + list(mask)
+    spread = [m == 1 != n for m, n in zip(own[1:], signal[1:], strict=True)]
+    return any(spread) and not all(m == 1 for m in own[1:])
+
+
+def _before(slot: int, graph: Graph) -> list[Node]:
+    """The nodes that a slot depends on."""
+    needed, found = {slot}, []
+    for node in reversed(graph.nodes):
+        if needed.intersection(node.outputs):
+            needed.update(node.inputs)
+            found.append(node)
+    return found
+
+
+def _is_far(node: Node) -> bool:
+    """Whether a node scales values, or chooses some, so that they are far away from scores."""
+    if node.kind not in (Kind.RESCALE, Kind.SELECT) or not isinstance(node.call, Call):
+        return False
+    numbers = [v for v in tree.flatten((node.call.args, node.call.kwargs)) if not isinstance(v, (str, bool))]
+    numbers = [v for v in numbers if isinstance(v, (int, float)) or affines.is_array(v)]
+    return any(np.abs(np.asarray(v, "float64")).max(initial=0) >= _FAR for v in numbers)
 
 
 # --- norms that are written in operations ----------------------------------------------------------------------------

@@ -1,0 +1,65 @@
+"""Inputs of integers beside a signal: masks get zeros, numbers that are added or multiplied as such get their share."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from keras import ops
+
+import innv_ext
+
+STEPS, WIDTH = 4, 3
+
+
+def explained(build, shape, numbers, name="gradient", x_shape=(STEPS, WIDTH)):
+    """The maps of a float input and of one of integers."""
+    x, n = keras.Input(x_shape), keras.Input(shape, dtype="int32")
+    model = keras.Model([x, n], build(x, n))
+    values = np.random.default_rng(0).normal(size=(2, *x_shape)).astype("float32")
+    return innv_ext.create_analyzer(name, model).analyze([values, numbers], 0)
+
+
+def pooled(h):
+    return L.Dense(2)(ops.sum(h, axis=1))
+
+
+def attended(x, closed):
+    """Scores that are far away where a mask closes them, as (1 - mask) times a large number or by a choice."""
+    scores = ops.matmul(x, ops.swapaxes(x, 1, 2)) + closed[:, None]
+    return pooled(ops.matmul(ops.softmax(scores, axis=-1), x))
+
+
+FAR = -1e9
+MASKS = {
+    "factor of steps": lambda x, m: pooled(x * ops.cast(m, "float32")[..., None]),
+    "mean of what counts": lambda x, m: L.Dense(2)(
+        ops.sum(x * ops.cast(m, "float32")[..., None], axis=1) / ops.sum(ops.cast(m, "float32"), axis=1)[:, None]
+    ),
+    "far scores": lambda x, m: attended(x, (1.0 - ops.cast(m, "float32")) * FAR),
+    "chosen scores": lambda x, m: attended(x, ops.where(ops.cast(m, "bool"), 0.0, FAR)),
+    "condition": lambda x, m: pooled(ops.where(ops.cast(m, "bool")[..., None], x, 0.0)),
+    "softmax": lambda x, m: pooled(x * L.Softmax(axis=1)(x, mask=ops.cast(m, "bool")[..., None])),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_masks_get_zeros(kind):
+    mask = np.array([[1, 1, 1, 0], [1, 0, 1, 1]])
+    own, other = explained(MASKS[kind], (STEPS,), mask)
+    assert np.any(own) and not np.any(other)
+
+
+def test_a_number_that_is_added_is_a_signal():
+    """Beside a Dense layer, as an offset: its gradient is 1."""
+    _, other = explained(lambda x, n: L.Dense(2)(x) + ops.cast(n, "float32"), (2,), np.ones((2, 2), int), x_shape=(3,))
+    np.testing.assert_allclose(other, [[1, 0], [1, 0]])
+
+
+def test_a_number_that_is_multiplied_is_a_signal():
+    """Quantity times price: each has half of the score in LRP, by the rule for products of two signals."""
+    build = lambda x, n: L.Dense(1, use_bias=False)(x * ops.cast(n, "float32"))
+    own, other = explained(build, (3,), np.full((2, 3), 2), "lrp.z", x_shape=(3,))
+    assert np.all(other != 0)
+    np.testing.assert_allclose(own, other, rtol=1e-5)
+    own, other = explained(build, (1,), np.full((2, 1), 2), "input_t_gradient", x_shape=(3,))
+    np.testing.assert_allclose(own.sum(axis=1), other[:, 0], rtol=1e-5)
