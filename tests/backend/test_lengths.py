@@ -131,6 +131,14 @@ def test_longer_samples_are_recorded_anew(name):
     assert analyzer.subject_ is second
 
 
+def test_logits_of_longer_samples():
+    i = keras.Input((None, WIDTH))
+    h = L.GlobalAveragePooling1D()(Own(CALLS["causal"])(i))
+    model = keras.Model(i, L.Dense(3, activation="softmax")(h))
+    logits, x = innv_ext.model_wo_softmax(model), values(2, 50, WIDTH)
+    np.testing.assert_allclose(np.asarray(ops.softmax(logits(x))), np.asarray(model(x)), rtol=1e-5, atol=1e-6)
+
+
 def test_more_steps_than_positions():
     model = model_of(positions, places=6)
     analyzer = innv_ext.create_analyzer("lrp.epsilon", model)
