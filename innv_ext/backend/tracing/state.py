@@ -239,6 +239,8 @@ def calls_inside(run: Callable[[Any, Any, Any], Any], wanted: Callable[[Any], bo
         return run(layer, args, kwargs) if inside else plain(layer, *args, **kwargs)
 
     def told(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        for kt in _symbolic(args, kwargs):
+            object.__setattr__(kt, "_sparse", False)  # which Keras says of products with variables
         found = spec(layer, *args, **kwargs)
         vague = any(None in kt.shape for kt in _symbolic(found)) and runs_recorded_graph(layer) is False
         if vague and not any(None in kt.shape for kt in _symbolic(args, kwargs)):
@@ -272,6 +274,8 @@ def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
 
     owners = keras.Variable, type(keras.ops.convert_to_tensor(0.0))
     before = [(cls, name, vars(cls).get(name)) for cls in owners for name in _LEFT_OPERANDS if hasattr(cls, name)]
+    rank = keras.ops.ndim
+    keras.ops.ndim = lambda x: len(x.shape) if isinstance(x, keras.KerasTensor) else rank(x)  # else a KerasTensor, too
     keras.Variable.value = property(value)
     for cls, name, _ in before:
         setattr(cls, name, _symbolic_operator(getattr(cls, name), _LEFT_OPERANDS[name]))
@@ -280,7 +284,7 @@ def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        keras.Variable.value = plain
+        keras.Variable.value, keras.ops.ndim = plain, rank
         for cls, name, operator in before:
             if operator is None:  # of a base class
                 delattr(cls, name)
