@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops, tree
 
 from innv_ext.backend import facts, passes, walk
+from innv_ext.backend.graph import Graph, Spec, TooShort
 from innv_ext.backend.rewrites.squash import cut_softmax
 from innv_ext.backend.tracing import model_tensors, trace
 
@@ -19,17 +21,23 @@ class ModelWithoutSoftmax(keras.Model):
     def __init__(self, model: keras.Model, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)  # the layers' own dtypes count
         self.wrapped = model
-        graph = passes.canonical(trace(model, facts.is_leaf))
-        self._graph = cut_softmax(graph)[0]
+        self._graph = self._cut()
         self._structure = model_tensors(model)[0]
         self._single = len(self._graph.outputs) == 1
         self(tree.map_structure(lambda kt: keras.KerasTensor(kt.shape, kt.dtype), self._structure))
+
+    def _cut(self, lengths: Sequence[int] = ()) -> Graph:
+        return cut_softmax(passes.canonical(trace(self.wrapped, facts.is_leaf, lengths)))[0]
 
     def call(self, inputs: Any) -> Any:
         """The logits."""
         specs = [self._graph.specs[slot] for slot in self._graph.inputs]
         flat = [ops.cast(x, spec.dtype) for x, spec in zip(tree.flatten(inputs), specs, strict=True)]
-        outputs = walk.evaluate(self._graph, flat)
+        try:
+            outputs = walk.evaluate(self._graph, flat)
+        except TooShort:  # positions and causal masks are known for shorter samples
+            self._graph = self._cut([d for x, spec in zip(flat, specs, strict=True) for d in _free(x, spec)])
+            outputs = walk.evaluate(self._graph, flat)
         return outputs[0] if self._single else outputs
 
     def get_config(self) -> dict[str, Any]:
@@ -41,6 +49,11 @@ class ModelWithoutSoftmax(keras.Model):
         """Rebuild from ``get_config``."""
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
         return cls(model, name=config["name"])
+
+
+def _free(x: Any, spec: Spec) -> list[int]:
+    """The sizes that a tensor has where its input leaves them free."""
+    return [d for d, declared in zip(x.shape[1:], spec.shape[1:], strict=True) if declared is None and d is not None]
 
 
 def model_wo_softmax(model: keras.Model) -> keras.Model:

@@ -84,6 +84,8 @@ CALLS = {
     "rotary": rotary,
     "alibi": alibi,
     "experts": experts,
+    "rank": lambda layer, x: positions(layer, x) * (1.0 if (ops.ndim(x) or 2) == 3 else 2.0),
+    "left_of_values": lambda layer, x: ops.cast(ops.ones((ops.shape(x)[1], 1)) < x, "float32") + layer.scale * x,
     "left_operand": lambda layer, x: layer.scale * x + layer.scale,
 }
 
@@ -129,6 +131,14 @@ def test_longer_samples_are_recorded_anew(name):
     second = analyzer.subject_
     np.testing.assert_allclose(analyzer.analyze(x[:, :4], 1), short, rtol=1e-5, atol=1e-6)
     assert analyzer.subject_ is second
+
+
+def test_logits_of_longer_samples():
+    i = keras.Input((None, WIDTH))
+    h = L.GlobalAveragePooling1D()(Own(CALLS["causal"])(i))
+    model = keras.Model(i, L.Dense(3, activation="softmax")(h))
+    logits, x = innv_ext.model_wo_softmax(model), values(2, 50, WIDTH)
+    np.testing.assert_allclose(np.asarray(ops.softmax(logits(x))), np.asarray(model(x)), rtol=1e-5, atol=1e-6)
 
 
 def test_more_steps_than_positions():
@@ -177,6 +187,29 @@ def test_layers_inside_that_give_none_or_more_than_they_say():
     model = keras.Model(i, L.Dense(3)(Uses()(i)))
     graph = assert_same(model, (2, 3, WIDTH), (3, 5, WIDTH))
     assert [op_key(n.op) for n in graph.nodes] == ["Dense", "multiply", "multiply", "add", "Dense"]
+
+
+class Scales(L.Layer):
+    """A product with a variable, of which Keras says that it is sparse, in front of a layer that says no sizes."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(WIDTH,), initializer="ones")
+        self.dense = L.EinsumDense("abc,cd->abd", output_shape=(None, WIDTH))
+        self.dense.build(shape)
+        self.built = True
+
+    def call(self, x):
+        h = self.dense(ops.multiply(x, self.scale))
+        return h + ops.cast(ops.arange(ops.shape(h)[1]), "float32")[None, :, None]
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_products_with_variables_are_dense():
+    i = keras.Input((None, WIDTH))
+    graph = assert_same(keras.Model(i, L.Dense(3)(Scales()(i))), (2, 3, WIDTH), (3, 5, WIDTH))
+    assert [op_key(n.op) for n in graph.nodes] == ["multiply", "EinsumDense", "add", "Dense"]
 
 
 class Decodes(L.Layer):

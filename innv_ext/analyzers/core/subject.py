@@ -30,6 +30,7 @@ class Subject:
     def __init__(self, model: keras.Model, lengths: Sequence[int] = ()):
         self.input_structure = tracing.model_tensors(model)[0]
         self.graph = tracing.trace(model, facts.is_leaf, lengths)
+        self._limited = tracing.is_limited(self.graph)
         self._fitting: set[Any] = set()  # shapes of samples
         self.structure, self._kept = tracing.structure(model)
         self._held = [(variable, np.array(variable)) for variable in self.graph.made_of]
@@ -69,8 +70,7 @@ class Subject:
         If not, ``subject_of(model, xs)`` does.
         """
         shapes = tuple(x.shape[1:] for x in xs)
-        free = any(None in self.graph.specs[slot].shape[1:] for slot in self.graph.inputs)
-        if free and shapes not in self._fitting:
+        if self._limited and shapes not in self._fitting:
             try:
                 self._symbolic(model, xs)
             except TooShort:

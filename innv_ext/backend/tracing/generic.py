@@ -16,22 +16,17 @@ _NONE = "none"  # a name that no branch has
 
 @contextmanager
 def generic() -> Iterator[None]:
-    """Within it, a layer with a branch for the running backend takes the one for all others; ``ops.ndim`` is a number.
+    """Within it, a layer with a branch for the running backend takes the one for all others.
 
     In the branch for a backend stand its own functions, which take no KerasTensors. Whether the other computes the same
     is seen when what was recorded is tried out.
     """
-    before = keras.config.backend, keras.backend.backend, keras.ops.ndim
-
-    def ndim(x: Any) -> Any:
-        return len(x.shape) if isinstance(x, keras.KerasTensor) else before[2](x)
-
+    before = keras.config.backend, keras.backend.backend
     keras.config.backend = keras.backend.backend = lambda: _NONE
-    keras.ops.ndim = ndim
     try:
         yield
     finally:
-        keras.config.backend, keras.backend.backend, keras.ops.ndim = before
+        keras.config.backend, keras.backend.backend = before
 
 
 @contextmanager
@@ -63,6 +58,8 @@ def sizes_told() -> Iterator[None]:
     spec = keras.layers.Layer.symbolic_call
 
     def told(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        for kt in _symbolic(args, kwargs):
+            object.__setattr__(kt, "_sparse", False)  # which Keras says of products with variables
         found = spec(layer, *args, **kwargs)
         vague = any(None in kt.shape for kt in _symbolic(found)) and runs_recorded_graph(layer) is False
         if vague and not any(None in kt.shape for kt in _symbolic(args, kwargs)):

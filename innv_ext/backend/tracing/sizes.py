@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext.backend.affine import is_array
-from innv_ext.backend.graph import Arg, Call, Node, Recorded, Spec, TooShort, op_key
+from innv_ext.backend.graph import Arg, Call, Graph, Node, Recorded, Spec, TooShort, op_key
 from innv_ext.backend.kinds import CONSTANT_ACTIVATION, CONSTANT_RESCALE, KINDS, Kind
 from innv_ext.errors import UnsupportedModelError
 
@@ -105,6 +105,13 @@ class Sliced(Recorded):
 
     def of(self, xs: Sequence[Tensor]) -> slice:
         return slice(*(p.of(xs) if isinstance(p, Recorded) else p for p in self.parts))
+
+
+def is_limited(graph: Graph) -> bool:
+    """Whether constants of a graph are known up to some length only."""
+    calls = [node.call for node in graph.nodes if isinstance(node.call, Call)]
+    flat = (a for call in calls for a in tree.flatten((call.args, call.kwargs, call.settings)))
+    return any(isinstance(a, Filled) and a.cut for a in flat)
 
 
 def at_size(shape: Sequence[int | None], choice: Sizes, number: int, apart: str = "") -> tuple[int, ...]:

@@ -242,6 +242,8 @@ def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
 
     owners = keras.Variable, type(keras.ops.convert_to_tensor(0.0))
     before = [(cls, name, vars(cls).get(name)) for cls in owners for name in _LEFT_OPERANDS if hasattr(cls, name)]
+    rank = keras.ops.ndim
+    keras.ops.ndim = lambda x: len(x.shape) if isinstance(x, keras.KerasTensor) else rank(x)  # else a KerasTensor, too
     keras.Variable.value = property(value)
     for cls, name, _ in before:
         setattr(cls, name, _symbolic_operator(getattr(cls, name), _LEFT_OPERANDS[name]))
@@ -250,7 +252,7 @@ def quiet_call(op: Any, read: dict[int, Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        keras.Variable.value = plain
+        keras.Variable.value, keras.ops.ndim = plain, rank
         for cls, name, operator in before:
             if operator is None:  # of a base class
                 delattr(cls, name)
