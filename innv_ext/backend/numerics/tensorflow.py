@@ -118,7 +118,8 @@ def scan(
     length = xs[0].shape[0]
     if tf.executing_eagerly() and length > _FEW_STEPS:  # one operation after the other takes milliseconds a step
         compiled = tf.function(lambda state, xs: scan(step, state, xs, outputs, backwards), autograph=False)
-        return compiled(list(state), list(xs))
+        given = list(state), list(xs)
+        return compiled.get_concrete_function(*given)(*given)  # called otherwise, it warns of its sisters' traces
     count = tf.shape(xs[0])[0] if length is None else length
     fed = [tf.TensorArray(x.dtype, count, element_shape=x.shape[1:]).unstack(x) for x in xs]
     made = [tf.TensorArray(dtype, count, element_shape=shape) for shape, dtype in outputs]
