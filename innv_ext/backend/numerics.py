@@ -262,6 +262,17 @@ def _fit_range(ys: list[Tensor], rs: list[Tensor], half: bool) -> tuple[list[Ten
     return [tf.cast(r, y.dtype) for y, r in zip(ys, scaled, strict=True)], scale
 
 
+def not_before(r: Tensor, z: Tensor) -> Tensor:
+    """``z`` for what is computed behind ``r``: TensorFlow computes what it can early, and keeps it until it is used.
+
+    Of what a forward walk leaves to a backward walk, only the values themselves take memory then.
+    """
+    if tf.executing_eagerly():
+        return z
+    with tf.control_dependencies([r]):
+        return tf.identity(z)
+
+
 def safe_divide(r: Tensor, z: Tensor, epsilon: float = 0.0, sign: int = 0) -> Tensor:
     """``r / stabilise(z)`` with stabilise(z) = z + epsilon * sign(z) and sign(0) = +1.
 
@@ -269,12 +280,12 @@ def safe_divide(r: Tensor, z: Tensor, epsilon: float = 0.0, sign: int = 0) -> Te
     one ``sign`` (+1 or -1), z = 0 means that there is nothing to share: the result is 0 there, and where rounding (fast
     convolutions on accelerators) gave z the other sign.
     """
+    z = not_before(r, z)
     if sign:
         return ops.divide_no_nan(r if sign > 0 else -r, ops.relu(z - TINY if sign > 0 else -z - TINY))
-    side = ops.where(z < 0, ops.cast(-1.0, z.dtype), ops.cast(1.0, z.dtype))
-    if epsilon:
-        return r / (z + epsilon * side)
-    return r / ops.where(ops.abs(z) < TINY, 1e-7 * side, z)
+    size = epsilon or 1e-7
+    side = ops.where(z < 0, ops.cast(-size, z.dtype), ops.cast(size, z.dtype))
+    return r / (z + side if epsilon else ops.where(ops.abs(z) < TINY, side, z))
 
 
 def positive(t: Tensor) -> Tensor:
