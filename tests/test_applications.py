@@ -13,7 +13,7 @@ from keras import applications
 from keras import layers as L
 
 import innv_ext
-from innv_ext.analyzers.moments import values as moments
+from innv_ext.analyzers.moments import filtering as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
 from innv_ext.analyzers.moments.values import Moments
 from innv_ext.backend import facts, passes, walk

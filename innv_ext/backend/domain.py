@@ -11,6 +11,7 @@ from keras import ops, tree
 from innv_ext.backend import facts, traits
 from innv_ext.backend.graph import Graph, Node
 from innv_ext.backend.kinds import Kind
+from innv_ext.backend.numerics import floating
 
 Tensor = Any
 Bounds = tuple[Tensor, Tensor]
@@ -33,7 +34,7 @@ class Origin:
 
         ``known`` has the same of sources that hold constants themselves.
         """
-        ones = {s: ops.ones_like(v) if v.dtype.is_floating else v for s in self.sources for v in [slots[s][:1]]}
+        ones = {s: ops.ones_like(v) if floating(v) else v for s in self.sources for v in [slots[s][:1]]}
         ones |= {s: ops.cast(known[s], slots[s].dtype) for s in self.sources if s in (known or {})}
         return self._run(ones, _present)
 
@@ -45,7 +46,7 @@ class Origin:
         ends: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
         for source in self.sources:
             x = slots[source]
-            if not x.dtype.is_floating:
+            if not floating(x):
                 pair = x, x
             elif source in given:
                 pair = tuple(ops.zeros_like(x) + ops.cast(v, x.dtype) for v in given[source])
@@ -82,9 +83,9 @@ def _present(node: Node, xs: Sequence[Tensor]) -> Sequence[Tensor]:
         return [xs[0]]
     if node.kind is not Kind.SHAPE:  # one value to one value, or to its copies
         return [ops.cast(xs[0], y.dtype) + ops.zeros_like(y) for y in tree.flatten(node.call(*xs))]
-    zeros = [ops.zeros_like(x) if x.dtype.is_floating else x for x in xs]
+    zeros = [ops.zeros_like(x) if floating(x) else x for x in xs]
     moved, constants = (tree.flatten(node.call(*values)) for values in (xs, zeros))
-    return [a - b if a.dtype.is_floating else a for a, b in zip(moved, constants, strict=True)]
+    return [a - b if floating(a) else a for a, b in zip(moved, constants, strict=True)]
 
 
 def _keeps_all(node: Node) -> bool:

@@ -48,10 +48,10 @@ class Loop:
     has_rule = True  # which is ``ThroughLoop``: nobody needs its pullback
 
     def __call__(self, *xs: Tensor) -> list[Tensor]:
-        x, states, mask = self._parts(xs)
-        body, outputs = self._at_hand(), self.body.outputs
+        x, states, mask = self.parts(xs)
+        body, outputs = self.at_hand(), self.body.outputs
         slots = outputs if mask is not None else tuple(dict.fromkeys(outputs))  # an output often is a state, too
-        held = self._held(x, mask)
+        held = self.held(x, mask)
 
         def step(before: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
             values = run(body.nodes, dict(zip(body.inputs, (now[0], *before[: len(states)]), strict=True)))
@@ -59,16 +59,16 @@ class Loop:
                 return [values[s] for s in outputs[1:]], [values[s] for s in slots]
             new = [widen(values[s]) for s in outputs]
             old = [*(before[len(states) :] or [ops.zeros_like(new[0])]), *before[: len(states)]]
-            new = [ops.where(_per_row(now[1], a), a, b) for a, b in zip(new, old, strict=True)]
+            new = [ops.where(per_row(now[1], a), a, b) for a, b in zip(new, old, strict=True)]
             return [*new[1:], *(new[:1] if held else [])], new
 
-        fed = [_swapped(x)] if mask is None else [_swapped(x), _swapped(mask)]
-        kinds = [_wide(self.body.specs[s]) for s in slots]
+        fed = [swapped(x)] if mask is None else [swapped(x), swapped(mask)]
+        kinds = [wide(self.body.specs[s]) for s in slots]
         _, found = numerics.scan(step, [*states, *held], fed, kinds)
         if mask is None:
-            by_slot = dict(zip(slots, map(_swapped, found), strict=True))
+            by_slot = dict(zip(slots, map(swapped, found), strict=True))
             return [by_slot[s] for s in outputs]
-        ys = [_swapped(y) for y in found]
+        ys = [swapped(y) for y in found]
         if getattr(self.layer, "supports_masking", False):
             with_mask(ys[0], ops.flip(mask, axis=1) if self.backwards else mask)
         return ys
@@ -86,9 +86,9 @@ class Loop:
         rules : one rule per node of ``body``, or what gives them for the values of a step
         along : more tensors (..., steps, ...) with the second axis along the steps, for ``rules(env, along_t)``
         """
-        x, states, mask = self._parts(xs)
-        body, count = self._at_hand(), len(states)
-        held = [widen(h) for h in self._held(x, mask)]
+        x, states, mask = self.parts(xs)
+        body, count = self.at_hand(), len(states)
+        held = [widen(h) for h in self.held(x, mask)]
         told = [*self.states_before(xs, ys), *rs, x, *along, *([] if mask is None else [mask])]
 
         def step(later: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -96,7 +96,7 @@ class Loop:
             arriving = [a + b for a, b in zip(found, [*(later[count:] or [0.0]), *later[:count]], strict=True)]
             walked, passed = arriving, []
             if mask is not None:
-                counts = [_per_row(more[-1], r) for r in arriving]
+                counts = [per_row(more[-1], r) for r in arriving]
                 nothing = [ops.zeros_like(r) for r in arriving]
                 walked = [ops.where(c, r, z) for c, r, z in zip(counts, arriving, nothing, strict=True)]
                 passed = [ops.where(c, z, r) for c, r, z in zip(counts, arriving, nothing, strict=True)]
@@ -110,22 +110,22 @@ class Loop:
                 relevance.get(s, ops.zeros_like(widen(v))) for s, v in zip(body.inputs, [x_t, *old], strict=True)
             )
             if mask is not None:
-                r_x = ops.where(_per_row(more[-1], r_x), r_x, ops.zeros_like(r_x))
+                r_x = ops.where(per_row(more[-1], r_x), r_x, ops.zeros_like(r_x))
                 r_states = [
-                    ops.where(_per_row(more[-1], r), r, p) for r, p in zip(r_states, passed[1:], strict=True)
+                    ops.where(per_row(more[-1], r), r, p) for r, p in zip(r_states, passed[1:], strict=True)
                 ]
             return [*r_states, *(passed[:1] if held else [])], [r_x]
 
         start = [ops.zeros_like(s, dtype=r.dtype) for s, r in zip(states, rs[1:], strict=True)]
-        kind = _wide(self.body.specs[self.body.inputs[0]])
-        r_states, (r_x,) = numerics.scan(step, [*start, *held], list(map(_swapped, told)), [kind], backwards=True)
+        kind = wide(self.body.specs[self.body.inputs[0]])
+        r_states, (r_x,) = numerics.scan(step, [*start, *held], list(map(swapped, told)), [kind], backwards=True)
         given = [] if self.initial is not None else r_states[:count]
-        found = [ops.cast(r, widen(x).dtype) for r, x in zip([_swapped(r_x), *given], xs, strict=False)]
+        found = [ops.cast(r, widen(x).dtype) for r, x in zip([swapped(r_x), *given], xs, strict=False)]
         return [*found, *([None] if self.masked else [])]
 
     def states_before(self, xs: Tensors, ys: Tensors) -> list[Tensor]:
         """Each of the states in front of every step, (batch, steps, ...)."""
-        states = self._parts(xs)[1]
+        states = self.parts(xs)[1]
         pairs = zip(states, ys[1:], strict=True)
         return [ops.concatenate([s[:, None], ops.cast(y[:, :-1], s.dtype)], axis=1) for s, y in pairs]
 
@@ -133,7 +133,7 @@ class Loop:
         """``body``, with the graph and the node that it belongs to."""
         return replace(self.body, within=(graph, node))
 
-    def _parts(self, xs: Tensors) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    def parts(self, xs: Tensors) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """x, the initial states and the mask, if there is one."""
         specs = [self.body.specs[s] for s in self.body.inputs]
         x = ops.cast(xs[0], specs[0].dtype)
@@ -142,14 +142,14 @@ class Loop:
         mask = xs[-1] if self.masked else mask_of(xs[0])
         return x, states, None if mask is None else ops.cast(mask, "bool")
 
-    def _held(self, x: Tensor, mask: Tensor | None) -> list[Tensor]:
+    def held(self, x: Tensor, mask: Tensor | None) -> list[Tensor]:
         """Zeros like an output, where masked steps repeat the one before them."""
         if mask is None or self.zeros:
             return []
-        shape, dtype = _wide(self.body.specs[self.body.outputs[0]])
+        shape, dtype = wide(self.body.specs[self.body.outputs[0]])
         return [ops.zeros((ops.shape(x)[0], *shape[1:]), dtype=dtype)]
 
-    def _at_hand(self) -> Graph:
+    def at_hand(self) -> Graph:
         """The body with the weights read here and now, outside of the loop."""
         nodes = []
         for node in self.body.nodes:
@@ -178,15 +178,16 @@ def everywhere(graph: Graph) -> Iterator[tuple[Node, Graph]]:
             yield from everywhere(node.call.inside(graph, node))
 
 
-def _swapped(x: Tensor) -> Tensor:
+def swapped(x: Tensor) -> Tensor:
     """The first two axes, of samples and of steps, the other way around."""
     return ops.swapaxes(x, 0, 1)
 
 
-def _per_row(mask: Tensor, x: Tensor) -> Tensor:
+def per_row(mask: Tensor, x: Tensor) -> Tensor:
     """One value per sample, to broadcast against x."""
     return ops.reshape(mask, (-1, *(1 for _ in x.shape[1:])))
 
 
-def _wide(spec: Spec) -> tuple[tuple[int | None, ...], str]:
+def wide(spec: Spec) -> tuple[tuple[int | None, ...], str]:
+    """The shape of a slot, and the dtype in which a loop computes it."""
     return spec.shape, numerics.wide_dtype(spec.dtype)

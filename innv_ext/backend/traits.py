@@ -49,6 +49,22 @@ def is_multilinear(node: Node) -> bool:
     return factors(node) in ("values", "sums")
 
 
+def summed_axes(node: Node, *ranks: int) -> tuple[int | None, int | None]:
+    """The axis of each of two factors over which a matrix product sums, if it is one; (None, None) where in doubt."""
+    key, call, nothing = activation_key(node), node.call, (None, None)
+    if not isinstance(call, Call) or len(ranks) != 2 or call.args[-2:] != (Arg(0), Arg(1)):
+        return nothing
+    if key == "matmul":
+        return (ranks[0] - 1, ranks[1] - 2) if min(ranks) > 1 else nothing
+    terms, _, out = getattr(node.op, "subscripts", "").replace(" ", "").partition("->")
+    pair = terms.split(",")
+    if key != "einsum" or len(pair) != 2 or "." in terms:
+        return nothing
+    summed = (set(pair[0]) | set(pair[1])) - set(out)
+    shared = summed & set(pair[0]) & set(pair[1])
+    return (pair[0].index(*shared), pair[1].index(*shared)) if len(summed) == len(shared) == 1 else nothing
+
+
 def shifts(node: Node) -> bool:
     """Whether a rescaling y = a x + b has a b."""
     key = activation_key(node)

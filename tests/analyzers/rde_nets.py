@@ -21,7 +21,7 @@ class Evaluate(RateDistortion):
 
 def distortion_of(model, x, fit=None, neuron=None, **params):
     """The distortion of all samples of x, which must fit into one batch."""
-    analyzer = Evaluate(model, progress=False, **{"batch_size": 256, **params})
+    analyzer = Evaluate(model, **{"batch_size": 256, "progress": False, **params})
     analyzer = analyzer if fit is None else analyzer.fit(fit)
     analyzer.explain(x, neuron)
     return analyzer.seen_

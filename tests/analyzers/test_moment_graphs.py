@@ -19,7 +19,7 @@ from test_properties import more, net, plans
 from twins import flat
 
 import innv_ext
-from innv_ext.analyzers.moments import values as moments
+from innv_ext.analyzers.moments import filtering as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
 from innv_ext.analyzers.moments.values import Moments
 from innv_ext.backend import facts, passes, walk
@@ -42,7 +42,7 @@ DOUBLE = [name for name in NETS if name not in zoo.FLOAT32_ONLY]
 
 def graph_of(model):
     """What Rate-Distortion Explanations filter: batch normalisation folded, one output, its softmax cut."""
-    graph = passes.canonical(trace(model, facts.is_leaf), passes.Form("fold"))
+    graph = passes.canonical(trace(model, facts.is_leaf), passes.Form("fold", attention=True, loops=True))
     return cut_softmax(graph.rebuilt(graph.nodes, outputs=graph.outputs[-1:]))[0]
 
 
@@ -427,10 +427,11 @@ def test_small_noise_is_propagated_by_the_jacobian(plan):
 
 
 def test_nodes_without_a_rule_are_named():
-    graph = graph_of(zoo.make("recurrent").model)
+    x = keras.Input((4,))
+    graph = graph_of(keras.Model(x, L.Dense(2)(ops.sort(x))))
     with pytest.raises(NoRuleError) as caught:
         moments.bind(graph, MOMENT_RULES)
-    assert "bidirectional" in str(caught.value)
+    assert "sort" in str(caught.value)
     assert "distortion='monte_carlo'" in str(caught.value) and "moment_rules=" in str(caught.value)
     assert "dense" not in str(caught.value)
 
@@ -465,11 +466,11 @@ def test_a_rule_for_a_layer_without_one():
     graph, xs = graph_of(sample.model), arrays(sample, 2)
 
     def at_the_mean(node, values):
-        y = node.call(values[0].mean)
-        return [Moments(y, 0.25 * tf.ones_like(y))]
+        ys = keras.tree.flatten(node.call(values[0].mean))  # of a loop: outputs and states of all steps
+        return [Moments(y, 0.25 * tf.ones_like(y)) for y in ys]
 
     def unlike_the_table(node, graph):
-        return node.kind is Kind.RECURRENT or node.layers[0].startswith("time_distributed")
+        return node.kind is Kind.LOOP or node.layers[0].startswith("time_distributed")
 
     table = Rules((unlike_the_table, at_the_mean)).before(MOMENT_RULES)
     y = run(graph, xs, 0.01, "diagonal", table=table)

@@ -6,6 +6,7 @@ import keras
 import matplotlib.figure
 import numpy as np
 import pytest
+import tensorflow as tf
 import zoo
 from keras import layers, ops
 
@@ -374,7 +375,7 @@ def test_batch_size_bounds_the_forward_samples():
 
     class Counting(layers.Layer):
         def call(self, x):
-            numerics.tf.py_function(lambda t: sizes.append(len(t)), [x], [])
+            tf.py_function(lambda t: sizes.append(len(t)), [x], [])
             return x
 
     i = keras.Input((6,))
@@ -487,9 +488,9 @@ def test_models_that_cannot_be_attacked(name):
 
 
 def test_nodes_without_second_derivative_are_named():
-    @numerics.tf.custom_gradient
+    @tf.custom_gradient
     def square(x):
-        return x * x, lambda g: 2 * g * numerics.tf.stop_gradient(x)
+        return x * x, lambda g: 2 * g * tf.stop_gradient(x)
 
     class Odd(layers.Layer):
         def call(self, x):

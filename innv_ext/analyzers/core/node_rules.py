@@ -11,7 +11,7 @@ from keras import ops
 from innv_ext import arguments
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Arg
-from innv_ext.backend.numerics import safe_divide, widen
+from innv_ext.backend.numerics import floating, safe_divide, widen
 from innv_ext.backend.predicates import Saved, savable
 from innv_ext.backend.rules import reaching
 
@@ -119,10 +119,10 @@ def linear(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """
     y, zero = widen(ys[0]), ops.zeros_like(rs[0])
     signs = traits.signs(node)
-    units = [sign * ops.ones_like(x) if x.dtype.is_floating else x for sign, x in zip(signs, xs, strict=True)]
+    units = [sign * ops.ones_like(x) if floating(x) else x for sign, x in zip(signs, xs, strict=True)]
     sizes = widen(node.call(*units))
     if traits.has_constants(node):  # a constant term is no weight of any input
-        sizes = sizes - widen(node.call(*(ops.zeros_like(x) if x.dtype.is_floating else x for x in xs)))
+        sizes = sizes - widen(node.call(*(ops.zeros_like(x) if floating(x) else x for x in xs)))
     empty = ops.logical_and(ops.abs(y) < numerics.TINY, ops.abs(sizes) > 1e-6)
     shares = node.pullback(ops.where(empty, zero, safe_divide(rs[0], y)))
     spread = node.pullback(ops.where(empty, safe_divide(rs[0], sizes), zero))
@@ -260,7 +260,7 @@ def embedding(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
 def numbers(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
     """What moves the numbers of tokens moves their relevance."""
     moved, pullback = numerics.vjp(node.call, *(ops.zeros_like(x, dtype=rs[0].dtype) for x in xs))
-    return pullback(*rs) if moved[0].dtype.is_floating else [rs[0]]  # a cast to integers
+    return pullback(*rs) if floating(moved[0]) else [rs[0]]  # a cast to integers
 
 
 @savable

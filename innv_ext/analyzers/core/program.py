@@ -137,7 +137,7 @@ class GraphAnalyzer(Analyzer):
         return walk.evaluate(self.head_, list(xs))
 
     def at_x(self, xs: Sequence[np.ndarray], index: np.ndarray, mode: Any) -> dict[str, np.ndarray]:
-        """"output", "score" and "target" at x: the neuron of each sample, chosen if it was not given."""
+        """ "output", "score" and "target" at x: the neuron of each sample, chosen if it was not given."""
         return tree.map_structure(np.asarray, self.compiled(self._at_x, {"mode": mode})(*xs, index))
 
     def _at_x(self, xs: list[Tensor], index: Tensor, mode: Any) -> dict[str, Tensor]:
@@ -152,7 +152,7 @@ class GraphAnalyzer(Analyzer):
         return {**start, **self.attribute(xs, start, size, options["mode"])}
 
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
-        """"attributions" (list) and extras per sample; ``start`` is what ``at_x`` found."""
+        """ "attributions" (list) and extras per sample; ``start`` is what ``at_x`` found."""
         raise NotImplementedError
 
     def scores(
@@ -229,20 +229,21 @@ def select(y: Tensor, index: Tensor, mode: Any = "index") -> tuple[Tensor, Tenso
     index = ops.full_like(index, ALL) if isinstance(mode, str) and mode == "all" else index
     target = ops.where(index == BEST, ops.cast(ops.argmax(flat, axis=1), index.dtype), index)
     neurons = ops.cast(ops.shape(flat)[1], index.dtype)
-    places, pair = ops.arange(neurons, dtype=index.dtype)[None], target >= neurons
+    places, pair = ops.cast(ops.arange(ops.shape(flat)[1]), index.dtype)[None], target >= neurons
     hot = ops.equal(places, ops.where(pair, target % neurons, target)[:, None])
     less = ops.equal(places, ops.where(pair, target // neurons - 1, -1)[:, None])
     weights = ops.cast(ops.logical_or(hot, (target == ALL)[:, None]), y.dtype) - ops.cast(less, y.dtype)
     return ops.reshape(weights, ops.shape(y)), ops.sum(weights * flat, axis=1), target
 
 
-def check_float_inputs(graph: Graph, what: str) -> None:
-    """Refuse token inputs for methods that move inputs continuously; ``what`` says who does what."""
+def check_float_inputs(graph: Graph, what: str, instead: str = "") -> None:
+    """Refuse token inputs for methods that move inputs continuously: ``what`` does so, ``instead`` is another way."""
     for slot in graph.inputs:
         if not numerics.is_float(graph.specs[slot].dtype):
             raise UnsupportedModelError(
                 f"{what}, but input {graph.inputs.index(slot)} takes {graph.specs[slot].dtype} numbers (tokens). "
-                f"Explain the part of the model behind the embedding: keras.Model(embedding_output, model.output)."
+                f"{instead}Explain the part of the model behind the embedding: keras.Model(embedding_output, "
+                f"model.output)."
             )
 
 

@@ -17,7 +17,7 @@ from innv_ext.analyzers.core.tensor_map import TensorMap
 from innv_ext.backend import numerics, walk
 from innv_ext.backend.graph import Graph, Node, run
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.numerics import widen
+from innv_ext.backend.numerics import floating, widen
 from innv_ext.backend.predicates import anything, general, hidden_relu, kind_is
 from innv_ext.backend.rules import Rules
 from innv_ext.errors import ApproximationWarning
@@ -171,7 +171,7 @@ class ReverseAnalyzer(GraphAnalyzer):
         frontier = _Frontier(graph, score, sums) if trace else None
         seeds = {graph.outputs[0]: self.seed_relevance(y, weights)}
         relevance = walk.backward(graph, env, seeds, self.rules_at(env), frontier)
-        zeros = [ops.zeros_like(widen(ops.cast(x, "float32") if not x.dtype.is_floating else x)) for x in xs]
+        zeros = [ops.zeros_like(widen(ops.cast(x, "float32") if not floating(x) else x)) for x in xs]
         found: dict[str, Any] = {
             "attributions": [relevance.get(s, z) for s, z in zip(graph.inputs, zeros, strict=True)],
             "output": y,

@@ -13,7 +13,7 @@ from innv_ext.backend import numerics
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.masking import mask_arguments
 from innv_ext.backend.masks import alias, alike
-from innv_ext.backend.numerics import widen
+from innv_ext.backend.numerics import floating, widen
 from innv_ext.backend.walk import Env
 
 Tensor = Any
@@ -38,7 +38,7 @@ def spread(head: Graph, graph: Graph, bases: Sequence[Tensor], xs: Sequence[Tens
     """Reference features with as many rows as those of x; integers that are no tokens are those of x."""
     tokens = {s for node in head.nodes for s in node.inputs}
     return [
-        alike(x0, x) if x.dtype.is_floating or slot in tokens else x
+        alike(x0, x) if floating(x) or slot in tokens else x
         for slot, x0, x in zip(graph.inputs, bases, xs, strict=True)
     ]
 

@@ -26,7 +26,7 @@ from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
 from innv_ext.backend.kinds import SOFTMAX, STEPS, Kind
 from innv_ext.backend.masks import alias, alike, keep_mask
-from innv_ext.backend.numerics import widen
+from innv_ext.backend.numerics import floating, widen
 from innv_ext.backend.predicates import anything, both, kind_is, not_differentiable, op_is
 from innv_ext.backend.rules import Rules
 from innv_ext.backend.walk import live
@@ -117,7 +117,7 @@ def winners(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs:
 
 def at_rows(x0: Tensor, x: Tensor) -> Tensor:
     """The reference with as many rows as x; integers are those of x."""
-    return alike(x0, x) if x.dtype.is_floating else x
+    return alike(x0, x) if floating(x) else x
 
 
 def product(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: Tensors) -> Multipliers:
@@ -171,7 +171,7 @@ def mean_pullback(
     Integer inputs and Keras masks are those of x, and get nothing.
     """
     positions, weights = np.polynomial.legendre.leggauss(steps)
-    floats = [i for i, x in enumerate(xs) if x.dtype.is_floating]
+    floats = [i for i, x in enumerate(xs) if floating(x)]
     wide = {i: (widen(x0s[i]), widen(xs[i]) - widen(x0s[i])) for i in floats}
 
     def pulled(t: Tensor | float) -> list[Tensor]:

@@ -21,7 +21,7 @@ from innv_ext.analyzers.deep_lift import rescale
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.kinds import Kind
-from innv_ext.backend.numerics import negative, positive, widen
+from innv_ext.backend.numerics import floating, negative, positive, widen
 from innv_ext.backend.predicates import not_differentiable
 
 Tensor = Any
@@ -64,7 +64,7 @@ def by_sign(difference: Tensor) -> Parts:
 
 def total_parts(xs: Sequence[Tensor], x0s: Sequence[Tensor]) -> list[Parts | None]:
     """Differences of floats as parts by sign."""
-    return [by_sign(widen(x) - widen(x0)) if x.dtype.is_floating else None for x, x0 in zip(xs, x0s, strict=True)]
+    return [by_sign(widen(x) - widen(x0)) if floating(x) else None for x, x0 in zip(xs, x0s, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Total:
     def multipliers(self, at: At, ds: Found, es: Found, rs: Sequence[Parts]) -> Found:
         """Those of the rule, for both parts alike."""
         chosen = [
-            ops.where(widen(y) - widen(y0) > 0, r.plus, r.minus) if y.dtype.is_floating else r.plus
+            ops.where(widen(y) - widen(y0) > 0, r.plus, r.minus) if floating(y) else r.plus
             for r, y, y0 in zip(rs, at.ys, at.y0s, strict=True)
         ]
         found = self.rule(at.node, at.xs, at.x0s, at.ys, at.y0s, tuple(chosen))
@@ -156,7 +156,7 @@ class Separate:
         origin = _outputs(at, [None] * len(at.xs))  # what padding or a constant adds
         plus, minus = (_outputs(at, [d and getattr(d, name) for d in ordered]) for name in ("plus", "minus"))
         return [
-            Parts(widen(p) - widen(o), widen(m) - widen(o)) if o.dtype.is_floating else None
+            Parts(widen(p) - widen(o), widen(m) - widen(o)) if floating(o) else None
             for p, m, o in zip(plus, minus, origin, strict=True)
         ]
 
@@ -173,7 +173,7 @@ class Separate:
 def _outputs(at: At, values: Sequence[Tensor | None]) -> list[Tensor]:
     """The node at these values (None: zero); integers are those of x."""
     filled = [
-        (ops.zeros_like(x) if v is None else ops.cast(v, x.dtype)) if x.dtype.is_floating else x
+        (ops.zeros_like(x) if v is None else ops.cast(v, x.dtype)) if floating(x) else x
         for x, v in zip(at.xs, values, strict=True)
     ]
     return list(numerics.vjp(at.node.call, *filled)[0])

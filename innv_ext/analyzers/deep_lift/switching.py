@@ -19,7 +19,7 @@ from innv_ext.backend import numerics
 from innv_ext.backend.graph import Graph, Node, op_key
 from innv_ext.backend.masking import mask_inputs, reads_masks
 from innv_ext.backend.masks import alias, mask_of, with_mask
-from innv_ext.backend.numerics import widen
+from innv_ext.backend.numerics import floating, widen
 from innv_ext.backend.walk import evaluated, live
 
 Tensor = Any
@@ -109,7 +109,7 @@ class Switched:
         for i, x in enumerate(xs):
             place = self.places.get(i)
             mask, mask0 = (mask_of(ts[i]) if place is None else ts[place] for ts in (xs, x0s))
-            if mask is None or mask0 is None or not x.dtype.is_floating:
+            if mask is None or mask0 is None or not floating(x):
                 continue
             if tuple(mask.shape[1:]) == tuple(x.shape[1 : len(mask.shape)]):
                 found.append(Step(i, ops.cast(mask, "bool"), ops.cast(mask0, "bool"), place))
@@ -175,7 +175,7 @@ def _switched(
         on = _apart(ops.logical_and(flat, rank <= k + 1), flags)
         kept = [ops.logical_or(mask, now) for mask, now in zip(masks, on, strict=True)]
         found = zip(tree.flatten(node.call(*_placed(here, there, steps, on, kept))), befores, weights, strict=True)
-        terms = [w * (widen(a) - widen(b)) for a, b, w in found if b.dtype.is_floating]
+        terms = [w * (widen(a) - widen(b)) for a, b, w in found if floating(b)]
         new = sum(ops.sum(ops.reshape(t, (rows, -1)), axis=1) for t in terms)
         now = ops.logical_and(flat, ops.equal(rank, k + 1))
         return [new, changes + ops.where(now, (new - value)[:, None], ops.zeros_like(changes))]

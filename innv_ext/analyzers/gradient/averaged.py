@@ -21,7 +21,7 @@ from innv_ext.analyzers.parts.partition import of_rows
 from innv_ext.backend.graph import Spec
 from innv_ext.backend.masking import hold_masks
 from innv_ext.backend.masks import keep_mask, repeat_rows
-from innv_ext.backend.numerics import is_float, wide_dtype, widen
+from innv_ext.backend.numerics import floating, is_float, wide_dtype, widen
 
 Tensor = Any
 
@@ -170,7 +170,7 @@ class AveragedGradient(ReverseAnalyzer):
         bases = [ops.expand_dims(widen(x0), 0) for x0 in self.embedded(rest[: len(xs)])]
         for slot, feature, x, x0, noise in zip(self.graph_.inputs, features, wide, bases, rest[len(xs) :], strict=True):
             row = repeat_rows(feature, count)
-            if feature.dtype.is_floating and slot not in self.beside_:  # unlike token numbers that only a mask reads
+            if floating(feature) and slot not in self.beside_:  # unlike token numbers that only a mask reads
                 z = self.place(x, x0, _along_points(t, x), ops.cast(noise, x.dtype)[None])
                 row = keep_mask(row, ops.cast(ops.reshape(z, (-1, *ops.shape(x)[2:])), feature.dtype))
             rows.append(row)

@@ -14,6 +14,7 @@ from innv_ext.backend import facts
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.loops import everywhere
+from innv_ext.backend.numerics import floating
 from innv_ext.backend.predicates import hidden_relu, relu_like
 from innv_ext.backend.rules import Rules
 from innv_ext.errors import UnsupportedModelError
@@ -53,7 +54,7 @@ class InputTimesGradient(ReverseAnalyzer):
 
     def finish(self, attribution: Tensor, x: Tensor) -> Tensor:
         """The product with the input; the one-hot coordinate of a token is 1."""
-        return ops.cast(x, attribution.dtype) * attribution if x.dtype.is_floating else attribution
+        return ops.cast(x, attribution.dtype) * attribution if floating(x) else attribution
 
 
 def guided_relu(node: Any, xs: Any, ys: Any, rs: Any) -> Any:

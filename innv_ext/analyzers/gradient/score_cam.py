@@ -20,7 +20,7 @@ from innv_ext.backend import facts, numerics, passes, walk
 from innv_ext.backend.arrangement import Arrangement, arrangements
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.masks import keep_mask
-from innv_ext.backend.numerics import widen
+from innv_ext.backend.numerics import floating, widen
 from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
@@ -131,7 +131,7 @@ class ScoreCAM(GradCAM):
         features, rows = (walk.evaluate(self._embeddings, list(given)) for given in (xs, others)), []
         for x, x0, source in zip(*features, self._sources, strict=True):
             moved = x
-            if self._fed[source] and x.dtype.is_floating:  # unlike token numbers that only a mask reads
+            if self._fed[source] and floating(x):  # unlike token numbers that only a mask reads
                 mask, wide, base = masks[source], widen(x), widen(x0)
                 mask = ops.reshape(mask, (*ops.shape(mask), *[1] * (len(x.shape) - len(mask.shape))))
                 mask = ops.cast(mask, wide.dtype)

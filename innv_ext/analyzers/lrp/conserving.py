@@ -11,7 +11,7 @@ from keras import ops
 from innv_ext.analyzers.lrp.rules import ANY, AffineRule, Domain, Relevance, Tensors, WSquare, parts, weighed
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.masks import keep_mask
-from innv_ext.backend.numerics import safe_divide, widen
+from innv_ext.backend.numerics import floating, safe_divide, widen
 from innv_ext.backend.predicates import savable
 
 Tensor = Any
@@ -44,7 +44,7 @@ def positive_share(node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevanc
     The z+ rule for weights that are not negative themselves, and the Z rule where no input is.
     """
     signs = traits.signs(node)
-    ups = [ops.relu(s * x) if x.dtype.is_floating else x for s, x in zip(signs, xs, strict=True)]
+    ups = [ops.relu(s * x) if floating(x) else x for s, x in zip(signs, xs, strict=True)]
     total = _total(node, xs, lambda i: signs[i] * ups[i])
     none = total <= numerics.TINY
     shares = node.pullback(safe_divide(rs[0], total, sign=+1))
@@ -74,7 +74,7 @@ def _total(node: Any, xs: Tensors, value: Callable[[int], Tensor]) -> Tensor:
     """The node's output for other inputs, without its constants."""
 
     def call(value: Callable[[int], Tensor]) -> Tensor:
-        fed = [keep_mask(x, value(i)) if x.dtype.is_floating else x for i, x in enumerate(xs)]
+        fed = [keep_mask(x, value(i)) if floating(x) else x for i, x in enumerate(xs)]
         return widen(node.call(*fed))
 
     found = call(value)

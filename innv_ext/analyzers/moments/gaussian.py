@@ -161,6 +161,7 @@ def piecewise_linear_moments(
 
 _POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+_TOGETHER = 2**12  # values of a sample of which all nodes are evaluated at once: few operations matter more than memory
 
 
 def quadrature_moments(f: Callable[[Tensor], Tensor], m: Tensor, v: Tensor, gain: bool) -> Triple:
@@ -168,15 +169,21 @@ def quadrature_moments(f: Callable[[Tensor], Tensor], m: Tensor, v: Tensor, gain
 
     Moments are taken about f(m). The backward pass evaluates f again, so that no node's values are kept.
     """
+    sizes = m.shape[1:]
+    together = None not in sizes and math.prod(sizes) <= _TOGETHER
+    blocks = [slice(8, 16)] if together else [slice(i, i + 1) for i in range(8, 16)]
+
+    def along(values: np.ndarray) -> Tensor:
+        return ops.convert_to_tensor(values.reshape(-1, *(1 for _ in m.shape)), m.dtype)
 
     def moments(m: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         sigma, centre = ops.sqrt(v + FLOOR), f(m)
         first, second = 0.0, 0.0
-        for point, weight in zip(_POINTS[8:], _WEIGHTS[8:], strict=True):  # in pairs: their slopes cancel exactly at 0
-            step = float(point) * sigma
+        for block in blocks:  # in pairs: their slopes cancel exactly at 0
+            step, weights = along(_POINTS[block]) * sigma, along(_WEIGHTS[block])
             up, down = f(m + step) - centre, f(m - step) - centre
-            first = first + float(weight) * (up + down)
-            second = second + float(weight) * (up * up + down * down)
+            first = first + ops.sum(weights * (up + down), axis=0)
+            second = second + ops.sum(weights * (up * up + down * down), axis=0)
         return centre + first, ops.relu(second - first * first)
 
     if not gain:

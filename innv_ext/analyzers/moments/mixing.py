@@ -1,29 +1,19 @@
-"""Moment rules of nodes that mix random values: products, attention, maxima, softmax, normalisation."""
+"""Moment rules of nodes that mix random values: elementwise products, and maxima."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 from innv_ext.analyzers.moments import gaussian
-from innv_ext.analyzers.moments.values import (
-    Moments,
-    added,
-    as_moments,
-    combined,
-    covariance,
-    squares,
-    through,
-    weighted,
-)
+from innv_ext.analyzers.moments.values import Moments, added, as_moments, combined, covariance, weighted
 from innv_ext.backend import traits
-from innv_ext.backend.graph import Call, Graph, Node
+from innv_ext.backend.graph import Node
 
 Tensor = Any
 Values = tuple[Any, ...]
@@ -53,40 +43,6 @@ def _product(node: Node, a: Moments, b: Any) -> Moments:
         return Moments(a.mean * b, a.var * b * b, weighted(a, b), a.full)
     moments = gaussian.product_moments(a.mean, a.variance(), b.mean, b.variance(), covariance(a, b))
     return combined(node, *moments, added(weighted(a, b.mean), weighted(b, a.mean)), a.full)
-
-
-def matrix_product(node: Node, values: Values) -> Sequence[Moments]:
-    """Matrix products of two random tensors: exact if they and their components are independent."""
-    return [_bilinear(node, node.call, *map(as_moments, values))]
-
-
-def _bilinear(node: Node, call: Callable[[Tensor, Tensor], Tensor], a: Moments, b: Moments) -> Moments:
-    rest = call(a.variance(), b.variance()) + call(a.var, ops.square(b.mean)) + call(ops.square(a.mean), b.var)
-    factors = added(through(a, call, b.mean), through(b, lambda t, mean: call(mean, t), a.mean))
-    return combined(node, call(a.mean, b.mean), rest + squares(factors), factors, a.full or b.full)
-
-
-def attention(node: Node, values: Values) -> Sequence[Moments]:
-    """softmax(q k^T * scale) v, each product as if its factors were independent, the softmax to first order."""
-    query, key, value = map(as_moments, values)
-    scale = node.call.kwargs.get("scale") if isinstance(node.call, Call) else None
-    query = query.times(1 / np.sqrt(query.mean.shape[-1]) if scale is None else float(scale))
-    scores = _bilinear(node, lambda q, k: ops.einsum("btnh,bsnh->bnts", q, k), query, key)
-    shares = softmax_moments(scores, ops.softmax(scores.mean, axis=-1), (-1,))
-    return [_bilinear(node, lambda p, v: ops.einsum("bnts,bsnh->btnh", p, v), shares, value)]
-
-
-def plain_attention(node: Node, graph: Graph) -> bool:
-    """Attention without mask, bias or causality."""
-    if traits.factors(node) != "attention" or len(node.inputs) != 3:
-        return False
-    options = {**vars(node.op), **(node.call.kwargs if isinstance(node.call, Call) else {})}
-    return all(options.get(name) is None or options[name] is False for name in ("bias", "mask", "is_causal"))
-
-
-def bilinear_in_two(node: Node, graph: Graph) -> bool:
-    """Exactly two tensors come in, and nothing else takes part."""
-    return len(node.inputs) == 2 and not traits.has_constants(node) and traits.is_multilinear(node)
 
 
 # --- maxima, pairwise (Clark 1961), the result taken as Gaussian again --------------------------------------------
@@ -160,61 +116,3 @@ def maximum_pool(node: Node, values: Values) -> Sequence[Moments]:
 def _settled(node: Node, x: Moments, full: bool) -> Moments:
     """In "full" mode the independent part of the result becomes directions."""
     return combined(node, x.mean, x.variance(), x.factors, full) if full else x
-
-
-# --- first-order (delta) rules -----------------------------------------------------------------------------------
-#
-# The mean is f(mean); the covariance goes through the Jacobian J of f at the mean: J squared, entry by entry, on the
-# independent variance, J on each direction. Both have closed forms, so that J is never built.
-
-
-def softmax(node: Node, values: Values) -> Sequence[Moments]:
-    """J_ij = p_i (delta_ij - p_j)."""
-    x = values[0]
-    return [softmax_moments(x, node.call(x.mean), traits.axes(node, len(x.mean.shape)))]
-
-
-def softmax_moments(x: Moments, p: Tensor, axis: tuple[int, ...]) -> Moments:
-    """The moments of softmax(x), whose value at the mean is ``p``."""
-
-    def linear(t: Tensor, p: Tensor) -> Tensor:
-        return p * (t - ops.sum(p * t, axis=axis, keepdims=True))
-
-    var = p * p * ((1 - 2 * p) * x.var + ops.sum(p * p * x.var, axis=axis, keepdims=True))
-    return Moments(p, ops.relu(var), through(x, linear, p), x.full)
-
-
-def normalise(node: Node, values: Values) -> Sequence[Moments]:
-    """y = (x - mean) / scale * gamma + beta with statistics over some axes of x itself."""
-    x = values[0]
-    y = node.call(x.mean)
-    view, unview, axes = traits.groups(node, x.mean)
-    centred, epsilon, mean_square, gamma = traits.statistics(node)
-    flat = view(x.mean)
-    mu = ops.mean(flat, axis=axes, keepdims=True) if centred else 0.0
-    spread = ops.mean(ops.square(flat - mu), axis=axes, keepdims=True)
-    count = ops.cast(ops.size(flat), flat.dtype) / ops.cast(ops.size(spread), flat.dtype)
-    inverse = ops.rsqrt((spread if mean_square else spread * count) + epsilon)
-    hat = (flat - mu) * inverse
-    # d hat_i / d x_j = inverse (delta_ij - centred / n - hat_i hat_j / m), m = n for a mean square, 1 for a sum
-    n, m = count, count if mean_square else ops.ones_like(count)
-    one = 1.0 if centred else 0.0
-    gamma = ops.ones_like(y[:1]) if gamma is None else traits.broadcast(gamma, traits.axes(node, len(y.shape)), y)
-
-    v = view(x.var)
-    s0, s1, s2 = (ops.sum(v * w, axis=axes, keepdims=True) for w in (ops.ones_like(hat), hat, hat * hat))
-    diagonal = v * (1 - 2 * one / n - 2 * hat * hat / m)
-    rest = one * s0 / (n * n) + 2 * one * hat * s1 / (n * m) + hat * hat * s2 / (m * m)
-    var = unview(inverse * inverse * (diagonal + rest)) * ops.square(gamma)
-
-    def linear(t: Tensor, hat: Tensor, inverse: Tensor) -> Tensor:
-        t = view(t)
-        s0, s1 = (ops.sum(t * w, axis=axes, keepdims=True) for w in (ops.ones_like(hat), hat))
-        return unview(inverse * (t - one * s0 / n - hat * s1 / m)) * gamma
-
-    return [Moments(y, ops.relu(var), through(x, linear, hat, inverse), x.full)]
-
-
-def can_normalise(node: Node, graph: Graph) -> bool:
-    """The normalising layers of Keras whose statistics are known."""
-    return traits.statistics(node) is not None

@@ -10,13 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
+import numpy as np
 from keras import ops, tree
 
-from innv_ext.analyzers.moments import gaussian, mixing
+from innv_ext.analyzers.moments import attention, delta, gaussian, mixing
 from innv_ext.analyzers.moments.values import Moments, as_moments, join
+from innv_ext.backend import affine as affines
 from innv_ext.backend import numerics, traits
-from innv_ext.backend.graph import Graph, Node, op_key
-from innv_ext.backend.kinds import Kind
+from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
+from innv_ext.backend.kinds import SHAPE_ONLY, Kind
 from innv_ext.backend.predicates import Predicate, PredicateLike, both, kind_is, op_is
 from innv_ext.backend.rules import Rules
 
@@ -24,6 +27,8 @@ Tensor = Any
 Values = tuple[Any, ...]
 SMOOTH = """elu ELU selu celu gelu silu swish mish softplus softsign sigmoid hard_silu hard_swish tanh tanh_shrink
     squareplus log_sigmoid sparse_plus sparse_sigmoid expm1 exp2 erf erfc sin cos arctan arcsinh"""
+QUOTIENTS = "divide true_divide divide_no_nan"
+ROOTS = "sqrt rsqrt reciprocal log log1p log2 log10 cbrt power"
 MATRIX_LIMIT = 2**24  # entries of the matrix of a linear node that has no rule of its own
 
 
@@ -42,7 +47,14 @@ def identity(node: Node, values: Values) -> Sequence[Moments]:
     """y = x in inference; masks and other inputs are left aside."""
     x = values[0]
     y = node.call(*(as_moments(v).mean for v in values))
-    return [x.image(y, ops.cast(x.var, y.dtype), lambda t: ops.cast(t, y.dtype))]
+    found = x.image(y, ops.cast(x.var, y.dtype), lambda t: ops.cast(t, y.dtype))
+    return [x.kept(found) if isinstance(x, attention.Shares) else found]
+
+
+def choice(node: Node, values: Values) -> Sequence[Moments]:
+    """``where`` by a mask: that of one of two values."""
+    found, shares = shapes(node, values), [v for v in values if isinstance(v, attention.Shares)]
+    return [shares[0].kept(found[0])] if len(shares) == 1 == sum(isinstance(v, Moments) for v in values) else found
 
 
 def rescale(node: Node, values: Values) -> Sequence[Moments]:
@@ -53,8 +65,8 @@ def rescale(node: Node, values: Values) -> Sequence[Moments]:
 
 
 def shapes(node: Node, values: Values) -> Sequence[Moments]:
-    """Values are moved, copied or padded with constants: so are variances."""
-    return _linear(node, values, lambda *vs: _homogeneous(node, *vs))
+    """Values are moved, copied, chosen by a mask or padded with constants: so are variances."""
+    return _linear(node, values, lambda linear, *vs: linear(*vs))
 
 
 def total(node: Node, values: Values) -> Sequence[Moments]:
@@ -63,20 +75,23 @@ def total(node: Node, values: Values) -> Sequence[Moments]:
     weights = [sum(s for s, t in zip(signs, node.inputs, strict=True) if t == slot) ** 2 for slot in node.inputs]
     divisor = len(values) if op_key(node.op) == "Average" else 1
 
-    def variance(*vs: Tensor) -> Any:
+    def variance(linear: Callable[..., Any], *vs: Tensor) -> Any:
         first = [node.inputs.index(slot) == i for i, slot in enumerate(node.inputs)]
         parts = [float(w * s * f) * v for w, s, f, v in zip(weights, signs, first, vs, strict=True)]
-        return _homogeneous(node, *parts) / divisor
+        return linear(*parts) / divisor
 
     return _linear(node, values, variance)
 
 
 def mean(node: Node, values: Values) -> Sequence[Moments]:
-    """Means over axes: the mean variance over the number of values."""
-    x = values[0].mean
+    """Means over axes: the mean variance over the number of values, or of those that a mask leaves."""
+    x, masks = values[0].mean, values[1:]
 
-    def variance(v: Tensor) -> Tensor:
-        y = node.call(v)
+    def variance(linear: Callable[..., Any], v: Tensor) -> Tensor:
+        y = linear(v)
+        if masks:
+            count = ops.sum(ops.cast(masks[0], y.dtype), axis=1)
+            return y / ops.reshape(count, [-1] + [1] * (len(y.shape) - 1))
         return y * ops.cast(ops.size(y), y.dtype) / ops.cast(ops.size(x), y.dtype)
 
     return _linear(node, values, variance)
@@ -84,7 +99,7 @@ def mean(node: Node, values: Values) -> Sequence[Moments]:
 
 def average_pool(node: Node, values: Values) -> Sequence[Moments]:
     """Average pooling: the pooled variance over the number of values in the window."""
-    return _linear(node, values, lambda v: node.call(v) / _window_counts(node, v))
+    return _linear(node, values, lambda linear, v: linear(v) / _window_counts(node, v))
 
 
 def _window_counts(node: Node, x: Tensor) -> Tensor:
@@ -111,26 +126,56 @@ def by_matrix(node: Node, values: Values) -> Sequence[Moments]:
     image = _homogeneous(node, ops.reshape(ops.eye(size, dtype=x.dtype), (size, *shape)))
     matrix = ops.square(ops.reshape(image, (size, -1)))
     target = tuple(image.shape[1:])
-    return _linear(node, values, lambda v: ops.reshape(ops.matmul(ops.reshape(v, (-1, size)), matrix), (-1, *target)))
+
+    def variance(linear: Callable[..., Any], v: Tensor) -> Tensor:
+        return ops.reshape(ops.matmul(ops.reshape(v, (-1, size)), matrix), (-1, *target))
+
+    return _linear(node, values, variance)
 
 
 def _linear(node: Node, values: Values, variance: Callable[..., Any]) -> Sequence[Moments]:
-    """A linear node with one or several inputs and outputs; ``variance`` maps the independent variances."""
-    values = [as_moments(v) for v in values]
-    means = tree.flatten(node.call(*(v.mean for v in values)))
-    variances, full = tree.flatten(variance(*(v.var for v in values))), any(v.full for v in values)
+    """A linear node with one or several inputs and outputs; masks and conditions among the inputs are fixed.
+
+    ``variance`` is called with the node without what constants add, and the independent variances.
+    """
+    fixed = {i: v for i, v in enumerate(values) if not (isinstance(v, Moments) or _is_float(v))}
+    moving = [as_moments(v) for i, v in enumerate(values) if i not in fixed]
+
+    def call(*xs: Tensor) -> Any:
+        rest = iter(xs)
+        return node.call(*(_for_rows(node, fixed[i], xs[0]) if i in fixed else next(rest) for i in range(len(values))))
+
+    def linear(*xs: Tensor) -> Any:
+        return _homogeneous(node, *xs, call=call)
+
+    means = tree.flatten(call(*(v.mean for v in moving)))
+    variances, full = tree.flatten(variance(linear, *(v.var for v in moving))), any(v.full for v in moving)
+    apart = traits.activation_key(node) == "reshape"  # of all axes, that of the samples too
     return [
-        Moments(m, v, join(values, lambda *t, i=i: tree.flatten(_homogeneous(node, *t))[i]), full)
+        Moments(m, v, join(moving, lambda *t, i=i: tree.flatten(linear(*t))[i], apart), full)
         for i, (m, v) in enumerate(zip(means, variances, strict=True))
     ]
 
 
-def _homogeneous(node: Node, *xs: Tensor) -> Any:
+def _is_float(x: Tensor) -> bool:
+    return numerics.is_float(keras.backend.standardize_dtype(x.dtype))
+
+
+def _for_rows(node: Node, mask: Tensor, x: Tensor) -> Tensor:
+    """A mask with a row for each of x, which may hold several directions of each sample; one for all stays so."""
+    of_samples = isinstance(node.op, keras.layers.Layer) or len(mask.shape) == len(x.shape)
+    if not of_samples or mask.shape[0] == 1 or (mask.shape[0] is not None and mask.shape[0] == x.shape[0]):
+        return mask
+    return ops.repeat(mask, ops.shape(x)[0] // ops.shape(mask)[0], axis=0)
+
+
+def _homogeneous(node: Node, *xs: Tensor, call: Callable[..., Any] | None = None) -> Any:
     """The node without what constants add: padding values, starting values, other operands."""
-    y = node.call(*xs)
-    if not (node.kind is Kind.RESCALE or traits.may_fill(node)):
+    call = call or node.call
+    y = call(*xs)
+    if not (node.kind is Kind.RESCALE or traits.may_fill(node) or traits.activation_key(node) == "where"):
         return y
-    return tree.map_structure(ops.subtract, y, node.call(*map(ops.zeros_like, xs)))
+    return tree.map_structure(ops.subtract, y, call(*map(ops.zeros_like, xs)))
 
 
 # --- activations: exact for a Gaussian where piecewise linear, by quadrature where smooth ------------------------
@@ -206,6 +251,25 @@ def copies(node: Node, graph: Graph) -> bool:
     return node.op.interpolation == "nearest"
 
 
+def of_two(node: Node, graph: Graph) -> bool:
+    """Of two tensors."""
+    return len(node.inputs) == 2
+
+
+def whole_power(node: Node, graph: Graph) -> bool:
+    """x^n with n = 0, 1, 2, ... for which quadrature has nodes enough."""
+    if traits.activation_key(node) != "power" or len(node.inputs) != 1:
+        return False
+    n = affines.constant_operand(node.call)
+    return isinstance(node.call.args[0], Arg) and n is not None and np.ndim(n) == 0 and float(n) in range(16)
+
+
+def fixed_condition(node: Node, graph: Graph) -> bool:
+    """``where`` by a condition that is a constant, or true and false for reasons that are not random."""
+    given = node.call.args[0] if isinstance(node.call, Call) and len(node.call.args) == 3 else None
+    return not isinstance(given, Arg) or graph.specs[node.inputs[given.index]].dtype == "bool"
+
+
 def plain_maximum(node: Node, graph: Graph) -> bool:
     """Over axes of known length, without a starting value."""
     return None not in graph.specs[node.inputs[0]].shape[1:] and getattr(node.op, "initial", None) is None
@@ -225,6 +289,7 @@ MOMENT_RULES = Rules(
     (both(kind_is(Kind.SHAPE), but_not("Masking")), shapes, "shape"),
     (both(keys("CenterCrop"), only_cuts), shapes, "shape"),
     (both(keys("UpSampling2D"), copies), shapes, "shape"),
+    (both(keys("where"), fixed_condition), choice, "choice by a mask"),
     (keys("Add add Subtract subtract Average"), total, "sum"),
     (keys("sum cumsum trace segment_sum"), shapes, "sum"),
     (keys("mean GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D"), mean, "mean"),
@@ -232,18 +297,23 @@ MOMENT_RULES = Rules(
     (small_linear, by_matrix, "linear, by its matrix"),
     (keys("Multiply multiply"), mixing.product, "product"),
     (
-        both(keys("Dot matmul einsum dot tensordot inner outer"), mixing.bilinear_in_two),
-        mixing.matrix_product,
+        both(keys("Dot matmul einsum dot tensordot inner outer"), attention.bilinear_in_two),
+        attention.matrix_product,
         "matrix product (approximate)",
     ),
-    (mixing.plain_attention, mixing.attention, "attention (approximate)"),
+    (both(keys(QUOTIENTS), of_two), delta.quotient, "quotient (approximate)"),
     (plain_relu, relu, "ReLU"),
     (has_pieces, piecewise_linear, "piecewise linear"),
     (keys("square"), square, "square"),
     (keys("exp exponential"), exponential, "exponential"),
     (keys(SMOOTH), quadrature, "quadrature"),
-    (keys("softmax Softmax"), mixing.softmax, "softmax (approximate)"),
-    (mixing.can_normalise, mixing.normalise, "normalisation (approximate)"),
+    (whole_power, quadrature, "power"),
+    (keys("softmax Softmax"), attention.softmax, "softmax (approximate)"),
+    (keys("log_softmax"), delta.log_softmax, "log of softmax (approximate)"),
+    (keys("logsumexp"), delta.log_sum_exp, "log of a sum (approximate)"),
+    (keys(f"{ROOTS} {QUOTIENTS}"), delta.elementwise, "first order (approximate)"),
+    (keys("var"), delta.sample_variance, "variance"),
+    (delta.can_normalise, delta.normalise, "normalisation (approximate)"),
     (keys("MaxPooling1D MaxPooling2D MaxPooling3D max_pool"), mixing.maximum_pool, "maximum"),
     (
         both(keys("GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D max amax"), plain_maximum),
@@ -252,5 +322,5 @@ MOMENT_RULES = Rules(
     ),
     (keys("Maximum maximum fmax"), mixing.maximum_of, "maximum"),
     (keys("Minimum minimum fmin"), mixing.minimum_of, "minimum"),
-    (keys("zeros_like ones_like shape"), at_mean, "constant"),
+    (op_is(*SHAPE_ONLY), at_mean, "constant"),
 )

@@ -6,18 +6,15 @@ arrives. Sources: Minka 2001; Macdonald et al. 2019 (the engine of Rate-Distorti
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras import ops, tree
+from keras import ops
 
 from innv_ext.analyzers.moments.gaussian import FLOOR
-from innv_ext.backend import numerics, walk
-from innv_ext.backend.graph import Graph, Node
-from innv_ext.backend.rules import Rules
+from innv_ext.backend.graph import Node
 
 Tensor = Any
 _INPUT = -1  # the label of the directions of the input
@@ -98,8 +95,15 @@ def covariance(a: Moments, b: Moments) -> Tensor | float:
     return sum((ops.sum(a.factors[k] * b.factors[k], axis=1) for k in common), 0.0)
 
 
-def each(function: Callable[..., Tensor], *factors: Tensor) -> Tensor:
-    """A batched function applied to every direction (batch, rank, *shape)."""
+def each(function: Callable[..., Tensor], *factors: Tensor, apart: bool = False) -> Tensor:
+    """A batched function applied to every direction (batch, rank, *shape).
+
+    ``apart`` keeps the samples of one direction together, for functions that join the first axis with others.
+    """
+    if apart:
+        rank = ops.shape(factors[0])[1]
+        y = function(*(ops.reshape(ops.swapaxes(f, 0, 1), (-1, *ops.shape(f)[2:])) for f in factors))
+        return ops.swapaxes(ops.reshape(y, (rank, -1, *ops.shape(y)[1:])), 0, 1)
     y = function(*(ops.reshape(f, (-1, *ops.shape(f)[2:])) for f in factors))
     batch, rank = ops.shape(factors[0])[:2]
     return ops.reshape(y, (batch, rank, *ops.shape(y)[1:]))
@@ -125,52 +129,16 @@ def added(first: dict[int, Tensor], second: dict[int, Tensor]) -> dict[int, Tens
     return {**first, **{k: first[k] + f if k in first else f for k, f in second.items()}}
 
 
-def join(values: Sequence[Moments], function: Callable[..., Tensor]) -> dict[int, Tensor]:
+def join(values: Sequence[Moments], function: Callable[..., Tensor], apart: bool = False) -> dict[int, Tensor]:
     """Directions of a linear function of several inputs; an input without a label's directions counts as zero."""
     found = {}
     for label in dict.fromkeys(k for v in values for k in v.factors):
         like = next(v.factors[label] for v in values if label in v.factors)
         parts = (v.factors.get(label, per_direction(ops.zeros_like(v.mean), like)) for v in values)
-        found[label] = each(function, *parts)
+        found[label] = each(function, *parts, apart=apart)
     return found
 
 
 def as_moments(value: Any) -> Moments:
     """``Moments`` of any value of the walk; a plain tensor has no variance."""
     return value if isinstance(value, Moments) else Moments(value, ops.zeros_like(value))
-
-
-def bind(graph: Graph, table: Rules) -> tuple[Any, ...]:
-    """One moment rule per node.
-
-    Raises
-    ------
-    NoRuleError
-        names the nodes without a rule, and the ways out
-    """
-    hint = (
-        "Ways out: distortion='monte_carlo' needs no moment rules; or teach the node with moment_rules="
-        "Rules((named('layer'), rule)), rule(node, values) -> [Moments(mean, var)]."
-    )
-    reached = {slot for slot in graph.inputs if numerics.is_float(graph.specs[slot].dtype)}
-    for node in graph.nodes:
-        if reached.intersection(node.inputs):
-            reached.update(node.outputs)
-    unreached = Rules((lambda node, graph: not reached.intersection(node.inputs), evaluated, "not random"))
-    return table.before(unreached).bind(graph, hint, "moment rule")
-
-
-def evaluated(node: Node, values: tuple[Any, ...]) -> Sequence[Any]:
-    """A node that nothing random reaches."""
-    return tree.flatten(node.call(*values))
-
-
-def outputs(rules: Sequence[Any], node: Node, values: tuple[Any, ...]) -> Sequence[Any]:
-    """What a node makes of ``values``, by its rule; where nothing random arrives it is evaluated."""
-    return (rules[node.index] if any(isinstance(v, Moments) for v in values) else evaluated)(node, values)
-
-
-def propagate(graph: Graph, rules: Sequence[Any], inputs: Sequence[Any]) -> Any:
-    """The moments of the graph's first output."""
-    found = walk.forward(graph, inputs, [functools.partial(outputs, rules)] * len(graph.nodes))
-    return found.slots[graph.outputs[0]]

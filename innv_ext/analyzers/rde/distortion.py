@@ -12,10 +12,11 @@ import numpy as np
 from keras import ops
 
 from innv_ext.analyzers.core.program import select
-from innv_ext.analyzers.moments import values as moments
+from innv_ext.analyzers.moments import filtering as moments
 from innv_ext.analyzers.moments.values import Moments
 from innv_ext.analyzers.parts.partition import Partition
 from innv_ext.analyzers.rde.reference import Reference
+from innv_ext.analyzers.rde.tokens import Vectors
 from innv_ext.backend import numerics, walk
 from innv_ext.backend.graph import Graph
 
@@ -25,13 +26,27 @@ CACHED_DRAWS = 2**26  # bytes of Monte Carlo draws that are kept between evaluat
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What the compiled functions need besides tensors; made once per analyzer, so that they are compiled once."""
+    """What the compiled functions need besides tensors; made once per analyzer, so that they are compiled once.
+
+    ``moving`` are the positions of the graph's inputs that are mixed with noise, which is what ``features`` is of; the
+    others (masks, numbers of tokens) stay as they are.
+    """
 
     graph: Graph
     rules: tuple[Any, ...]
-    features: Partition
+    features: Partition | Vectors
     mode: Any
     full: bool
+    moving: tuple[int, ...]
+
+    def moved(self, xs: Sequence[Any]) -> list[Any]:
+        """Of one value per input those of the moving ones."""
+        return [xs[i] for i in self.moving]
+
+    def fed(self, xs: Sequence[Any], moved: Sequence[Any]) -> list[Any]:
+        """One value per input: the others' own, and new ones for the moving ones."""
+        new = dict(zip(self.moving, moved, strict=True))
+        return [new.get(i, x) for i, x in enumerate(xs)]
 
 
 @dataclass(eq=False)
@@ -86,7 +101,7 @@ class Distortion:
     def _replacements(self, xs: list[np.ndarray], rows: np.ndarray, streams: np.ndarray) -> Iterator[list[np.ndarray]]:
         """What one call of the compiled function takes of V: all its moments, or a block of the draws."""
         if not self.samples:
-            means, variances, factors = self.reference.moments(xs)
+            means, variances, factors = self.reference.moments(self.context.moved(xs))
             yield [*means, *variances, *factors]
             return
         block = max(1, min(self.samples, self.size // len(rows)))
@@ -102,7 +117,7 @@ class Distortion:
             drawn = self._drawn.get(key)
             if drawn is None:
                 keys = [(self.seed, int(stream), j) for j in block]
-                drawn = self.reference.draw([x[i : i + 1] for x in xs], keys)
+                drawn = self.reference.draw([x[i : i + 1] for x in self.context.moved(xs)], keys)
                 if (len(self._drawn) + 1) * sum(a.nbytes for a in drawn) <= CACHED_DRAWS:
                     self._drawn[key] = drawn
             parts.append(drawn)
@@ -111,7 +126,7 @@ class Distortion:
     def _run(self, rows: np.ndarray, s: np.ndarray, xs: list[np.ndarray], replaced: list[np.ndarray]) -> Any:
         """Call the compiled function, for any number of points and draws."""
         graph, dtype = self.context.graph, s.dtype.name
-        shapes = [graph.specs[slot].shape[1:] for slot in graph.inputs]
+        shapes = [graph.specs[slot].shape[1:] for slot in self.context.moved(graph.inputs)]
         extra = [((None, s.shape[1]), dtype), ((None,), dtype)]
         for array, shape in zip(replaced, itertools.cycle(shapes), strict=False):
             extra.append(((None,) * (array.ndim - len(shape)) + shape, array.dtype.name))
@@ -140,26 +155,27 @@ class Distortion:
         return ""
 
 
-def random_inputs(xs: Sequence[Tensor], s: Tensor, reference: Sequence[Tensor], context: Problem) -> list[Moments]:
-    """Moments of s x + (1 - s) v from the means, variances and directions of v."""
-    count = len(xs)
+def random_inputs(xs: Sequence[Tensor], s: Tensor, reference: Sequence[Tensor], context: Problem) -> list[Any]:
+    """Moments of s x + (1 - s) v from the means, variances and directions of v; other inputs as they are."""
+    count, moved = len(context.moving), context.moved(xs)
     means, variances, factors = reference[:count], reference[count : 2 * count], reference[2 * count :]
     inputs = []
-    for i, (kept, x) in enumerate(zip(context.features.expand(s), xs, strict=True)):
+    for i, (kept, x) in enumerate(zip(context.features.expand(s), moved, strict=True)):
         free = 1 - kept
         directions = ops.expand_dims(free, 1) * factors[i] if factors else None
         mean, var = kept * x + free * means[i], ops.square(free) * variances[i]
         inputs.append(Moments.of_input(mean, var, directions, context.full))
-    return inputs
+    return context.fed(xs, inputs)
 
 
 def mixed_inputs(xs: Sequence[Tensor], s: Tensor, draws: Sequence[Tensor], context: Problem) -> list[Tensor]:
     """s x + (1 - s) v for draws v (batch, draws, ...), all in one batch."""
-    inputs = []
-    for kept, x, v in zip(context.features.expand(s), xs, draws, strict=True):
+    inputs, count = [], ops.shape(draws[0])[1]
+    for kept, x, v in zip(context.features.expand(s), context.moved(xs), draws, strict=True):
         mixed = ops.expand_dims(kept * x, 1) + ops.expand_dims(1 - kept, 1) * v
         inputs.append(ops.reshape(mixed, (-1, *ops.shape(x)[1:])))
-    return inputs
+    others = [x if i in context.moving else ops.repeat(x, count, axis=0) for i, x in enumerate(xs)]
+    return context.fed(others, inputs)
 
 
 def filtered(
@@ -191,5 +207,4 @@ def with_gradient(
     xs: list[Tensor], index: Tensor, s: Tensor, score: Tensor, *replaced: Tensor, function: Any, context: Problem
 ) -> tuple[Tensor, Tensor]:
     """D by one of the two, and dD/ds."""
-    (d,), pullback = numerics.vjp(lambda s: function(xs, index, s, score, replaced, context), s)
-    return d, pullback(ops.ones_like(d))[0]
+    return numerics.with_slope(lambda s: function(xs, index, s, score, replaced, context), s)

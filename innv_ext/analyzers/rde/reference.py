@@ -14,7 +14,7 @@ from innv_ext.analyzers.parts.replacement import Constant, Custom, Gaussian, Rep
 from innv_ext.errors import InvalidInputError
 
 Arrays = list[np.ndarray]
-KINDS = ("gaussian", "low_rank", "full", "uniform", "constant")
+KINDS = ("gaussian", "low_rank", "full", "uniform", "constant", "vocabulary")
 LEARNT = ("gaussian", "low_rank", "full")
 FULL_LIMIT = 4096  # components up to which a covariance matrix is formed
 

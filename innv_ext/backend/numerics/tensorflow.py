@@ -1,45 +1,26 @@
-"""What keras.ops does not offer: vjp, compiled functions. The only file that imports tensorflow."""
+"""What only TensorFlow says how to do; the only file that imports it."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
-from keras import ops
-
-from innv_ext.errors import UnsupportedModelError
 
 Tensor = Any
 _FEW_STEPS = 8  # of loops that are run eagerly
-TINY = 1e-30  # denominators below this count as zero; r / TINY still fits into float32 for relevance up to 1e8
 
 
-def check_backend() -> None:
-    """Refuse every Keras backend but TensorFlow: this module is the only one that would have to change."""
-    if keras.config.backend() != "tensorflow":
-        raise UnsupportedModelError(
-            f"innv_ext runs on the TensorFlow backend of Keras, but keras.config.backend() is "
-            f"{keras.config.backend()!r}. Set the environment variable KERAS_BACKEND=tensorflow."
-        )
+def mask_of(x: Tensor) -> Tensor | None:
+    """The Keras mask of ``x``, if it has one."""
+    return getattr(x, "_keras_mask", None)
 
 
-def is_float(dtype: str) -> bool:
-    """Whether ``dtype`` (a Keras dtype string) is a floating-point type."""
-    return dtype.startswith(("float", "bfloat"))
-
-
-def wide_dtype(dtype: str) -> str:
-    """The dtype in which relevance of ``dtype`` tensors is carried: half precision becomes float32."""
-    return dtype if dtype in ("float32", "float64") else "float32"
-
-
-def widen(x: Tensor) -> Tensor:
-    """``x`` in float32 or float64."""
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    return x if dtype == wide_dtype(dtype) else ops.cast(x, wide_dtype(dtype))
+def set_mask(x: Tensor, mask: Tensor | None) -> None:
+    """Give ``x`` a Keras mask, or take it away."""
+    x._keras_mask = mask
 
 
 def identity(x: Tensor) -> Tensor:
@@ -50,6 +31,17 @@ def identity(x: Tensor) -> Tensor:
 def erfc(x: Tensor) -> Tensor:
     """The complementary error function (``keras.ops.erfc`` is missing in Keras 3.8)."""
     return tf.math.erfc(x)
+
+
+def not_before(r: Tensor, z: Tensor) -> Tensor:
+    """``z`` for what is computed behind ``r``: TensorFlow computes what it can early, and keeps it until it is used.
+
+    Of what a forward walk leaves to a backward walk, only the values themselves take memory then.
+    """
+    if tf.executing_eagerly():
+        return z
+    with tf.control_dependencies([r]):
+        return tf.identity(z)
 
 
 def custom_gradient(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,62 +63,48 @@ def restoring(fn: Callable[..., Any], variables: Sequence[Any]) -> Callable[...,
     return run
 
 
-def recompute(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """``fn`` evaluated again in the backward pass instead of keeping its intermediate values."""
-
-    def evaluate(*xs: Tensor) -> Any:
-        def gradient(*upstream: Tensor) -> tuple[Tensor | None, ...]:
-            return vjp(fn, *xs)[1](*upstream)
-
-        return fn(*xs), gradient
-
-    return custom_gradient(evaluate)
-
-
-def vjp(fn: Callable[..., Any], *xs: Tensor) -> tuple[tuple[Tensor, ...], Callable[..., tuple[Tensor | None, ...]]]:
-    """Evaluate ``fn`` once and return its outputs with their pullback.
+def linearized(
+    fn: Callable[..., Any], xs: Sequence[Tensor], floats: Sequence[int]
+) -> tuple[list[Tensor], Callable[[Sequence[int], Sequence[Tensor]], list[Tensor]]]:
+    """The flattened outputs of ``fn`` and their pullback, which may be called more than once.
 
     Parameters
     ----------
-    fn : callable of tensors that returns a tensor or a (nested) list of tensors
-    xs : tensors; integer ones are passed on but get no gradient
+    floats : positions of the inputs that get a gradient
 
     Returns
     -------
-    ys : tuple of tensors, the flattened outputs
-    pullback : ``pullback(*rs)`` gives one gradient per input (None for integer inputs); it may be called more
-        than once, shares the forward pass, and takes None for an output without cotangent. Gradients are float32 or
-        float64; where float16 takes part they are scaled to its range and back, sample by sample, so that nothing
-        underflows.
+    ys : outputs
+    pull : ``pull(targets, cotangents)``, of the outputs at these positions, gives one gradient per float input
     """
-    floats = [i for i, x in enumerate(xs) if x.dtype.is_floating]
+    sources = [xs[i] for i in floats]
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-        tape.watch([xs[i] for i in floats])
+        tape.watch(sources)
         outputs = fn(*xs)
-    ys = tuple(keras.tree.flatten(outputs))
+    ys = keras.tree.flatten(outputs)
 
-    def pullback(*rs: Tensor | None) -> tuple[Tensor | None, ...]:
-        targets = [(y, r) for y, r in zip(ys, rs, strict=True) if r is not None and y.dtype.is_floating]
-        gradients: list[Tensor | None] = [None] * len(xs)
-        if not targets or not floats:
-            return tuple(gradients)
-        half = any(t.dtype == tf.float16 for t in (*ys, *xs))
-        cotangents, scale = _fit_range([y for y, _ in targets], [r for _, r in targets], half)
+    def pull(targets: Sequence[int], cotangents: Sequence[Tensor]) -> list[Tensor]:
         found = tape.gradient(
-            [y for y, _ in targets],
-            [xs[i] for i in floats],
-            output_gradients=cotangents,
+            [ys[i] for i in targets],
+            sources,
+            output_gradients=list(cotangents),
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        for i, g in zip(floats, found, strict=True):
-            g = tf.convert_to_tensor(g)  # a gather yields IndexedSlices
+        found = [tf.convert_to_tensor(g) for g in found]  # a gather yields IndexedSlices
+        for x, g in zip(sources, found, strict=True):
             if g.shape.rank is None:  # the gradient of a maximum over axes, inside a loop
-                g.set_shape(xs[i].shape)
-            g = widen(g)
-            gradients[i] = g if scale is None else g * ops.reshape(scale, [-1] + [1] * (len(g.shape) - 1))
-        return tuple(gradients)
+                g.set_shape(x.shape)
+        return found
 
-    return ys, pullback
+    return ys, pull
+
+
+def with_slope(fn: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """``fn(x)``, one number a sample, and its gradient; traced faster than ``vjp`` where fn has loops."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:  # loops take a persistent tape for higher orders
+        tape.watch(x)
+        y = fn(x)
+    return y, tf.convert_to_tensor(tape.gradient(y, x, unconnected_gradients=tf.UnconnectedGradients.ZERO))
 
 
 def scan(
@@ -172,38 +150,19 @@ def scan(
     return last, ys
 
 
-def hvp(gradient: Callable[..., Sequence[Tensor]], xs: Sequence[Tensor], vs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Hessian-vector products, one per sample, from the gradient of a score per sample.
-
-    Double backward: the vjp of the gradient, which is H v because H is symmetric. Forward-over-reverse was about twice
-    as slow on every network that was measured (benchmarks/second_order.py).
-
-    Parameters
-    ----------
-    gradient : ``(*xs) -> one gradient per x``
-    xs : tensors (batch, ...)
-    vs : one direction per x, of its shape
-
-    Returns
-    -------
-    one tensor per x
-    """
-    return vjp(gradient, *xs)[1](*vs)
-
-
 def second_derivative(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | None, ...], str]]) -> str:
     """What TensorFlow knows of the gradient's derivative of ``fn``: "known", "missing" (an error), or "doubtful".
 
     Doubtful are functions that hold parts of themselves constant, or use an operation whose gradient counts as such.
     """
 
-    def gradient(*xs: Tensor) -> list[Tensor]:
-        ys, pullback = vjp(fn, *xs)
-        return [g for g in pullback(*(tf.ones_like(y) for y in ys)) if g is not None]
+    def pulled(fn: Callable[..., Any], *xs: Tensor) -> list[Tensor]:
+        ys, pull = linearized(fn, xs, [i for i, x in enumerate(xs) if x.dtype.is_floating])
+        targets = [i for i, y in enumerate(ys) if y.dtype.is_floating]
+        return pull(targets, [tf.ones_like(ys[i]) for i in targets]) if targets else []
 
     def twice(*xs: Tensor) -> Any:
-        ys, pullback = vjp(gradient, *xs)
-        return [g for g in pullback(*ys) if g is not None]
+        return pulled(functools.partial(pulled, fn), *xs)
 
     try:
         used = {n.op for nodes in _operations(twice, specs) for n in nodes}
@@ -223,7 +182,7 @@ def rectifies(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | None, ..
 
 def without_gradient(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | None, ...], str]]) -> set[int]:
     """Positions of the float inputs of ``fn`` that get no gradient, which is not the same as a zero one."""
-    floats, dead = [i for i, (_, dtype) in enumerate(specs) if is_float(dtype)], set()
+    floats, dead = [i for i, (_, dtype) in enumerate(specs) if tf.as_dtype(dtype).is_floating], set()
 
     def gradient(*xs: Tensor) -> Any:
         with tf.GradientTape() as tape:
@@ -249,62 +208,6 @@ def _operations(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | None, 
     """What TensorFlow makes of ``fn``: the nodes of its graph, and of each function therein (bodies of loops)."""
     definition = run_symbolically(fn, specs).graph.as_graph_def()
     return [definition.node, *(f.node_def for f in definition.library.function)]
-
-
-def _fit_range(ys: list[Tensor], rs: list[Tensor], half: bool) -> tuple[list[Tensor], Tensor | None]:
-    """Cotangents in the dtype of their outputs, and the factor per sample that was divided out for float16."""
-    if not half:
-        return [tf.cast(r, y.dtype) for y, r in zip(ys, rs, strict=True)], None
-    peaks = [ops.max(ops.abs(ops.reshape(widen(r), [ops.shape(r)[0], -1])), axis=1) for r in rs]
-    scale = ops.max(ops.stack(peaks), axis=0)
-    scale = ops.where(scale > 0, scale, ops.ones_like(scale))
-    scaled = [widen(r) / ops.reshape(scale, [-1] + [1] * (len(r.shape) - 1)) for r in rs]
-    return [tf.cast(r, y.dtype) for y, r in zip(ys, scaled, strict=True)], scale
-
-
-def not_before(r: Tensor, z: Tensor) -> Tensor:
-    """``z`` for what is computed behind ``r``: TensorFlow computes what it can early, and keeps it until it is used.
-
-    Of what a forward walk leaves to a backward walk, only the values themselves take memory then.
-    """
-    if tf.executing_eagerly():
-        return z
-    with tf.control_dependencies([r]):
-        return tf.identity(z)
-
-
-def safe_divide(r: Tensor, z: Tensor, epsilon: float = 0.0, sign: int = 0) -> Tensor:
-    """``r / stabilise(z)`` with stabilise(z) = z + epsilon * sign(z) and sign(0) = +1.
-
-    With ``epsilon=0`` only exact zeros (|z| < 1e-30) are stabilised, by 1e-7. Where all terms of z are known to have
-    one ``sign`` (+1 or -1), z = 0 means that there is nothing to share: the result is 0 there, and where rounding (fast
-    convolutions on accelerators) gave z the other sign.
-    """
-    z = not_before(r, z)
-    if sign:
-        return ops.divide_no_nan(r if sign > 0 else -r, ops.relu(z - TINY if sign > 0 else -z - TINY))
-    size = epsilon or 1e-7
-    side = ops.where(z < 0, ops.cast(-size, z.dtype), ops.cast(size, z.dtype))
-    return r / (z + side if epsilon else ops.where(ops.abs(z) < TINY, side, z))
-
-
-def positive(t: Tensor) -> Tensor:
-    """max(t, 0)."""
-    return ops.relu(t)
-
-
-def negative(t: Tensor) -> Tensor:
-    """min(t, 0)."""
-    return ops.minimum(t, ops.cast(0.0, t.dtype))  # one pass over large kernels, unlike -relu(-t)
-
-
-def close(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors agree to a hundredth of a percent of the largest value (a tenth in half precision)."""
-    half = any(keras.backend.standardize_dtype(t.dtype) in ("float16", "bfloat16") for t in (a, b))
-    a, b = (np.asarray(ops.cast(t, "float64")) for t in (a, b))
-    return a.shape == b.shape and np.allclose(
-        a, b, rtol=0, atol=(0.1 if half else 1e-4) * max(np.abs(a).max(initial=0), 1e-6)
-    )
 
 
 class Compiled:
