@@ -185,7 +185,7 @@ def safe_divide(r: Tensor, z: Tensor, epsilon: float = 0.0, sign: int = 0) -> Te
     if sign:
         return ops.divide_no_nan(r if sign > 0 else -r, ops.relu(z - TINY if sign > 0 else -z - TINY))
     size = epsilon or 1e-7
-    side = ops.where(z < 0, ops.cast(-size, z.dtype), ops.cast(size, z.dtype))
+    side = ops.where(z < 0, ops.convert_to_tensor(-size, z.dtype), ops.convert_to_tensor(size, z.dtype))
     return r / (z + side if epsilon else ops.where(ops.abs(z) < TINY, side, z))
 
 
