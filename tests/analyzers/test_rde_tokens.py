@@ -78,6 +78,7 @@ def test_draws_are_rows_of_the_table():
     assert rows == {tuple(row) for row in np.asarray(net.get_layer("embed").embeddings)[1:]}
 
 
+@pytest.mark.filterwarnings("ignore::innv_ext.errors.ClosedMaskWarning")  # of data that are refused in the end
 def test_fit_learns_from_all_tokens_but_padding(tmp_path):
     net, data = linear_net(mask=True), np.random.default_rng(3).integers(0, TOKENS, (40, LENGTH))
     analyzer = innv_ext.create_analyzer("rc_rde", net, rate=2, features="token", max_iter=3, progress=False)
@@ -197,6 +198,14 @@ def test_steps_of_sequences_are_pixels():
     assert (a == a[..., :1]).all()
     fitted = innv_ext.create_analyzer("rc_rde", net, rate=2, features="token", max_iter=1, progress=False).fit(x)
     np.testing.assert_allclose(fitted.learnt_["mean0"], x.mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])
+def test_half_precision(policy):
+    net = transformers.transformer(padded=True, dtype=policy)
+    found = innv_ext.create_analyzer("rc_rde", net, rate=2, max_iter=4, **VOCABULARY).explain(transformers.tokens(True))
+    assert found.attribution.dtype == np.float32 and np.isfinite(found.extras["objective"]).all()
+    assert (found.attribution.sum(axis=1) <= 2 + 1e-5).all() and found.attribution.any()
 
 
 def test_texts():

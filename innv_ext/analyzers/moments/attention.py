@@ -18,7 +18,7 @@ from typing import Any
 from keras import ops
 
 from innv_ext.analyzers.moments.values import Moments, added, as_moments, combined, squares, through
-from innv_ext.backend import traits
+from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Graph, Node
 
 Tensor = Any
@@ -47,9 +47,9 @@ class Shares(Moments):
 
 
 def softmax(node: Node, values: Values) -> Sequence[Moments]:
-    """J_ij = p_i (delta_ij - p_j)."""
-    x = values[0]
-    p, axes = node.call(x.mean), traits.axes(node, len(x.mean.shape))
+    """J_ij = p_i (delta_ij - p_j); where a mask closes a place, p_i is 0."""
+    x, *mask = values
+    p, axes = numerics.widen(node.call(x.mean, *mask)), traits.axes(node, len(x.mean.shape))
 
     def linear(t: Tensor, p: Tensor) -> Tensor:
         return p * (t - ops.sum(p * t, axis=axes, keepdims=True))

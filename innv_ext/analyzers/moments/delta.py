@@ -37,6 +37,7 @@ def normalise(node: Node, values: Values) -> Sequence[Moments]:
     n, m = count, count if mean_square else ops.ones_like(count)
     one = 1.0 if centred else 0.0
     gamma = ops.ones_like(y[:1]) if gamma is None else traits.broadcast(gamma, traits.axes(node, len(y.shape)), y)
+    gamma = ops.cast(gamma, x.mean.dtype)
 
     v = view(x.var)
     s0, s1, s2 = (ops.sum(v * w, axis=axes, keepdims=True) for w in (ops.ones_like(hat), hat, hat * hat))
@@ -84,7 +85,7 @@ def quotient(node: Node, values: Values) -> Sequence[Moments]:
     """a / b: exact where b is fixed, else d (a / b) = da / b - a db / b^2."""
     a, b = values
     if not isinstance(b, Moments):
-        scale = node.call(ops.ones_like(b), b)
+        scale = ops.cast(node.call(ops.ones_like(b), b), a.mean.dtype)
         return [Moments(node.call(a.mean, b), a.var * ops.square(scale), weighted(a, scale), a.full)]
     a = as_moments(a)
     y, by_a = node.call(a.mean, b.mean), node.call(ops.ones_like(b.mean), b.mean)

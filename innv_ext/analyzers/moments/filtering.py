@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras import ops, tree
@@ -82,8 +82,17 @@ def evaluated(node: Node, values: Values) -> Sequence[Any]:
 
 
 def outputs(rules: Sequence[Any], node: Node, values: Values) -> Sequence[Any]:
-    """What a node makes of ``values``, by its rule; where nothing random arrives it is evaluated."""
-    return (rules[node.index] if any(isinstance(v, Moments) for v in values) else evaluated)(node, values)
+    """What a node makes of ``values``, by its rule; where nothing random arrives it is evaluated.
+
+    Moments are kept in single or double precision, whatever a layer computes in.
+    """
+    found = (rules[node.index] if any(isinstance(v, Moments) for v in values) else evaluated)(node, values)
+    return [_widened(y) if isinstance(y, Moments) else y for y in found]
+
+
+def _widened(x: Moments) -> Moments:
+    factors = {k: numerics.widen(f) for k, f in x.factors.items()}
+    return replace(x, mean=numerics.widen(x.mean), var=numerics.widen(x.var), factors=factors)
 
 
 def propagate(graph: Graph, rules: Sequence[Any], inputs: Sequence[Any]) -> Any:

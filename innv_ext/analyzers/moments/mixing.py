@@ -40,6 +40,7 @@ def _power(node: Node, x: Any, n: int) -> Any:
 
 def _product(node: Node, a: Moments, b: Any) -> Moments:
     if not isinstance(b, Moments):
+        b = ops.cast(b, a.mean.dtype)
         return Moments(a.mean * b, a.var * b * b, weighted(a, b), a.full)
     moments = gaussian.product_moments(a.mean, a.variance(), b.mean, b.variance(), covariance(a, b))
     return combined(node, *moments, added(weighted(a, b.mean), weighted(b, a.mean)), a.full)

@@ -197,7 +197,8 @@ def piecewise_linear(node: Node, values: Values) -> Sequence[Moments]:
 def quadrature(node: Node, values: Values) -> Sequence[Moments]:
     """Smooth activations: Gauss-Hermite quadrature with 16 nodes."""
     x = values[0]
-    return [x.scaled(node, *gaussian.quadrature_moments(node.call, x.mean, x.variance(), gain=bool(x.factors)))]
+    found = gaussian.quadrature_moments(lambda t: numerics.widen(node.call(t)), x.mean, x.variance(), bool(x.factors))
+    return [x.scaled(node, *found)]
 
 
 def square(node: Node, values: Values) -> Sequence[Moments]:

@@ -13,19 +13,29 @@ import numpy as np
 from keras import ops
 
 from innv_ext import arguments, files
-from innv_ext.analyzers.core.reverse import RELU_HINT, RULES_BESIDE_RELUS, ReverseAnalyzer
+from innv_ext.analyzers.core import node_rules
+from innv_ext.analyzers.core.reverse import RELU_HINT, TOKEN_RULES, ReverseAnalyzer, relus_in_sight
 from innv_ext.analyzers.pattern.sums import TYPES, ActivationMoments, load_moments, moment_sums, save_moments
 from innv_ext.backend import numerics
-from innv_ext.backend.graph import Node
+from innv_ext.backend.graph import Graph, Node
 from innv_ext.backend.kinds import Kind
 from innv_ext.backend.neurons import neurons_of
 from innv_ext.backend.numerics import widen
-from innv_ext.backend.predicates import kind_is
+from innv_ext.backend.predicates import general, kind_is
 from innv_ext.backend.rules import Rules
 from innv_ext.errors import DeadNeuronWarning, InvalidInputError
 
 Tensor = Any
 CHUNK_BYTES = 2**29  # of activations in one pass of ``fit``
+
+
+@general
+def in_sight(node: Node, graph: Graph) -> bool:
+    """Every node but those that hide ReLUs, and recurrent layers, whose weights would act without patterns."""
+    return node.kind is not Kind.RECURRENT and relus_in_sight(node, graph)
+
+
+BESIDE_NEURONS = Rules(*TOKEN_RULES, (in_sight, node_rules.gradient, "gradient"))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -53,7 +63,10 @@ class PatternNet(ReverseAnalyzer):
     pattern_type: str = arguments.one_of(*TYPES)
     patterns: dict[str, np.ndarray] | None = None
 
-    hint = RELU_HINT
+    hint = (
+        "Patterns are learnt of neurons in sight, not of those inside of recurrent layers, which would be others at "
+        f"every step. {RELU_HINT}"
+    )
     batchnorm_form = "fold"
     opens_loops = False  # there are no patterns of what is inside
     needs_fit = True
@@ -75,7 +88,7 @@ class PatternNet(ReverseAnalyzer):
     def table(self) -> Rules:
         """Patterns at affine nodes, the gradient elsewhere."""
         return Rules((kind_is(Kind.AFFINE), self._by_pattern, "pattern")).before(
-            Rules((kind_is(Kind.BATCHNORM), self._scaling, "pattern of one input")).before(RULES_BESIDE_RELUS)
+            Rules((kind_is(Kind.BATCHNORM), self._scaling, "pattern of one input")).before(BESIDE_NEURONS)
         )
 
     def seed_relevance(self, y: Tensor, weights: Tensor) -> Tensor:

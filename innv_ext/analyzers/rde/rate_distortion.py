@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from innv_ext.analyzers.moments import filtering as moments
 from innv_ext.analyzers.moments.rules import MOMENT_RULES
 from innv_ext.analyzers.parts.partition import partition
 from innv_ext.analyzers.parts.replacement import Custom
-from innv_ext.analyzers.rde import tokens
+from innv_ext.analyzers.rde import masks, tokens
 from innv_ext.analyzers.rde.distortion import Distortion, Problem
 from innv_ext.analyzers.rde.reference import KINDS, LEARNT, Reference, learn
-from innv_ext.backend import facts
+from innv_ext.backend import facts, numerics
 from innv_ext.backend.arrangement import arrangements
 from innv_ext.backend.graph import Graph, run
 from innv_ext.backend.rules import Rules
@@ -118,8 +118,13 @@ class RateDistortion(GraphAnalyzer):
             raise InvalidInputError("reference='vocabulary' takes rows of embeddings, but other inputs move besides.")
         if callable(self.reference) and len(self._moving) > 1:
             raise InvalidInputError("A reference sampler needs a model with one input, or one embedding.")
+        self.head_, self.graph_ = masks.held(self.head_, self.graph_)
         self._inner = self.on_graph(self.graph_)
-        self._inner.head_ = Graph((), self.graph_.inputs, self.graph_.inputs, self.graph_.specs, {})
+        specs = {slot: self.graph_.specs[slot] for slot in self.graph_.inputs}
+        if self.head_.nodes:  # vectors in half precision are mixed in single precision
+            wide = {s: replace(spec, dtype=numerics.wide_dtype(spec.dtype)) for s, spec in specs.items()}
+            specs = {s: wide[s] if numerics.is_float(spec.dtype) else spec for s, spec in specs.items()}
+        self._inner.head_ = Graph((), self.graph_.inputs, self.graph_.inputs, specs, {})
 
     def _moved(self, values: Sequence[Any]) -> list[Any]:
         return [values[i] for i, _ in self._moving]
@@ -148,7 +153,7 @@ class RateDistortion(GraphAnalyzer):
         if self.behind_embeddings:
             features = tokens.vectors(self.features, self._fed, self.head_, self.graph_, shapes, self._names)
         else:
-            features = partition(self.features, arrangements(self.graph_, shapes))
+            features = partition(self.features, arrangements(self._fed, shapes))
         positions = tuple(i for i, _ in self._moving)
         return Problem(self.graph_, self.bound_, features, mode, self.reference == "full", positions)
 
@@ -201,7 +206,7 @@ class RateDistortion(GraphAnalyzer):
 
     def attribute(self, xs: list[np.ndarray], start: dict[str, np.ndarray], size: int, mode: Any) -> dict[str, Any]:
         context = self._problem(tuple(x.shape[1:] for x in xs), mode)
-        if self.behind_embeddings:
+        if self.head_.nodes:
             xs = [np.asarray(v) for v in self.compiled(self._vectors, {})(*xs, start["target"])]
         reference = self.given_reference([x.shape[1:] for x in context.moved(xs)])
         step = self.samples_at_once(context.features.count, size)
@@ -216,7 +221,7 @@ class RateDistortion(GraphAnalyzer):
 
     def _vectors(self, xs: list[Tensor], index: Tensor) -> list[Tensor]:
         """What ``graph_`` is fed with."""
-        return self.embedded(xs)
+        return [numerics.widen(v) if numerics.floating(v) else v for v in self.embedded(xs)]
 
     def whole_rates(self, n: int) -> list[int]:
         """The rates at which a sample with n features is solved as numbers of features; refuses what doesn't fit n."""

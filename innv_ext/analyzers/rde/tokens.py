@@ -196,10 +196,9 @@ class Rows(Replacement):
 
 def vocabulary(node: Node) -> Rows:
     """The table of a node, without the row of padding."""
-    layer = op_key(node.op) == "Embedding"
-    count = int(node.op.input_dim) if layer else int(node.call.args[0].shape[0])
-    first = 1 if layer and node.op.mask_zero else 0
-    return Rows(np.asarray(numerics.widen(node.call(ops.arange(first, count)))))
+    count = getattr(node.op, "input_dim", None) or node.call.args[0].shape[0]  # of a layer, or of a table by itself
+    first = 1 if getattr(node.op, "mask_zero", False) else 0
+    return Rows(np.asarray(numerics.widen(node.call(ops.arange(first, int(count))))))
 
 
 def real(head: Graph, slot: int, slots: dict[int, Tensor]) -> np.ndarray | None:

@@ -36,6 +36,7 @@ __all__ = [
     "vjp",
     "wide_dtype",
     "widen",
+    "with_slope",
     "without_gradient",
 ]
 
@@ -58,6 +59,7 @@ restoring = engine.restoring
 run_symbolically = engine.run_symbolically
 scan = engine.scan
 second_derivative = engine.second_derivative
+with_slope = engine.with_slope
 without_gradient = engine.without_gradient
 
 

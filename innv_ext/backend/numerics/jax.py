@@ -121,6 +121,12 @@ def linearized(
     return ys, pull
 
 
+def with_slope(fn: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """``fn(x)``, one number a sample, and its gradient."""
+    (y,), pull = linearized(fn, [x], [0])
+    return y, pull([0], [jnp.ones_like(y)])[0]
+
+
 def scan(
     step: Callable[..., tuple[list[Tensor], list[Tensor]]],
     state: Sequence[Tensor],

@@ -131,6 +131,12 @@ def _move_mask(x: Tensor, y: Tensor) -> Tensor:
     return y
 
 
+def with_slope(fn: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """``fn(x)``, one number a sample, and its gradient."""
+    (y,), pull = linearized(fn, [x], [0])
+    return y, pull([0], [torch.ones_like(y)])[0]
+
+
 def scan(
     step: Callable[..., tuple[list[Tensor], list[Tensor]]],
     state: Sequence[Tensor],
