@@ -4,9 +4,9 @@
                                    [--out out/sequences.md]
 
 Random weights. ``recurrent``: LSTM(128) over 256 steps of 64 values, batch 32, and a GRU of the same size.
-``tracing``: whether the first call depends on the number of steps. ``transformer``: an encoder of the size of BERT-
-base behind its embedding (12 layers, 768, 12 heads), batch 2; ``long``: with 1,024 steps, one sample; ``memory``: of
-one, two and four of these, which takes 16 GiB. Baseline and analyzers take turns in one process, so that a busy
+``tracing``: whether the first call depends on the number of steps. ``transformer``: an encoder of the size of
+BERT-base behind its embedding (12 layers, 768, 12 heads), batch 2; ``long``: with 1,024 steps, one sample; ``memory``:
+of one, two and four of these, which takes 16 GiB. Baseline and analyzers take turns in one process, so that a busy
 machine slows all of them.
 """
 

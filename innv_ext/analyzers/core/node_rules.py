@@ -61,7 +61,7 @@ class ScaleShift(Saved):
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         if not self.bias:
             return rescale(node, xs, ys, rs)
-        y, zero = widen(ys[0]), ops.zeros_like(rs[0])
+        y, zero = numerics.not_before(rs[0], widen(ys[0])), ops.cast(0.0, rs[0].dtype)
         empty = ops.abs(y) < numerics.TINY
         share = node.pullback(ops.where(empty, zero, safe_divide(rs[0], y, self.epsilon)))[0]
         return [widen(xs[0]) * share + to_shape(ops.where(empty, rs[0], zero), xs[0])]
@@ -82,17 +82,17 @@ class LayerNorm(Saved):
 
     def __call__(self, node: Any, xs: Tensors, ys: Tensors, rs: Tensors) -> Relevance:
         offset, *vectors = traits.scale_and_shift(node)
-        x, y = widen(xs[0]), widen(ys[0])
+        x, y, zero = widen(xs[0]), numerics.not_before(rs[0], widen(ys[0])), ops.cast(0.0, rs[0].dtype)
         named = traits.axes(node, len(x.shape))
         gamma, beta = (self._vector(v, xs, named, y) for v in vectors)
         z = y if self.bias or beta is None else y - beta
         empty = ops.abs(z) < numerics.TINY
-        s = ops.where(empty, ops.zeros_like(z), safe_divide(rs[0], z, self.epsilon))
+        s = ops.where(empty, zero, safe_divide(rs[0], z, self.epsilon))
         view, back, over = traits.groups(node, x)
         std = ops.sqrt(ops.var(view(x), axis=over, keepdims=True) + offset)
         t = view(s if gamma is None else s * gamma) / std
         found: list[Tensor | None] = [None] * len(xs)
-        found[0] = x * back(t - ops.mean(t, axis=over, keepdims=True)) + ops.where(empty, rs[0], ops.zeros_like(z))
+        found[0] = x * back(t - ops.mean(t, axis=over, keepdims=True)) + ops.where(empty, rs[0], zero)
         if self.bias and isinstance(vectors[1], Arg):  # a shift that is computed from the sample
             found[vectors[1].index] = to_shape(beta * s, xs[vectors[1].index])
         return found
@@ -194,7 +194,8 @@ class Gate(Saved):
         if how in ("values", "quotient"):  # each output has one value of each factor, even if 0
             part = rs[0] / len(chosen)
             return [to_shape(part, x) if i in chosen else None for i, x in enumerate(xs)]
-        shares = node.pullback(safe_divide(rs[0], len(chosen) * widen(ys[0]), self.epsilon))
+        count = len(chosen)
+        shares = node.pullback(safe_divide(rs[0] / count, widen(ys[0]), self.epsilon / count))
         return [widen(x) * g if i in chosen else None for i, (x, g) in enumerate(zip(xs, shares, strict=True))]
 
     def reaches(self, node: Any) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ __all__ = [
     "identity",
     "is_float",
     "negative",
+    "not_before",
     "positive",
     "recompute",
     "rectifies",
@@ -52,6 +53,7 @@ Compiled = engine.Compiled
 custom_gradient = engine.custom_gradient
 erfc = engine.erfc
 identity = engine.identity
+not_before = engine.not_before
 rectifies = engine.rectifies
 restoring = engine.restoring
 run_symbolically = engine.run_symbolically
@@ -181,12 +183,12 @@ def safe_divide(r: Tensor, z: Tensor, epsilon: float = 0.0, sign: int = 0) -> Te
     one ``sign`` (+1 or -1), z = 0 means that there is nothing to share: the result is 0 there, and where rounding (fast
     convolutions on accelerators) gave z the other sign.
     """
+    z = not_before(r, z)
     if sign:
         return ops.divide_no_nan(r if sign > 0 else -r, ops.relu(z - TINY if sign > 0 else -z - TINY))
-    side = ops.where(z < 0, ops.cast(-1.0, z.dtype), ops.cast(1.0, z.dtype))
-    if epsilon:
-        return r / (z + epsilon * side)
-    return r / ops.where(ops.abs(z) < TINY, 1e-7 * side, z)
+    size = epsilon or 1e-7
+    side = ops.where(z < 0, ops.convert_to_tensor(-size, z.dtype), ops.convert_to_tensor(size, z.dtype))
+    return r / (z + side if epsilon else ops.where(ops.abs(z) < TINY, side, z))
 
 
 def positive(t: Tensor) -> Tensor:

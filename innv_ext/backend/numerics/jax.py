@@ -40,6 +40,11 @@ def erfc(x: Tensor) -> Tensor:
     return jax.lax.erfc(x)
 
 
+def not_before(r: Tensor, z: Tensor) -> Tensor:
+    """``z``: where to compute what is made of it behind ``r`` only matters to a scheduler like TensorFlow's."""
+    return z
+
+
 def custom_gradient(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate ``fn(*xs) -> (ys, gradient)``, with ``gradient(*upstream)`` one tensor per x."""
 

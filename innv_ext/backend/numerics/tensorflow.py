@@ -33,6 +33,17 @@ def erfc(x: Tensor) -> Tensor:
     return tf.math.erfc(x)
 
 
+def not_before(r: Tensor, z: Tensor) -> Tensor:
+    """``z`` for what is computed behind ``r``: TensorFlow computes what it can early, and keeps it until it is used.
+
+    Of what a forward walk leaves to a backward walk, only the values themselves take memory then.
+    """
+    if tf.executing_eagerly():
+        return z
+    with tf.control_dependencies([r]):
+        return tf.identity(z)
+
+
 def custom_gradient(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate ``fn(*xs) -> (ys, gradient)``, with ``gradient(*upstream)`` one tensor per x."""
     return tf.custom_gradient(fn)
