@@ -1,13 +1,15 @@
 """Make the pictures of these pages, one PNG per family of methods: ``make pictures``, or ``python docs/pictures.py``.
 
 They are committed, so that building the pages trains nothing. The network and the digits are those of
-examples/digits.py; a network that ``make demo`` has saved is used again.
+examples/digits.py; a network that ``make demo`` has saved is used again. Some pictures are those of other examples.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,6 +22,7 @@ import _common  # first: it loads TensorFlow quietly
 import digits
 import keras
 import numpy as np
+from PIL import Image
 
 import innv_ext
 from innv_ext.evaluation import perturbation_analysis
@@ -95,6 +98,11 @@ FAMILIES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {  # page -> {heade
     },
 }
 ORDERINGS = dict.fromkeys(("rc_rde, 10 %", "mr_rde", "ord_rde", "l_rde"), _common.ordering)
+EXAMPLES = {  # picture -> (example that draws it, the name that it has there)
+    "words": ("transformer_text", "words.png"),
+    "patches": ("vit_digits", "maps.png"),
+    "time": ("lstm_signals", "time.png"),
+}
 JUDGED = ("gradient", "input_t_gradient", "lrp.epsilon_plus", "occlusion")
 
 
@@ -139,9 +147,19 @@ def draw_evaluation(model: keras.Model, data: digits.Digits, count: int, path: P
     figure.savefig(path, dpi=90, bbox_inches="tight")
 
 
+def draw_example(name: str, path: Path) -> None:
+    """The picture of an example, in 256 colours."""
+    example, drawn = EXAMPLES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        script = HERE.parent / "examples" / f"{example}.py"
+        subprocess.run([sys.executable, str(script), "--out", folder], check=True, stdout=subprocess.DEVNULL)
+        picture = Image.open(Path(folder) / drawn).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 def main(arguments: Iterable[str] | None = None) -> None:
     """Load or train the network, then draw the pictures asked for."""
-    pages = [*FAMILIES, "evaluation"]
+    pages = [*FAMILIES, "evaluation", *EXAMPLES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="*", help=f"which (default: all of {', '.join(pages)})")
     parser.add_argument("--out", type=Path, default=HERE / "pictures", help="folder (default: %(default)s)")
@@ -158,6 +176,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
         path = options.out / f"{page}.png"
         if page in FAMILIES:
             draw_family(page, model, data, options.images, path)
+        elif page in EXAMPLES:
+            draw_example(page, path)
         else:
             draw_evaluation(model, data, options.images, path)
         print(f"{path}: {path.stat().st_size // 1024} KiB", flush=True)

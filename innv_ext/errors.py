@@ -43,6 +43,10 @@ class NonFiniteWarning(UserWarning):
     """
 
 
+class ClosedMaskWarning(UserWarning):
+    """Masks close all of a sample, so that its score says nothing of it and may be NaN; the message names samples."""
+
+
 class ConvergenceWarning(UserWarning):
     """An iterative method stopped before its tolerance; the message has the residual, the last iterate is returned."""
 

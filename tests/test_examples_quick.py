@@ -33,6 +33,7 @@ EXAMPLES = {  # arguments, then shorter lists: names of what is kept, or other v
         ("--images", 2),
         {"ANALYZERS": ("gradient", "deep_taylor"), "RDE": {"ord_rde": {"rates": 3, "max_iter": 2, "progress": False}}},
     ),
+    "lstm_signals": (("--epochs", 1), {"TRAINED": 64, "TESTED": 40, "METHODS": ("LRP", "gradient")}),
     "misclassified": (("--steps", 1), {"DRAWS": 3, "STUDIED": 3}),
     "moreau_sparsity": (("--images", 1, "--steps", 1), {"RHOS": [0.3], "SHARES": [0.2]}),
     "patterns": (("--images", 1, "--steps", 1), {"SAMPLES": 200}),
@@ -43,6 +44,14 @@ EXAMPLES = {  # arguments, then shorter lists: names of what is kept, or other v
     "robustness": (("--images", 1, "--steps", 1), {"ANALYZERS": ("gradient",), "STRENGTHS": [0.5], "UPDATES": 1}),
     "systematic": (("--images", 10, "--epochs", 1), {}),
     "text_embedding": (("--epochs", 1), {}),
+    "transformer_text": (
+        ("--epochs", 1),
+        {"TRAINED": 200, "TESTED": 6, "RATES": 3, "BLOCKS": 1, "METHODS": ("AttnLRP", "gradient")},
+    ),
+    "vit_digits": (
+        ("--images", 3, "--epochs", 1),
+        {"METHODS": ("AttnLRP, gamma", "gradient"), "RATES": 3, "SHOWN": 2, "BLOCKS": 1},
+    ),
 }
 FAST = {"moreau_sparsity"}
 NEED_WEIGHTS = {"imagenet_squeezenet", "rde_photos"}  # in test_examples.py

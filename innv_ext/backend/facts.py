@@ -3,6 +3,7 @@ product carries the signal, which affine nodes come first."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,7 @@ from innv_ext.backend.traits import activation_key
 
 LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
 _ANY_FORMAT = {"GlobalAveragePooling1D", "GlobalMaxPooling1D", "Flatten"}
-_SQUASH_KEEPS = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY}
+_SQUASH_KEEPS = {Kind.SHAPE, Kind.SELECT, Kind.RESCALE, Kind.IDENTITY}
 
 
 def is_leaf(op: Any) -> bool:
@@ -108,8 +109,9 @@ def _annotated(graph: Graph, positive: set[int], near: set[int], early: set[int]
             node = replace(node, signal=_signal(node, graph, gates, squashed))
         if kind is Kind.DISCRETE or (node.inputs and fixed.issuperset(node.inputs)):
             fixed.update(node.outputs)
+        moving = [slot for slot in node.inputs if slot not in fixed and graph.specs[slot].dtype != "bool"]
         for slots, keys in ((gates, GATES), (squashed, SQUASH), (active, None)):
-            if _comes_of(node, keys, slots):
+            if _comes_of(node, keys, slots, moving):
                 slots.update(node.outputs)
         if _output_nonnegative(node):
             positive.update(node.outputs)
@@ -173,11 +175,15 @@ def _carries(node: Node, numbers: set[int]) -> bool:
     return numbers.issuperset(node.inputs) and numbers.issuperset(node.outputs)
 
 
-def _comes_of(node: Node, keys: frozenset[str] | None, slots: set[int]) -> bool:
-    """Whether a node is one of these activations (None: any), or only moves or scales what comes of them: ``slots``."""
+def _comes_of(node: Node, keys: frozenset[str] | None, slots: set[int], moving: Sequence[int]) -> bool:
+    """Whether a node is one of these activations (None: any), or only moves, scales or masks what comes of them.
+
+    That is in ``slots``; ``moving`` are the inputs that are no masks.
+    """
     if node.kind is Kind.ACTIVATION:
         return keys is None or activation_key(node) in keys
-    return node.kind in _SQUASH_KEEPS and bool(node.inputs) and slots.issuperset(node.inputs)
+    masks = node.kind is Kind.PRODUCT and len(moving) == 1 and traits.factors(node) == "values"
+    return (node.kind in _SQUASH_KEEPS or masks) and bool(moving) and slots.issuperset(moving)
 
 
 def _signal(node: Node, graph: Graph, gates: set[int], squashed: set[int]) -> tuple[int, ...]:

@@ -77,8 +77,13 @@ def evaluated(node: Node, xs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], C
 
 
 def evaluate(graph: Graph, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The graph's outputs, without keeping anything."""
-    slots = run(graph.nodes, dict(zip(graph.inputs, inputs, strict=True)))
+    """The graph's outputs, without keeping anything: run eagerly, values are dropped behind their last use."""
+    slots, last = dict(zip(graph.inputs, inputs, strict=True)), {s: n.index for n in graph.nodes for s in n.inputs}
+    for node in graph.nodes:
+        slots.update(run([node], {s: slots[s] for s in node.inputs}))
+        for slot in {*node.inputs} - {*graph.outputs}:
+            if last[slot] == node.index:
+                del slots[slot]
     return [slots[s] for s in graph.outputs]
 
 

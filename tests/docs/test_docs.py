@@ -163,7 +163,7 @@ def test_every_family_has_a_small_picture(monkeypatch):
     family_pages = {page for page in PAGES if page.startswith("methods/")}
     assert family_pages <= set(with_picture)
     files = sorted((DOCS / "pictures").glob("*.png"))
-    assert {f.stem for f in files} == {*pictures.FAMILIES, "evaluation"}
+    assert {f.stem for f in files} == {*pictures.FAMILIES, *pictures.EXAMPLES, "evaluation"}
     assert {f.stem for page, f in with_picture.items() if page in family_pages} == set(pictures.FAMILIES)
     sizes = [f.stat().st_size for f in files]
     assert max(sizes) < 150_000
@@ -182,6 +182,30 @@ def test_images_with_little_certainty_are_chosen_from_different_classes(monkeypa
     outputs = np.array([[0.9, 0.1, 0], [0.6, 0.4, 0], [0.5, 0.3, 0.2], [0.2, 0.8, 0], [0.1, 0.2, 0.7], [0, 0.99, 0.01]])
     assert pictures.unsure(outputs, 2).tolist() == [2, 4]
     assert pictures.unsure(outputs, 3).tolist() == [2, 4, 3]
+
+
+def test_pictures_of_examples_are_theirs_in_few_colours(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import pictures
+    from PIL import Image
+
+    drawn = np.random.default_rng(0).integers(0, 4, (20, 30, 3)).astype("uint8") * 80
+
+    def run(command, **options):
+        script, out, folder = command[1:]
+        assert Path(script).is_file()
+        assert out == "--out"
+        (name,) = [name for example, name in pictures.EXAMPLES.values() if example == Path(script).stem]
+        assert name in Path(script).read_text(encoding="utf-8")
+        Image.fromarray(drawn).save(Path(folder) / name)
+
+    monkeypatch.setattr(pictures.subprocess, "run", run)
+    for name in pictures.EXAMPLES:
+        pictures.draw_example(name, tmp_path / f"{name}.png")
+        found = Image.open(tmp_path / f"{name}.png")
+        assert found.mode == "P"
+        np.testing.assert_array_equal(np.asarray(found.convert("RGB")), drawn)
 
 
 def test_cross_references_exist():

@@ -184,7 +184,7 @@ class Analyzer:
             xs = [request.empty(a, self.subject_.batch or 1) for a in xs]
             index = np.full(len(xs[0]), request.BEST)
         parts = []
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, self.subject_.refusing(self.model, xs):
             stack.enter_context(graphs.untouched(self.model))
             if count == 0:  # nobody wants to hear about the sample of zeros
                 stack.enter_context(warnings.catch_warnings())

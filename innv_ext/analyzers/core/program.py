@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext import files
-from innv_ext.analyzers.core import subject
+from innv_ext.analyzers.core import closed, subject
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.core.request import ALL, BEST
 from innv_ext.backend import facts, numerics, passes, walk
@@ -79,6 +79,7 @@ class GraphAnalyzer(Analyzer):
         self.prepare()
         self.bind()
         self._vocabulary = facts.vocabularies(self._whole)
+        self._closing = closed.closing_inputs(self._whole, _is_mask)
         self._compiled: dict[Any, Compiled] = {}
         fed = self.input_specs()
         dtypes = [numerics.wide_dtype(s.dtype) if numerics.is_float(s.dtype) else s.dtype for s in fed]
@@ -108,7 +109,7 @@ class GraphAnalyzer(Analyzer):
         self._checked = True
 
     def check_once(self, xs: Sequence[np.ndarray]) -> None:
-        """Check numbers of tokens, and the rewritten graph if the model's free dimensions put that off so far.
+        """Check numbers of tokens and masks, and the rewritten graph if free dimensions put that off so far.
 
         Raises
         ------
@@ -121,6 +122,7 @@ class GraphAnalyzer(Analyzer):
                     f"x for input {i} holds token numbers from {xs[i].min()} to {xs[i].max()}, but the table of "
                     f"{name!r} has {rows} rows (0..{rows - 1})."
                 )
+        closed.tell(self._closing, xs, self.registered_name_ or type(self).__name__)
         if not self._checked:
             count = self.subject_.probes
             cycled = [x[np.arange(count) % len(x)] for x in xs]
@@ -227,7 +229,7 @@ def select(y: Tensor, index: Tensor, mode: Any = "index") -> tuple[Tensor, Tenso
     index = ops.full_like(index, ALL) if isinstance(mode, str) and mode == "all" else index
     target = ops.where(index == BEST, ops.cast(ops.argmax(flat, axis=1), index.dtype), index)
     neurons = ops.cast(ops.shape(flat)[1], index.dtype)
-    places, pair = ops.arange(neurons, dtype=index.dtype)[None], target >= neurons
+    places, pair = ops.cast(ops.arange(ops.shape(flat)[1]), index.dtype)[None], target >= neurons
     hot = ops.equal(places, ops.where(pair, target % neurons, target)[:, None])
     less = ops.equal(places, ops.where(pair, target // neurons - 1, -1)[:, None])
     weights = ops.cast(ops.logical_or(hot, (target == ALL)[:, None]), y.dtype) - ops.cast(less, y.dtype)

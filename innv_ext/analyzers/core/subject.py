@@ -16,7 +16,7 @@ from innv_ext.analyzers.core import request
 from innv_ext.backend import facts, numerics, passes, tracing, walk
 from innv_ext.backend.graph import Graph, Spec
 from innv_ext.backend.numerics import widen
-from innv_ext.errors import InvalidInputError, UnsupportedModelError
+from innv_ext.errors import InnvError, InvalidInputError, UnsupportedModelError
 
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
 
@@ -53,9 +53,35 @@ class Subject:
         shape = self.graph.specs[self.graph.outputs[position]].shape
         if None not in shape[1:]:
             return shape
-        with tracing.untouched(model):
+        with tracing.untouched(model), self.refusing(model, xs):
             symbols = [keras.KerasTensor((2, *x.shape[1:]), request.dtype_of(x)) for x in xs]
             return tuple(walk.evaluate(self.graph, symbols)[position].shape)
+
+    @contextlib.contextmanager
+    def refusing(self, model: keras.Model, xs: Sequence[np.ndarray]) -> Iterator[None]:
+        """Say of whatever else fails within it that x does not fit, if the model cannot be called on it.
+
+        Raises
+        ------
+        InvalidInputError
+            for lengths that no input declares, but a table of positions has
+        """
+        try:
+            yield
+        except InnvError:
+            raise
+        except Exception as error:
+            flat = [ops.convert_to_tensor(x[:1]) for x in xs]
+            try:
+                with tracing.untouched(model), self._stateless(model):
+                    model(tree.pack_sequence_as(self.input_structure, flat), training=False)
+            except Exception:
+                shapes = ", ".join(str(x.shape[1:]) for x in xs)
+                raise InvalidInputError(
+                    f"{model.name!r} cannot be called on samples of shape {shapes}. Shorten what is longer than the "
+                    f"model takes (a table of positions has a last one). {type(error).__name__}: {error}"
+                ) from error
+            raise
 
     def refuse_strings(self, who: str) -> None:
         """Raise UnsupportedModelError where an input takes strings, for methods that do more than call the model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,20 +10,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from innv_ext.backend.numerics import tensorflow as engine
-from innv_ext.backend.numerics.tensorflow import (
-    Compiled,
-    custom_gradient,
-    erfc,
-    identity,
-    rectifies,
-    restoring,
-    run_symbolically,
-    scan,
-    second_derivative,
-    with_slope,
-    without_gradient,
-)
 from innv_ext.errors import UnsupportedModelError
 
 __all__ = [
@@ -56,12 +43,36 @@ Tensor = Any
 TINY = 1e-30  # denominators below this count as zero; r / TINY still fits into float32 for relevance up to 1e8
 
 
+_ENGINES = ("tensorflow", "jax", "torch")
+_TESTED = ("tensorflow",)  # the others have an engine, but their maps are not tested yet
+_name = keras.config.backend()
+engine = importlib.import_module(f"{__name__}.{_name if _name in _ENGINES else _ENGINES[0]}")
+
+Compiled = engine.Compiled
+custom_gradient = engine.custom_gradient
+erfc = engine.erfc
+identity = engine.identity
+rectifies = engine.rectifies
+restoring = engine.restoring
+run_symbolically = engine.run_symbolically
+scan = engine.scan
+second_derivative = engine.second_derivative
+with_slope = engine.with_slope
+without_gradient = engine.without_gradient
+
+
 def check_backend() -> None:
-    """Refuse every Keras backend but TensorFlow: the modules beside this one are all that a backend takes."""
-    if keras.config.backend() != "tensorflow":
+    """Refuse a backend of Keras on which the test suite was not run.
+
+    Raises
+    ------
+    UnsupportedModelError
+        names those on which it was
+    """
+    if keras.config.backend() not in _TESTED:
         raise UnsupportedModelError(
-            f"innv_ext runs on the TensorFlow backend of Keras, but keras.config.backend() is "
-            f"{keras.config.backend()!r}. Set the environment variable KERAS_BACKEND=tensorflow."
+            f"innv_ext runs on these backends of Keras: {', '.join(_TESTED)}; keras.config.backend() is "
+            f"{keras.config.backend()!r}. Set the environment variable KERAS_BACKEND={_TESTED[0]}."
         )
 
 
@@ -191,7 +202,7 @@ def negative(t: Tensor) -> Tensor:
 def close(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree to a hundredth of a percent of the largest value (a tenth in half precision)."""
     half = any(keras.backend.standardize_dtype(t.dtype) in ("float16", "bfloat16") for t in (a, b))
-    a, b = (np.asarray(ops.cast(t, "float64")) for t in (a, b))
+    a, b = (ops.convert_to_numpy(ops.cast(t, "float64")) for t in (a, b))
     return a.shape == b.shape and np.allclose(
         a, b, rtol=0, atol=(0.1 if half else 1e-4) * max(np.abs(a).max(initial=0), 1e-6)
     )

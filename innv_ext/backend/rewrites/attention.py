@@ -65,8 +65,8 @@ def _attention(op: Any, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
         scale = np.float32(1) / np.sqrt(np.float32(key.shape[-1]))
     if not isinstance(scale, keras.KerasTensor):  # in single precision, as Keras has it with TensorFlow
         scale = float(np.float32(scale))
+    query = ops.multiply(query, scale)  # much smaller than the scores
     scores = _cast(ops.einsum("btnh,bsnh->bnts", query, key), dtype)
-    scores = ops.multiply(scores, scale)
     if bias is not None:
         scores = ops.add(scores, _cast(bias, dtype))
     if op.is_causal:

@@ -115,7 +115,7 @@ _NORMALISATIONS: dict[str, Callable[[Node], Callable[..., Any]]] = {
 
 
 def check_second_derivatives(graph: Graph, xs: Sequence[np.ndarray]) -> None:
-    """Try out the nodes that hold parts of themselves constant or whose gradient is constant to TensorFlow.
+    """Try out the nodes that hold parts of themselves constant or whose gradient is constant to the backend.
 
     ``xs`` is one sample, from which free dimensions get their sizes.
 
@@ -134,7 +134,7 @@ def check_second_derivatives(graph: Graph, xs: Sequence[np.ndarray]) -> None:
             wrong.append(f"{node.name} ({op_key(node.op)})")
     if wrong:
         raise UnsupportedModelError(
-            f"TensorFlow has no second derivative, or a wrong one, for {', '.join(wrong)}. Use 'cafo' or "
+            f"The backend has no second derivative, or a wrong one, for {', '.join(wrong)}. Use 'cafo' or "
             f"'moreau_grad', which need none, or write the layer with keras.ops that have one."
         )
 

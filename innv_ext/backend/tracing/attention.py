@@ -117,8 +117,8 @@ def _attend(
         )
         return y, None
     if use_causal_mask:
-        mask = _both(None if mask is None else ops.cast(mask, "bool"), _causal(query.shape[1], key.shape[1]))
-    query = ops.multiply(query, ops.convert_to_tensor(scale, query.dtype))
+        mask = _both(None if mask is None else ops.cast(mask, "bool"), _causal(query, key))
+    query = ops.multiply(query, ops.cast(scale, query.dtype))  # as Keras, in single precision
     scores = ops.einsum(op._dot_product_equation, *((query, key) if grouped else (key, query)))
     scores = op._masked_softmax(scores, mask)
     kept = op._dropout_layer(scores, training=training) if op.dropout > 0 else scores
@@ -147,9 +147,9 @@ def _attention_mask(
         if mask is not None:
             found = _both(found, ops.expand_dims(ops.cast(mask, "bool"), axis))
     if use_causal_mask:
-        found = _both(found, _causal(query.shape[1], value.shape[1]))
+        found = _both(found, _causal(query, value))
     if window is not None:
-        found = _both(found, _pairs(query.shape[1], value.shape[1], lambda i, j: abs(i - j) < window))
+        found = _both(found, _window(query, value, window))
     given = None if attention_mask is None else ops.cast(attention_mask, "bool")
     return given if found is None else _both(given, found)
 
@@ -158,15 +158,27 @@ def _both(a: Tensor | None, b: Tensor) -> Tensor:
     return b if a is None else ops.logical_and(a, b)
 
 
-def _pairs(queries: int | None, keys: int | None, allowed: Callable[[Any, Any], Any]) -> Tensor:
-    """Which places i of the queries and j of the keys belong together, (1, queries, keys)."""
-    if queries is None or keys is None:
-        raise ValueError("its mask depends on a length that is free")
-    return ops.convert_to_tensor(allowed(np.arange(queries)[None, :, None], np.arange(keys)[None, None, :]))
+def _places(x: Tensor, axis: int) -> Any:
+    """0, 1, ... along an axis of a tensor, (1, length); (batch, length) where the length is known at run time only."""
+    axis = axis % len(x.shape)
+    if x.shape[axis] is not None:
+        return np.arange(x.shape[axis])[None]
+    first = x[tuple(slice(None) if a in (0, axis) else 0 for a in range(len(x.shape)))]
+    return ops.subtract(ops.cumsum(ops.ones_like(first, dtype="int32"), axis=1), 1)
 
 
-def _causal(queries: int | None, keys: int | None) -> Tensor:
-    return _pairs(queries, keys, lambda i, j: i >= j)
+def _pairs(queries: Any, keys: Any, allowed: Callable[[Any, Any], Tensor]) -> Tensor:
+    """Which places of the queries and of the keys belong together, (1 or batch, queries, keys)."""
+    return allowed(ops.expand_dims(queries, 2), ops.expand_dims(keys, 1))
+
+
+def _causal(query: Tensor, key: Tensor) -> Tensor:
+    return _pairs(_places(query, 1), _places(key, 1), ops.greater_equal)
+
+
+def _window(query: Tensor, key: Tensor, size: int) -> Tensor:
+    near = _places(query, 1), _places(key, 1)
+    return _pairs(*near, lambda i, j: ops.less(ops.abs(ops.subtract(i, j)), size))
 
 
 def _at_rank(mask: Tensor, rank: int, axis: int) -> Tensor:
@@ -195,7 +207,7 @@ def _additive_scores(op: Any, query: Tensor, key: Tensor) -> Tensor:
 def _score_mask(op: Any, scores: Tensor, v_mask: Tensor | None, use_causal_mask: bool) -> Tensor | None:
     if not use_causal_mask:
         return v_mask
-    causal = _causal(scores.shape[-2], scores.shape[-1])
+    causal = _pairs(_places(scores, -2), _places(scores, -1), ops.greater_equal)
     return causal if v_mask is None else ops.logical_and(ops.expand_dims(v_mask, axis=-2), causal)
 
 

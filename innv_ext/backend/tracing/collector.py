@@ -38,6 +38,7 @@ class Collector:
         self.masks: dict[int, Any] = {}  # those that tensors have when the model runs, where others were recorded
         self.live: Live | None = None  # which tensors of the functional model have masks
         self.checks = True  # whether what is opened is compared with the layer itself
+        self.compared: set[Any] = set()  # what was found right, as ``kin`` tells it
         self.positions = {layer.name: i for i, layer in enumerate(layers)}
 
     def new_slot(self, kt: keras.KerasTensor) -> int:
@@ -259,3 +260,16 @@ class Collector:
         call = Call(keras.ops.cast, (Arg(0), dtype))
         slot = self.step(keras.ops.cast, call, [slot], outer.shape, dtype, (*here, "cast"))
         return slot if mask is None else self.masked(slot, mask, here)
+
+    def kin(self, call: Call, feeds: Sequence[int], masks: Sequence[int | None], nodes: Sequence[Node]) -> Any:
+        """What equal layers of Keras, called on equal tensors, have in common; None for layers of users.
+
+        Only one of them has to be compared with what it was opened to: the others have other weights.
+        """
+        op, given = call.op, (call.args, call.kwargs)
+        plain = all(a is None or isinstance(a, (Arg, bool, int, float, str)) for a in tree.flatten(given))
+        if not plain or not isinstance(op, keras.layers.Layer) or not type(op).__module__.startswith("keras."):
+            return None
+        settings = [repr({**op.get_config(), "name": None}), *vars(op)]
+        specs = [None if slot is None else self.specs[slot] for slot in (*feeds, *masks)]
+        return (type(op), *settings, repr(given), *specs, self.training, *(op_key(node.op) for node in nodes))

@@ -92,12 +92,16 @@ def constant_variables() -> Iterator[None]:
 
 
 @functools.cache
-def _tells(name: str) -> bool:
-    """Whether an attribute of a layer says what it computes: neither of training nor a record of calls."""
+def _untold() -> set[str]:
+    """Attributes of layers that do not say what these compute: those of training, and records of calls."""
     training = set(vars(keras.Model(name="any"))) - set(vars(keras.layers.Layer(name="any")))
     training |= {"optimizer", "history", "_trainable"}
-    calls = {"built", "_called", "_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_metrics"}
-    return not (name in training | calls or name.startswith(("_compile", "_self_", "_eval", "stop_")))
+    return training | {"built", "_called", "_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_metrics"}
+
+
+def _tells(name: str) -> bool:
+    """Whether an attribute of a layer says what it computes."""
+    return not (name in _untold() or name.startswith(("_compile", "_self_", "_eval", "stop_")))
 
 
 def structure(model: keras.Model) -> tuple[Any, list[Any]]:
