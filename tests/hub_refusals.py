@@ -12,6 +12,8 @@ FOREIGN = "a function of TensorFlow itself inside a layer, which Keras cannot ru
 NUMBERS = "a layer wants sizes as numbers of Python (a loop over steps), which no model of any length has: fix them"
 PROMPTS = "how a layer treats prompts depends on how many there are, so that it stays whole"
 
+WHOLE = "a layer that is not opened yet takes the numbers of tokens themselves, along which there is no gradient"
+
 FREE = "cannot be run on tensors of free sizes"
 REFUSED = {
     # by all methods
@@ -22,6 +24,8 @@ REFUSED = {
     "Qwen3_5CausalLM": (ANALYZERS, FREE, NUMBERS),
     "Qwen3_5MoeCausalLM": (ANALYZERS, FREE, NUMBERS),
     "XLNetBackbone": (ANALYZERS, FREE, NUMBERS),
+    "Gemma3nCausalLM": (ANALYZERS, "No gradient reaches", WHOLE),
+    "PARSeqCausalLM": (ANALYZERS, "No gradient reaches", WHOLE),
     # by those that need rules
     "FNetTextClassifier": (LRP, "fft2", WAVES),
     "FNetMaskedLM": (LRP, "fft2", WAVES),
