@@ -209,6 +209,12 @@ def test_random_transformers(options):
     x = zoo_of_text.tokens(options["padded"], options["seed"])
     close(maps(model, x, "lrp.attnlrp").attribution, held_map(model, x, halves=True), 1e-5)
     close(maps(model, x, "lrp.cp_lrp").attribution, held_map(model, x, frozen=True), 1e-5)
+    i = keras.Input((zoo_of_text.LENGTH,), dtype="int32")
+    by_hand = keras.Model(i, zoo_of_text.ByHand(model, dtype="float64")(i))
+    for name in ("lrp.attnlrp", "lrp.cp_lrp", "gradient"):
+        params = {} if name == "gradient" else {"epsilon": TINY}
+        found, other = (innv_ext.create_analyzer(name, m, **params).analyze(x, 1) for m in (model, by_hand))
+        close(other, found, 1e-5)
 
 
 def test_attention_of_a_tensor_to_itself_with_free_length():

@@ -244,6 +244,49 @@ def test_unrolled_models_have_the_same_maps(layer, name, parameters):
     assert np.abs(first[0]).max() > 1e-6
 
 
+def unrolled_outputs(layer, x, mask, states):
+    """What a recurrent layer puts out, its cell called step by step."""
+    found, y = [], ops.zeros_like(states[0])
+    for t in reversed(range(STEPS)) if layer.go_backwards else range(STEPS):
+        new, after = layer.cell(x[:, t], states)
+        if mask is not None:
+            counts = mask[:, t, None]
+            new, after = ops.where(counts, new, y), [ops.where(counts, a, b) for a, b in zip(after, states)]
+        y, states = new, after
+        found.append(y)
+    outputs = [ops.stack(found, axis=1) if layer.return_sequences else y]
+    return [*outputs, *(states if layer.return_state else [])]
+
+
+OPTIONS = ["go_backwards", "return_sequences", "return_state", "mask"]
+COMBINED = [[o for i, o in enumerate(OPTIONS) if number >> i & 1] for number in range(16)]
+COMBINED = [o if len(o) == 4 else pytest.param(o, marks=pytest.mark.slow) for o in COMBINED]
+
+
+@pytest.mark.parametrize("layer", [pytest.param(n, marks=[] if n == "gru" else pytest.mark.slow) for n in LAYERS])
+@pytest.mark.parametrize("options", COMBINED, ids="-".join)
+def test_every_option_is_that_of_the_unrolled_model(layer, options):
+    make, count, _ = LAYERS[layer]
+    rnn, head = make(**{o: True for o in options if o != "mask"}), L.Dense(2)
+
+    def model(run):
+        x, states = keras.Input((STEPS, WIDTH)), [keras.Input((UNITS,)) for _ in range(count)]
+        mask = keras.Input((STEPS,), dtype="bool") if "mask" in options else None
+        flat = [ops.reshape(y, (-1, int(np.prod(y.shape[1:])))) for y in run(x, mask, states)]
+        return keras.Model([x, *states, *([] if mask is None else [mask])], head(ops.concatenate(flat, axis=-1)))
+
+    def rolled(x, mask, states):
+        return keras.tree.flatten(rnn(x, mask=mask, initial_state=states))
+
+    models = randomised(model(rolled)), model(lambda *given: unrolled_outputs(rnn, *given))
+    xs = [data(3, STEPS, WIDTH), *(data(3, UNITS, seed=1 + i) for i in range(count))]
+    if "mask" in options:
+        xs.append(np.random.default_rng(4).random((3, STEPS)) < 0.6)
+    first, second = (explain("lrp.epsilon", model, xs, epsilon=0.1) for model in models)
+    close(first, second)
+    assert np.abs(first[0]).max() > 1e-6
+
+
 @pytest.mark.parametrize("name", ["deep_taylor", "guided_backprop", "deconvnet"])
 def test_methods_of_relu_networks_look_into_the_loop(name):
     models = rolled_and_unrolled(*LAYERS["simple"][:2], activation="relu")
