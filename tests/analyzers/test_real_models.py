@@ -226,3 +226,18 @@ def test_a_layer_that_is_misspelt():
     model = keras.Model(i, L.Dense(3, name="logits")(L.Dense(5, name="hidden")(i)))
     with pytest.raises(InvalidInputError, match="no single layer 'hiden'; did you mean hidden"):
         create("gradient", model).analyze(np.ones((2, 4)), return_layers=["hiden"])
+
+
+class LooksUp(L.Layer):
+    """Stays one node: beside a signal it takes numbers that it looks up by a function of TensorFlow."""
+
+    def call(self, x, numbers):
+        return tf.nn.bias_add(x, tf.constant([0.0, 1.0, 2.0])) + tf.cast(tf.gather([1, 2, 3], numbers), x.dtype)
+
+
+def test_only_what_lies_behind_an_input_is_named():
+    i, numbers = keras.Input((3,)), keras.Input((3,), dtype="int32")
+    beside = ops.cast(ops.floor(i), "float32") * L.Dense(3)(i)  # stops a gradient, too, but not that of the numbers
+    model = keras.Model([i, numbers], L.Dense(2)(LooksUp(name="looks_up")(beside, numbers)))
+    with pytest.raises(UnsupportedModelError, match=r"reaches input 1, because looks_up [(]custom:LooksUp[)] has none"):
+        create("gradient", model)

@@ -16,7 +16,7 @@ from innv_ext.analyzers.core import closed, subject
 from innv_ext.analyzers.core.base import Analyzer
 from innv_ext.analyzers.core.request import ALL, BEST
 from innv_ext.backend import constants, facts, numerics, passes, walk
-from innv_ext.backend.graph import Graph, Spec, op_key
+from innv_ext.backend.graph import Graph, Node, Spec, op_key
 from innv_ext.backend.kinds import STEPS, Kind
 from innv_ext.backend.numerics import Compiled, widen
 from innv_ext.backend.predicates import not_differentiable
@@ -268,7 +268,8 @@ def _check_reachable(graph: Graph, through_steps: bool) -> None:
     These are hashing, look-ups, rounding and casts to integers; an input that is only compared or cast is a mask, which
     gets zeros beside other inputs.
     """
-    smooth, any_path, blocking = set(graph.outputs), set(graph.outputs), []
+    smooth, any_path = set(graph.outputs), set(graph.outputs)
+    closed_at: list[tuple[Node, set[int]]] = []  # the inputs that get nothing from a node, from the last node on
     for node in reversed(graph.nodes):
         if any_path.intersection(node.outputs):
             any_path.update(node.inputs)
@@ -291,16 +292,17 @@ def _check_reachable(graph: Graph, through_steps: bool) -> None:
                 ) from error
             open_slots -= {s for i, s in enumerate(node.inputs) if i in dead}
         smooth.update(open_slots)
-        blocking.extend([] if open_slots else [node])
+        closed_at.append((node, {*node.inputs} - open_slots))
     blocked = [slot for slot in graph.inputs if slot in any_path and slot not in smooth]
-    for slot, node in facts.beside_tokens(graph):
-        if any_path.intersection(node.outputs) and not blocked:
-            blocked, blocking = [slot], [node]
+    beside = [(slot, n) for slot, n in facts.beside_tokens(graph) if any_path.intersection(n.outputs) and not blocked]
+    blocked = blocked or [slot for slot, _ in beside[:1]]
     if smooth.intersection(graph.inputs):
         masks = constants.masks(graph) - facts.token_inputs(graph)
         blocked = [slot for slot in blocked if slot not in masks]
     if blocked:
-        names = ", ".join(f"{n.name} ({op_key(n.op)})" for n in reversed(blocking))
+        reached = graph.reached(blocked[0])
+        blocking = [n for _, n in beside[:1]] or [n for n, slots in reversed(closed_at) if slots & reached]
+        names = ", ".join(f"{n.name} ({op_key(n.op)})" for n in blocking)
         raise UnsupportedModelError(
             f"No gradient reaches input {graph.inputs.index(blocked[0])}, because {names} has none. Explain the "
             f"part of the model behind it: keras.Model(layer.output, model.output)."
