@@ -84,7 +84,7 @@ def _looks_up(node: Node) -> bool:
 def annotate(graph: Graph) -> Graph:
     """Fill in ``kind``, ``nonnegative``, ``first``, ``early``, ``signal``, ``varying``, ``fixed`` and the rest."""
     found = _annotated(graph, set(), set(graph.inputs), set(graph.inputs))
-    masks = constants.masks(found)
+    masks = constants.masks(found) - set(token_inputs(found))
     return _annotated(graph, set(), set(graph.inputs), set(graph.inputs), masks) if masks else found
 
 

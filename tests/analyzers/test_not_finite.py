@@ -50,6 +50,7 @@ def test_maps_that_are_not_finite_are_told_once_a_call():
     assert analyzer.explain(x[::2]).extras["finite"].all()  # quiet
 
 
+@pytest.mark.filterwarnings("ignore::innv_ext.errors.ClosedMaskWarning")
 def test_scores_that_are_not_finite_count_too():
     """A sample that is all padding: its map may be finite (the baseline Input), its score is not."""
     x = np.concatenate([TOKENS, TOKENS[:1] * 0])

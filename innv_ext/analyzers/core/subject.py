@@ -94,17 +94,21 @@ class Subject:
         except InnvError:
             raise
         except Exception as error:
-            flat = [ops.convert_to_tensor(x[:1]) for x in xs]
-            try:
-                with tracing.untouched(model), self._stateless(model):
-                    model(tree.pack_sequence_as(self.input_structure, flat), training=False)
-            except Exception:
-                shapes = ", ".join(str(x.shape[1:]) for x in xs)
-                raise InvalidInputError(
-                    f"{model.name!r} cannot be called on samples of shape {shapes}. Shorten what is longer than the "
-                    f"model takes (a table of positions has a last one). {type(error).__name__}: {error}"
-                ) from error
+            self.refuse_too_long(model, xs, error)
             raise
+
+    def refuse_too_long(self, model: keras.Model, xs: Sequence[np.ndarray], error: Exception) -> None:
+        """Raise InvalidInputError if the model cannot be called on samples like these."""
+        flat = [ops.convert_to_tensor(x[:1]) for x in xs]
+        try:
+            with tracing.untouched(model), self._stateless(model):
+                model(tree.pack_sequence_as(self.input_structure, flat), training=False)
+        except Exception:
+            shapes = ", ".join(str(x.shape[1:]) for x in xs)
+            raise InvalidInputError(
+                f"{model.name!r} cannot be called on samples of shape {shapes}. Shorten what is longer than the "
+                f"model takes (a table of positions has a last one). {type(error).__name__}: {error}"
+            ) from error
 
     def refuse_strings(self, who: str) -> None:
         """Raise UnsupportedModelError where an input takes strings, for methods that do more than call the model."""
@@ -228,10 +232,12 @@ def subject_of(model: keras.Model, xs: Sequence[np.ndarray] = ()) -> Subject:
         lengths = {size for size, free in sizes if free is None}
         found = Subject(model, sorted(lengths))
         if not found.fits(model, xs):
-            raise UnsupportedModelError(
+            error = UnsupportedModelError(
                 f"What {model.name!r} makes of the length of its input is not known for {max(lengths)} steps; take "
                 f"fewer, or give keras.Input a fixed length."
             )
+            found.refuse_too_long(model, xs, error)
+            raise error
     if held is None or found is not held():
         _SUBJECTS[model] = weakref.ref(found)  # those who use it hold it, so that a model is never kept alive
     return found
