@@ -7,7 +7,6 @@ message the word stands.
 ANALYZERS = ("gradient", "integrated_gradients", "lrp.attnlrp", "lrp.cp_lrp", "deep_lift")
 LRP = ("lrp.attnlrp", "lrp.cp_lrp")
 COUPLED = "every text is compared with every picture of the batch, so that no sample has a map of its own"
-WAVES = "a Fourier transform over tokens and components has no rule of relevance"
 FOREIGN = "a function of TensorFlow itself inside a layer, which Keras cannot run symbolically: the layer stays whole"
 NUMBERS = "a layer wants sizes as numbers of Python (a loop over steps), which no model of any length has: fix them"
 PROMPTS = "how a layer treats prompts depends on how many there are, so that it stays whole"
@@ -27,8 +26,6 @@ REFUSED = {
     "Gemma3nCausalLM": (ANALYZERS, "No gradient reaches", WHOLE),
     "PARSeqCausalLM": (ANALYZERS, "No gradient reaches", WHOLE),
     # by those that need rules
-    "FNetTextClassifier": (LRP, "fft2", WAVES),
-    "FNetMaskedLM": (LRP, "fft2", WAVES),
     "DepthAnythingDepthEstimator": (LRP, "DepthAnything", FOREIGN),
     "DFineObjectDetector": (LRP, "DFineDecoder", FOREIGN),
     "SAMImageSegmenter": (LRP, "SAMPromptEncoder", PROMPTS),
