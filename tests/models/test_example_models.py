@@ -26,7 +26,9 @@ LEFT_OUT = set("""
     video_cnn_rnn video_features_gru video_vivit vit_class_token weather_lstm
 """.split())
 # the slowest method, on one of each kind
-DISTORTION = {"mnist_convnet", "compact_convolutional_transformer", "siamese_triplet", "ct_scans_3d", "nerf"}
+DISTORTION = set("""
+    mnist_convnet compact_convolutional_transformer siamese_triplet ct_scans_3d nerf traffic_forecasting antirectifier
+""".split())
 
 
 @pytest.fixture(scope="module", params=[name for name in listed() if name not in LEFT_OUT])
