@@ -11,7 +11,7 @@ from innv_ext.analyzers.core import subject
 from innv_ext.backend import facts, walk
 from innv_ext.backend.graph import TooShort, op_key
 from innv_ext.backend.tracing import trace
-from innv_ext.errors import UnsupportedModelError
+from innv_ext.errors import InvalidInputError
 
 WIDTH, TOKENS = 4, 11
 
@@ -145,7 +145,7 @@ def test_more_steps_than_positions():
     model = model_of(positions, places=6)
     analyzer = innv_ext.create_analyzer("lrp.epsilon", model)
     analyzer.analyze(values(2, 6, WIDTH), 1)
-    with pytest.raises(UnsupportedModelError):
+    with pytest.raises(InvalidInputError):
         analyzer.analyze(values(2, 7, WIDTH), 1)
 
 
