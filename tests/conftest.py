@@ -15,22 +15,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import keras
 import numpy as np
 import pytest
-from keras import ops
+import tensorflow as tf
 
 from innv_ext import files
 from innv_ext.backend.numerics import Compiled
 
+# A trace is run a few times here, which does not pay for its optimisation.
 keras.utils.set_random_seed(0)
-if keras.config.backend() == "tensorflow":  # a trace is run a few times here, which does not pay for its optimisation
-    import tensorflow as tf
-
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-else:  # which compute float64 in single precision, unless Keras is told not to
-    keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
-if keras.config.backend() == "torch":  # tests look at what layers put out as numpy arrays
-    import torch
-
-    torch.set_grad_enabled(False)
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 class _Tracing:
@@ -54,11 +46,10 @@ def _call(self, *args):
     if _Tracing.now or self.steps >= _Tracing.after:
         return _Tracing.call(self, *args)
     self.steps += 1
-    return self.plain(*(ops.convert_to_tensor(a, d) for a, d in zip(args, self._dtypes, strict=True)))
+    return self.plain(*(tf.convert_to_tensor(a, d) for a, d in zip(args, self._dtypes, strict=True)))
 
 
-if keras.config.backend() == "tensorflow":
-    Compiled.__init__, Compiled.__call__ = _build, _call
+Compiled.__init__, Compiled.__call__ = _build, _call
 
 
 def pytest_configure(config):

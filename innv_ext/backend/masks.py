@@ -1,4 +1,4 @@
-"""How Keras masks travel with tensors; where they are kept says the backend's module."""
+"""How Keras masks travel with tensors; the only file that touches their attribute."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Tensor = Any
 
 def mask_of(x: Tensor) -> Tensor | None:
     """The Keras mask of ``x``, if it has one."""
-    return numerics.engine.mask_of(x)
+    return getattr(x, "_keras_mask", None)
 
 
 def with_mask(y: Tensor, mask: Tensor | None) -> Tensor:
     """Give ``y`` a Keras mask; None leaves it as it is."""
     if mask is not None:
-        numerics.engine.set_mask(y, mask)
+        y._keras_mask = mask
     return y
 
 
 def unmasked(x: Tensor) -> Tensor:
     """``x`` itself, from now on without a Keras mask."""
     if mask_of(x) is not None:
-        numerics.engine.set_mask(x, None)
+        x._keras_mask = None
     return x
 
 

@@ -35,7 +35,7 @@ THIRD_PARTY = {
     "arguments": {"numpy"},
     "files": {"rich"},
     "rules": set(),
-    "backend": {"keras", "numpy", "tensorflow", "jax", "torch"},
+    "backend": {"keras", "numpy", "tensorflow"},
     "optim": {"keras", "numpy", "scipy", "ot"},
     "visualization": {"numpy", "matplotlib", "scipy"},
     "analyzers": {"keras", "numpy", "scipy", "sklearn", "skimage"},
@@ -53,7 +53,6 @@ KERAS_MASK = "_keras_mask"
 
 
 # the methods, side by side: none of them needs another; what they share lies below (core, parts, moments)
-ENGINES = {f"backend/numerics/{name}.py" for name in ("tensorflow", "jax", "torch")}  # each offers the same names
 FAMILIES = {"gradient", "lrp", "deep_lift", "pattern", "prediction", "rde", "loss"}
 LONGEST, LARGEST = 349, 20  # lines of a file, files of a folder
 
@@ -236,10 +235,10 @@ def test_foreign_packages_are_the_declared_ones():
     refuse(undeclared)
 
 
-def test_only_numerics_imports_frameworks():
+def test_only_numerics_imports_tensorflow():
     frameworks = {"tensorflow", "tf_keras", "jax", "torch"}
     using = {relative(path) for path in FILES if {m.split(".")[0] for m in imports(path)} & frameworks}
-    assert using == ENGINES
+    assert using == {"backend/numerics/tensorflow.py"}
 
 
 def keras_private(path):
@@ -261,12 +260,11 @@ def keras_private(path):
 
 def test_only_tracing_reads_private_attributes_of_keras():
     free = {f"backend/tracing/{name}.py" for name in ("state", "collector", "tracer", "attention")}
-    free.add("backend/numerics/jax.py")  # arrays of JAX take no attributes, Keras keeps a table of their masks
     refuse(lambda p: keras_private(p) if relative(p) not in free and part(p) != "visualization" else ())
 
 
-def test_the_mask_attribute_of_keras_is_only_touched_in_numerics():
-    assert {relative(path) for path in FILES if KERAS_MASK in SOURCES[path]} == ENGINES
+def test_the_mask_attribute_of_keras_is_only_touched_in_the_backend():
+    assert {relative(path) for path in FILES if KERAS_MASK in SOURCES[path]} == {"backend/masks.py"}
 
 
 def test_nothing_pickles():
@@ -289,7 +287,7 @@ def test_a_class_name_means_one_thing():
     homes = {}
     for path, tree in TREES.items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef) and not (node.name == "Compiled" and relative(path) in ENGINES):
+            if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name, []).append(f"{relative(path)}:{node.lineno}")
     twice = [f"{name}: {', '.join(places)}" for name, places in homes.items() if len(places) > 1]
     assert not twice, "\n".join(twice)

@@ -1,8 +1,7 @@
-"""What keras.ops does not offer: vjp, loops, compiled functions; what of it depends on the backend is ``engine``."""
+"""What keras.ops does not offer: vjp, loops, compiled functions; TensorFlow's part is in a module of its own."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,21 @@ import keras
 import numpy as np
 from keras import ops
 
+from innv_ext.backend.numerics.tensorflow import (
+    Compiled,
+    custom_gradient,
+    erfc,
+    identity,
+    linearized,
+    not_before,
+    rectifies,
+    restoring,
+    run_symbolically,
+    scan,
+    second_derivative,
+    with_slope,
+    without_gradient,
+)
 from innv_ext.errors import UnsupportedModelError
 
 __all__ = [
@@ -44,37 +58,18 @@ Tensor = Any
 TINY = 1e-30  # denominators below this count as zero; r / TINY still fits into float32 for relevance up to 1e8
 
 
-_ENGINES = ("tensorflow", "jax", "torch")
-_TESTED = ("tensorflow",)  # the others have an engine, but their maps are not tested yet
-_name = keras.config.backend()
-engine = importlib.import_module(f"{__name__}.{_name if _name in _ENGINES else _ENGINES[0]}")
-
-Compiled = engine.Compiled
-custom_gradient = engine.custom_gradient
-erfc = engine.erfc
-identity = engine.identity
-not_before = engine.not_before
-rectifies = engine.rectifies
-restoring = engine.restoring
-run_symbolically = engine.run_symbolically
-scan = engine.scan
-second_derivative = engine.second_derivative
-with_slope = engine.with_slope
-without_gradient = engine.without_gradient
-
-
 def check_backend() -> None:
-    """Refuse a backend of Keras on which the test suite was not run.
+    """Refuse every Keras backend but TensorFlow: the module beside this one is all that another would take.
 
     Raises
     ------
     UnsupportedModelError
-        names those on which it was
+        says how to set the backend
     """
-    if keras.config.backend() not in _TESTED:
+    if keras.config.backend() != "tensorflow":
         raise UnsupportedModelError(
-            f"innv_ext runs on these backends of Keras: {', '.join(_TESTED)}; keras.config.backend() is "
-            f"{keras.config.backend()!r}. Set the environment variable KERAS_BACKEND={_TESTED[0]}."
+            f"innv_ext runs on the TensorFlow backend of Keras, but keras.config.backend() is "
+            f"{keras.config.backend()!r}. Set the environment variable KERAS_BACKEND=tensorflow."
         )
 
 
@@ -128,7 +123,7 @@ def vjp(fn: Callable[..., Any], *xs: Tensor) -> tuple[tuple[Tensor, ...], Callab
         underflows.
     """
     floats = [i for i, x in enumerate(xs) if floating(x)]
-    outputs, pull = engine.linearized(fn, xs, floats)
+    outputs, pull = linearized(fn, xs, floats)
     ys = tuple(outputs)
 
     def pullback(*rs: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -208,5 +203,3 @@ def close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and np.allclose(
         a, b, rtol=0, atol=(0.1 if half else 1e-4) * max(np.abs(a).max(initial=0), 1e-6)
     )
-
-

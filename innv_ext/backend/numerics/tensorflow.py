@@ -13,16 +13,6 @@ Tensor = Any
 _FEW_STEPS = 8  # of loops that are run eagerly
 
 
-def mask_of(x: Tensor) -> Tensor | None:
-    """The Keras mask of ``x``, if it has one."""
-    return getattr(x, "_keras_mask", None)
-
-
-def set_mask(x: Tensor, mask: Tensor | None) -> None:
-    """Give ``x`` a Keras mask, or take it away."""
-    x._keras_mask = mask
-
-
 def identity(x: Tensor) -> Tensor:
     """A new tensor with the value of ``x``, so that two uses of one slot are two inputs to a vjp."""
     return tf.identity(x)
