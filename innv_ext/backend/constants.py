@@ -122,9 +122,9 @@ def _takes_mask(node: Node, slot: int, graph: Graph) -> bool:
     if node.kind is Kind.PRODUCT:
         factor = traits.factors(node) == "values"
         spans = factor and _spans_steps(graph.specs[slot].shape, graph.specs[node.outputs[0]].shape)
-        return spans or any(n.kind in (Kind.LINEAR, Kind.MAX) for n in _before(slot, graph))  # how many there are
+        return spans or any(n.kind in (Kind.LINEAR, Kind.MAX) for n in graph.behind([slot]))  # how many there are
     if node.kind is Kind.LINEAR:
-        return any(map(_is_far, _before(slot, graph)))
+        return any(map(_is_far, graph.behind([slot])))
     if key == "where":
         return isinstance(node.call, Call) and node.call.args[0] in map(Arg, places)
     return key in _PLACES and 0 not in places and not numerics.is_float(graph.specs[slot].dtype)
@@ -135,16 +135,6 @@ def _spans_steps(mask: Sequence[int | None], signal: Sequence[int | None]) -> bo
     own = [1] * (len(signal) - len(mask)) + list(mask)
     spread = [m == 1 != n for m, n in zip(own[1:], signal[1:], strict=True)]
     return any(spread) and not all(m == 1 for m in own[1:])
-
-
-def _before(slot: int, graph: Graph) -> list[Node]:
-    """The nodes that a slot depends on."""
-    needed, found = {slot}, []
-    for node in reversed(graph.nodes):
-        if needed.intersection(node.outputs):
-            needed.update(node.inputs)
-            found.append(node)
-    return found
 
 
 def _is_far(node: Node) -> bool:

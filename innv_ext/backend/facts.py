@@ -34,6 +34,7 @@ from innv_ext.backend.kinds import (
 from innv_ext.backend.loops import Loop
 from innv_ext.backend.traits import activation_key
 
+SEGMENTS = ("segment_ids", "token_type_ids")  # what inputs are called that say of what kind tokens are
 LOOK_THROUGH = {Kind.SHAPE, Kind.RESCALE, Kind.IDENTITY, Kind.BATCHNORM}
 _ANY_FORMAT = {"GlobalAveragePooling1D", "GlobalMaxPooling1D", "Flatten"}
 _SQUASH_KEEPS = {Kind.SHAPE, Kind.SELECT, Kind.RESCALE, Kind.IDENTITY}
@@ -334,13 +335,3 @@ def beside_tokens(graph: Graph) -> list[tuple[int, Node]]:
 def token_inputs(graph: Graph) -> set[int]:
     """The inputs that hold numbers of tokens: an Embedding reads them, and else only masks do."""
     return set(token_sources(graph)).intersection(graph.inputs)
-
-
-def ancestors(graph: Graph, slots: set[int]) -> set[int]:
-    """Indices of the nodes on which the given slots depend."""
-    needed, found = set(slots), set()
-    for node in reversed(graph.nodes):
-        if needed.intersection(node.outputs):
-            found.add(node.index)
-            needed.update(node.inputs)
-    return found

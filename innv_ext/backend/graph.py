@@ -7,7 +7,7 @@ import inspect
 import itertools
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -149,14 +149,22 @@ class Graph:
 
     def rebuilt(self, nodes: Sequence[Node], **changes: Any) -> Graph:
         """This graph with other nodes (renumbered), restricted to what its outputs need."""
-        outputs = changes.get("outputs", self.outputs)
-        needed, kept = set(outputs), []
-        for node in reversed(nodes):
-            if needed.intersection(node.outputs):
-                needed.update(node.inputs)
-                kept.append(node)
+        kept = _behind(nodes, changes.get("outputs", self.outputs))
         numbered = tuple(replace(node, index=i) for i, node in enumerate(reversed(kept)))
         return replace(self, nodes=numbered, **changes)
+
+    def behind(self, slots: Iterable[int]) -> list[Node]:
+        """The nodes that the slots depend on, from the last on."""
+        return _behind(self.nodes, slots)
+
+    def lengths(self, xs: Sequence[Any]) -> set[int]:
+        """The sizes that samples have where the inputs leave them free; those that are not known are left out."""
+        pairs = (
+            pair
+            for x, slot in zip(xs, self.inputs, strict=True)
+            for pair in zip(x.shape[1:], self.specs[slot].shape[1:], strict=True)
+        )
+        return {size for size, declared in pairs if declared is None and size is not None}
 
     def expanded(self, inside: Callable[[Node], Graph | None]) -> Graph:
         """This graph with the nodes of ``inside(node)`` in place of each node of which there is a graph."""
@@ -205,6 +213,15 @@ class Graph:
     def new_slot(self) -> int:
         """A slot number that is not in use."""
         return max(self.specs) + 1
+
+
+def _behind(nodes: Sequence[Node], slots: Iterable[int]) -> list[Node]:
+    needed, found = set(slots), []
+    for node in reversed(nodes):
+        if needed.intersection(node.outputs):
+            needed.update(node.inputs)
+            found.append(node)
+    return found
 
 
 def keys_of(outputs: Any) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import keras
 from keras import ops, tree
 
 from innv_ext.backend import facts, passes, walk
-from innv_ext.backend.graph import Graph, Spec, TooShort
+from innv_ext.backend.graph import Graph, TooShort
 from innv_ext.backend.rewrites.squash import cut_softmax
 from innv_ext.backend.tracing import model_tensors, trace
 
@@ -36,7 +36,7 @@ class ModelWithoutSoftmax(keras.Model):
         try:
             outputs = walk.evaluate(self._graph, flat)
         except TooShort:  # positions and causal masks are known for shorter samples
-            self._graph = self._cut([d for x, spec in zip(flat, specs, strict=True) for d in _free(x, spec)])
+            self._graph = self._cut(sorted(self._graph.lengths(flat)))
             outputs = walk.evaluate(self._graph, flat)
         return outputs[0] if self._single else outputs
 
@@ -49,11 +49,6 @@ class ModelWithoutSoftmax(keras.Model):
         """Rebuild from ``get_config``."""
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
         return cls(model, name=config["name"])
-
-
-def _free(x: Any, spec: Spec) -> list[int]:
-    """The sizes that a tensor has where its input leaves them free."""
-    return [d for d, declared in zip(x.shape[1:], spec.shape[1:], strict=True) if declared is None and d is not None]
 
 
 def model_wo_softmax(model: keras.Model) -> keras.Model:

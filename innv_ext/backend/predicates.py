@@ -225,7 +225,7 @@ def _up_to(node: Node, graph: Graph, layer: int | str) -> bool:
     if graph.within is not None and _up_to(graph.within[1], graph.within[0], layer):
         return True
     slots = {slot for n in graph.nodes if _named(n, graph, layer) for slot in n.outputs}
-    return node.index in facts.ancestors(graph, slots)
+    return any(n.index == node.index for n in graph.behind(slots))
 
 
 def both(*predicates: PredicateLike) -> Predicate:

@@ -16,7 +16,7 @@ from innv_ext.errors import InvalidInputError, UnsupportedModelError
 from innv_ext.text.tokenizers import Coder
 
 TOKENS = ("token_ids", "input_ids", "tokens")  # what an input of token numbers is called
-MASKS, SEGMENTS = ("padding_mask", "attention_mask", "mask"), ("segment_ids", "token_type_ids")
+MASKS, SEGMENTS = ("padding_mask", "attention_mask", "mask"), facts.SEGMENTS
 
 
 @dataclass(frozen=True, eq=False)

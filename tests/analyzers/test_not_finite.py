@@ -8,7 +8,7 @@ from keras import layers as L
 from keras import ops
 
 import innv_ext
-from innv_ext.errors import InvalidInputError, NonFiniteWarning
+from innv_ext.errors import ClosedMaskWarning, InvalidInputError, NonFiniteWarning
 from innv_ext.evaluation import perturbation_analysis, relevance_ordering
 
 TOKENS = np.array([[3, 0, 0, 0], [3, 4, 5, 0], [0, 1, 0, 0]])
@@ -50,11 +50,11 @@ def test_maps_that_are_not_finite_are_told_once_a_call():
     assert analyzer.explain(x[::2]).extras["finite"].all()  # quiet
 
 
-@pytest.mark.filterwarnings("ignore::innv_ext.errors.ClosedMaskWarning")
 def test_scores_that_are_not_finite_count_too():
     """A sample that is all padding: its map may be finite (the baseline Input), its score is not."""
     x = np.concatenate([TOKENS, TOKENS[:1] * 0])
-    with pytest.warns(NonFiniteWarning, match=r"input: the score of 1 of 4 samples \(3\) is NaN") as caught:
+    nan = r"input: the score of 1 of 4 samples \(3\) is NaN"
+    with pytest.warns(ClosedMaskWarning, match=r"1 of 4"), pytest.warns(NonFiniteWarning, match=nan) as caught:
         found = innv_ext.create_analyzer("input", masked()).explain(x, 0)
     assert len(told(caught)) == 1 and found.extras["finite"].tolist() == [True, True, True, False]
     assert np.isfinite(found.attribution).all() and np.isnan(found.score[3])

@@ -78,7 +78,6 @@ def test_draws_are_rows_of_the_table():
     assert rows == {tuple(row) for row in np.asarray(net.get_layer("embed").embeddings)[1:]}
 
 
-@pytest.mark.filterwarnings("ignore::innv_ext.errors.ClosedMaskWarning")  # of data that are refused in the end
 def test_fit_learns_from_all_tokens_but_padding(tmp_path):
     net, data = linear_net(mask=True), np.random.default_rng(3).integers(0, TOKENS, (40, LENGTH))
     analyzer = innv_ext.create_analyzer("rc_rde", net, rate=2, features="token", max_iter=3, progress=False)

@@ -500,13 +500,13 @@ def test_flatten_does_not_say_where_channels_are():
 # --- ancestors ----------------------------------------------------------------------------------------------------
 
 
-def test_ancestors():
+def test_what_slots_depend_on():
     x = keras.Input((4,))
     a = L.Dense(3, name="a")(x)
     b = L.Dense(3, name="b")(x)
     graph = canonical(keras.Model(x, [L.Add(name="c")([a, b]), L.ReLU(name="d")(b)]))
     at = {n.name: n for n in graph.nodes}
-    assert facts.ancestors(graph, {at["d"].outputs[0]}) == {at["d"].index, at["b"].index}
-    assert facts.ancestors(graph, {at["a"].outputs[0]}) == {at["a"].index}
-    assert facts.ancestors(graph, set(graph.outputs)) == {n.index for n in graph.nodes}
-    assert facts.ancestors(graph, set(graph.inputs)) == set()
+    assert {n.index for n in graph.behind({at["d"].outputs[0]})} == {at["d"].index, at["b"].index}
+    assert {n.index for n in graph.behind({at["a"].outputs[0]})} == {at["a"].index}
+    assert {n.index for n in graph.behind(set(graph.outputs))} == {n.index for n in graph.nodes}
+    assert {n.index for n in graph.behind(set(graph.inputs))} == set()

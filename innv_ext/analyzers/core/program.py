@@ -116,17 +116,21 @@ class GraphAnalyzer(Analyzer):
         InvalidInputError
             for tokens that an embedding does not know
         """
+        self.check_tokens(xs)
+        closed.tell(self._closing, xs, self.registered_name_ or type(self).__name__)
+        if not self._checked:
+            count = self.subject_.probes
+            cycled = [x[np.arange(count) % len(x)] for x in xs]
+            self._check([np.concatenate([x[:1], np.roll(x[1:], 1, axis=-1)]) for x in cycled])  # beside other samples
+
+    def check_tokens(self, xs: Sequence[np.ndarray]) -> None:
+        """Raise InvalidInputError for tokens that an embedding does not know."""
         for i, (rows, name) in self._vocabulary.items():
             if xs[i].size and not (xs[i].min() >= 0 and xs[i].max() < rows):
                 raise InvalidInputError(
                     f"x for input {i} holds token numbers from {xs[i].min()} to {xs[i].max()}, but the table of "
                     f"{name!r} has {rows} rows (0..{rows - 1})."
                 )
-        closed.tell(self._closing, xs, self.registered_name_ or type(self).__name__)
-        if not self._checked:
-            count = self.subject_.probes
-            cycled = [x[np.arange(count) % len(x)] for x in xs]
-            self._check([np.concatenate([x[:1], np.roll(x[1:], 1, axis=-1)]) for x in cycled])  # beside other samples
 
     def input_specs(self) -> list[Spec]:
         """What is fed: tokens where the model takes tokens."""

@@ -227,9 +227,7 @@ def subject_of(model: keras.Model, xs: Sequence[np.ndarray] = ()) -> Subject:
     if found is None or found.is_stale() or found.structure != tracing.structure(model)[0]:
         found = Subject(model)
     if xs and not found.fits(model, xs):
-        specs = (found.graph.specs[slot].shape for slot in found.graph.inputs)
-        sizes = [pair for x, spec in zip(xs, specs, strict=True) for pair in zip(x.shape[1:], spec[1:], strict=True)]
-        lengths = {size for size, free in sizes if free is None}
+        lengths = found.graph.lengths(xs)
         found = Subject(model, sorted(lengths))
         if not found.fits(model, xs):
             error = UnsupportedModelError(

@@ -113,8 +113,8 @@ class RateDistortion(GraphAnalyzer):
                     f"reference={self.reference!r} has directions in which all tokens of a sample vary together, which "
                     f"their numbers don't: use 'gaussian', 'vocabulary', 'uniform' or 'constant'."
                 )
-        vectors = all(s in {n.outputs[0] for n in tokens.tables(self.head_)} for s in self._moved(self.graph_.inputs))
-        if self.reference == "vocabulary" and not vectors:
+        vectors = {n.outputs[0] for n in tokens.tables(self.head_)}
+        if self.reference == "vocabulary" and not vectors.issuperset(self._moved(self.graph_.inputs)):
             raise InvalidInputError("reference='vocabulary' takes rows of embeddings, but other inputs move besides.")
         if callable(self.reference) and len(self._moving) > 1:
             raise InvalidInputError("A reference sampler needs a model with one input, or one embedding.")
@@ -122,9 +122,9 @@ class RateDistortion(GraphAnalyzer):
         self.head_, self.graph_ = masks.held(self.head_, self.graph_)
         self._inner = self.on_graph(self.graph_)
         specs = {slot: self.graph_.specs[slot] for slot in self.graph_.inputs}
-        if self.head_.nodes:  # vectors in half precision are mixed in single precision
-            wide = {s: replace(spec, dtype=numerics.wide_dtype(spec.dtype)) for s, spec in specs.items()}
-            specs = {s: wide[s] if numerics.is_float(spec.dtype) else spec for s, spec in specs.items()}
+        for slot, spec in specs.items() if self.head_.nodes else ():  # vectors in half precision are mixed in single
+            if numerics.is_float(spec.dtype):
+                specs[slot] = replace(spec, dtype=numerics.wide_dtype(spec.dtype))
         self._inner.head_ = Graph((), self.graph_.inputs, self.graph_.inputs, specs, {})
 
     def _moved(self, values: Sequence[Any]) -> list[Any]:
@@ -170,7 +170,7 @@ class RateDistortion(GraphAnalyzer):
 
     def _with_padding(self, xs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
         """What moves, and which vectors are none of padding."""
-        self.check_once(xs)
+        self.check_tokens(xs)
         given = [ops.convert_to_tensor(x, spec.dtype) for x, spec in zip(xs, self.input_specs(), strict=True)]
         slots = run(self.head_.nodes, dict(zip(self.head_.inputs, given, strict=True)))
         return [np.asarray(slots[s]) for s in self._moved(self.graph_.inputs)], [

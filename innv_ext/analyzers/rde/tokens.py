@@ -24,7 +24,6 @@ from innv_ext.errors import InvalidInputError, UnsupportedModelError
 Tensor = Any
 Arrays = list[np.ndarray]
 Shapes = Sequence[tuple[int, ...]]
-KINDS_OF_TOKENS = ("segment_ids", "token_type_ids")  # inputs whose numbers say of what kind tokens are
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +112,7 @@ def sources(whole: Graph, names: Sequence[str]) -> list[int]:
     """
     tokens, found = facts.token_inputs(whole), []
     for i, slot in enumerate(whole.inputs):
-        if names[i] not in KINDS_OF_TOKENS and (slot in tokens or numerics.is_float(whole.specs[slot].dtype)):
+        if names[i] not in facts.SEGMENTS and (slot in tokens or numerics.is_float(whole.specs[slot].dtype)):
             found.append(i)
     if not found:
         raise UnsupportedModelError(
@@ -147,7 +146,8 @@ def _numbered(labels: Sequence[np.ndarray], arranged: Sequence[Arrangement]) -> 
 
 def _behind(head: Graph, slots: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
     """The labels of vectors, from those of token numbers: what moves the numbers moves their labels."""
-    movers = [n for n in head.nodes if n.kind is Kind.TOKENS and slots.keys() & _roots(head, n)]
+    moved = set().union(*map(head.reached, slots))
+    movers = [n for n in head.nodes if n.kind is Kind.TOKENS and n.outputs[0] in moved]
     for node in movers:
         if traits.fills(replace(node, kind=Kind.SHAPE)):
             raise UnsupportedModelError(
@@ -161,16 +161,6 @@ def _behind(head: Graph, slots: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
         if node.inputs[0] in values:
             moved = ops.convert_to_numpy(ops.cast(values[node.inputs[0]], "int32"))
             found[node.outputs[0]] = moved.astype(int)[..., None]
-    return found
-
-
-def _roots(head: Graph, node: Node) -> set[int]:
-    """The inputs on which a node depends."""
-    producer, stack, found = head.producer(), list(node.inputs), set()
-    while stack:
-        slot = stack.pop()
-        stack.extend(producer[slot].inputs if slot in producer else ())
-        found.update([] if slot in producer else [slot])
     return found
 
 

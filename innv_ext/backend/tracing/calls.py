@@ -59,7 +59,7 @@ class Caller(Collector):
                         apart = lengths_apart(recorded, feeds, masks, self.specs)
                     found = self.run_twice(op, args, kwargs, feeds, masks, here, choice, apart)
                 nodes = self.nodes[start[0] :]
-                kin = self.kin(recorded, feeds, masks, nodes)
+                kin = self.kin(recorded, feeds, masks, nodes) if self.checks else None
                 if self.checks and kin not in self.compared:
                     call = recorded if compare else None
                     try_out(call, feeds, masks, self.specs, nodes, found[0], not here, apart)

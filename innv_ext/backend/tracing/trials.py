@@ -32,8 +32,7 @@ def try_out(
 
     This finds calls that read sizes or draw random numbers, which a symbolic run freezes. ``masks`` are the slots of
     the Keras masks that go with the tensors of the slots ``feeds``; ``padded`` inputs end in zeros. The slots ``apart``
-    have other lengths, see ``lengths_apart``. A call that takes none of the lengths that are tried is not compared:
-    that is done when samples are there.
+    have other lengths, see ``lengths_apart``.
     """
     free = any(None in specs[slot].shape[1:] for slot in feeds)
     tries = [*_TRIES, *(((2, 3), (n, n)) for n in _tables(call))] if free else _TRIES[:2]
@@ -44,11 +43,9 @@ def try_out(
         try:
             expected = [[] if call is None else tree.flatten(call(*(slots[s] for s in feeds))) for slots in cases]
         except Exception:
-            if (batches, lengths) != tries[-1]:
-                continue
-            if tries is _TRIES and not any(isinstance(n.call, Call) and n.call.settings for n in nodes):
-                return
-            raise
+            if (batches, lengths) == tries[-1]:
+                raise
+            continue
         try:
             found = [run(nodes, slots) for slots in cases]
             break
