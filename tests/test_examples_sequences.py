@@ -168,6 +168,7 @@ def test_shares_in_events_are_those_of_the_magnitude(example):
 @pytest.mark.slow
 def test_lstm_signals_trains_explains_and_draws(tmp_path):
     done = run("lstm_signals.py", cwd=tmp_path)
+    assert done.stderr == ""
     assert right(done.stdout) > 95
     out = tmp_path / "out" / "lstm"
     rows = markdown_rows((out / "lstm.md").read_text(encoding="utf-8"))
