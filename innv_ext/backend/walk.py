@@ -9,6 +9,7 @@ from typing import Any
 from keras import ops, tree
 
 from innv_ext.backend import numerics
+from innv_ext.backend.again import Again
 from innv_ext.backend.graph import Graph, Node, op_key, run
 from innv_ext.backend.masks import alias
 from innv_ext.errors import InvalidInputError
@@ -93,17 +94,20 @@ def backward(
     seeds: dict[int, Tensor],
     rules: Sequence[ReverseRule],
     after_node: Callable[[Node, dict[int, Tensor]], None] | None = None,
+    again: frozenset[int] = frozenset(),
 ) -> dict[int, Tensor]:
     """Walk from the seeds to the inputs, one rule per node; returns the relevance of every slot that got any.
 
-    ``after_node(node, relevance)`` is called after each node, for traces.
+    ``after_node(node, relevance)`` is called after each node, for traces; rules see values of the slots ``again`` that
+    are computed a second time, so that nobody keeps them.
     """
-    relevance = dict(seeds)
+    relevance, anew = dict(seeds), Again(again, graph, env.xs)
     for live_node, xs, ys in zip(reversed(env.nodes), reversed(env.xs), reversed(env.ys), strict=True):
         found = [relevance.get(s) for s in live_node.outputs]
         if all(r is None for r in found):
             continue
         rs = tuple(ops.zeros_like(numerics.widen(y)) if r is None else r for r, y in zip(found, ys, strict=True))
+        xs, ys = anew.values(live_node.inputs, xs, rs[0]), anew.values(live_node.outputs, ys, rs[0])
         rule = rules[live_node.index]
         given = _checked(rule(live_node, xs, ys, rs), live_node, rule, xs)
         for slot, r in zip(live_node.inputs, given, strict=True):

@@ -2,14 +2,12 @@
 
 import keras
 import numpy as np
-import pytest
 import zoo
 from keras import layers
 from scipy import optimize, special
 
 import innv_ext
 from innv_ext.analyzers.rde.rate_distortion import RateDistortion
-from innv_ext.errors import UnsupportedModelError
 
 
 class Evaluate(RateDistortion):
@@ -27,15 +25,6 @@ def distortion_of(model, x, fit=None, neuron=None, **params):
     analyzer = analyzer if fit is None else analyzer.fit(fit)
     analyzer.explain(x, neuron)
     return analyzer.seen_
-
-
-def refused(run):
-    """Whether the running Keras leaves masks on tensors that are mixed with noise; then ``run`` must be refused."""
-    if keras.layers.LSTM(1, name="any").supports_masking:
-        return False
-    with pytest.raises(UnsupportedModelError, match="take their mask"):
-        run()
-    return True
 
 
 def at(distortion, s, rows=None, streams=None):

@@ -11,7 +11,7 @@ import transformers
 import zoo
 from keras import layers as L
 from keras import ops
-from rde_nets import QUICK, Quadratic, at, distortion_of, refused
+from rde_nets import QUICK, Quadratic, at, distortion_of
 
 import innv_ext
 from innv_ext.errors import InvalidInputError, NotFittedError, UnsupportedModelError
@@ -170,8 +170,6 @@ def test_padding_and_gradients_of_whole_nets(kind):
         net = net_of(lambda i: L.Dense(2)(L.Bidirectional(L.LSTM(2))(embedding(mask_zero=True)(i))))
         x = np.array([[3, 4, 0, 0, 0]] * 3)
     n = x.shape[1]
-    if kind == "lstm" and refused(lambda: distortion_of(net, x[2:], **VOCABULARY)):
-        return
     seen = distortion_of(net, x[2:], **VOCABULARY)
     s = np.random.default_rng(1).uniform(0.2, 0.8, (1, n))
     value, slope = at(seen, s)
@@ -215,8 +213,6 @@ def test_texts():
     ids = keras.Input((None,), dtype="int32")
     net = net_of(lambda i: L.Dense(2)(L.GlobalAveragePooling1D()(embedding(mask_zero=True)(i))), ids)
     options = {"tokenizer": str.split, "vocabulary": words, "rate": 1, "max_iter": 5, **VOCABULARY}
-    if refused(lambda: innv_ext.create_analyzer("rc_rde", net, rate=1, **VOCABULARY)):
-        return
     found = innv_ext.text.explain(net, ["a fine film", "bad"], "rc_rde", target=1, **options)
     assert found.relevance.shape == (2, 3) and (found.relevance.sum(axis=1) <= 1 + 1e-6).all()
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from keras import layers
+from keras import layers, ops
 
 import innv_ext
+from innv_ext.analyzers.core import subject
 from innv_ext.analyzers.core.request import ALL, BEST
-from innv_ext.analyzers.core.subject import subject_of
+from innv_ext.analyzers.core.subject import Subject, subject_of
 from innv_ext.backend import passes, tracing
-from innv_ext.errors import InvalidInputError, SaveError
+from innv_ext.errors import InnvError, InvalidInputError, SaveError, UnsupportedModelError
 
 pytestmark = zoo.QUICK
 
@@ -99,6 +100,47 @@ def test_a_check_that_was_left_out_is_made_up_for(monkeypatch):
     assert not checked
     second = innv_ext.create_analyzer("gradient", model)
     assert len(checked) == 1 and first.subject_ is second.subject_
+
+
+def attending(head):
+    inputs = keras.Input((96, 6))
+    return zoo.randomise(keras.Model(inputs, layers.Dense(3)(head(layers.MultiHeadAttention(2, 3)(inputs, inputs)))))
+
+
+def positions(h):
+    return layers.GlobalAveragePooling1D()(h + np.linspace(0, 1, 96, dtype="float32")[:, None])
+
+
+HEADS = {
+    "mean": (layers.GlobalAveragePooling1D(), [11]),
+    "last": (lambda h: h[:, -1], [11]),
+    "as long as declared": (layers.Flatten(), [11, 96]),
+    "constants of every step": (positions, [11, 96]),
+    "a later step": (lambda h: h[:, 50], [11, 96]),
+    "nothing of the first steps": (lambda h: layers.GlobalAveragePooling1D()(h[:, 50:]), [11, 96]),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_long_sequences_are_compared_on_few_steps_where_the_model_takes_them(kind, monkeypatch):
+    head, lengths = HEADS[kind]
+    seen, both = [], Subject._both
+    monkeypatch.setattr(Subject, "_both", lambda *args: seen.append(args[-1][0].shape[1]) or both(*args))
+    model = attending(head)
+    innv_ext.create_analyzer("lrp.epsilon", model)
+    assert seen == lengths
+    assert model.input_shape == (None, 96, 6)
+
+
+def test_what_few_steps_do_not_show_is_found_on_all(monkeypatch):
+    """Samples that see each other, and a graph that computes something else."""
+    coupled = attending(lambda h: layers.GlobalAveragePooling1D()(h) - ops.mean(h, axis=(0, 1)))
+    with pytest.raises(UnsupportedModelError, match="depends on the other samples"):
+        innv_ext.create_analyzer("gradient", coupled)
+    evaluated = subject._evaluated
+    monkeypatch.setattr(subject, "_evaluated", lambda graph, xs: evaluated(graph, xs) + 0.1)
+    with pytest.raises(InnvError, match="computes something else"):
+        innv_ext.create_analyzer("gradient", attending(layers.GlobalAveragePooling1D()))
 
 
 class Scaled(layers.Layer):

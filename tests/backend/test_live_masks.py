@@ -11,6 +11,7 @@ from keras import layers as L
 
 import innv_ext
 from innv_ext.backend import facts, walk
+from innv_ext.backend.masking import mask_arguments
 from innv_ext.backend.tracing import trace
 
 TOKENS = np.asarray([[1, 2, 3, 0, 0, 0], [4, 1, 2, 2, 0, 0], [3, 3, 1, 4, 2, 1]], "int32")
@@ -188,6 +189,17 @@ def test_the_graph_computes_what_the_model_does(make):
     for e, r, slot in zip(expected, received, graph.outputs, strict=True):
         np.testing.assert_allclose(e, r, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(e, env.slots[slot], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [L.GlobalAveragePooling1D(), L.LSTM(2)], ids=["pooling", "recurrent"])
+def test_a_mask_that_a_layer_takes_from_its_tensor_is_an_input_of_its_node(layer):
+    """Whether Keras records it (3.15) or not (after it): where values are mixed, the tensor loses its mask."""
+    x, h = embedded()
+    model = keras.Model(x, L.Dense(2)(layer(L.LayerNormalization()(h))))
+    graph = trace(model, facts.is_leaf)
+    node = next(n for n in graph.nodes if n.op is layer)
+    assert len(node.inputs) == 2 and mask_arguments(node) == {1}
+    assert graph.specs[node.inputs[1]].dtype == "bool"
 
 
 def test_a_nested_model_is_explained_like_its_layers():

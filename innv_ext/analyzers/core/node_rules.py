@@ -195,8 +195,9 @@ class Gate(Saved):
             part = rs[0] / len(chosen)
             return [to_shape(part, x) if i in chosen else None for i, x in enumerate(xs)]
         count = len(chosen)
-        shares = node.pullback(safe_divide(rs[0] / count, widen(ys[0]), self.epsilon / count))
-        return [widen(x) * g if i in chosen else None for i, (x, g) in enumerate(zip(xs, shares, strict=True))]
+        shares = node.pullback(safe_divide(rs[0], widen(ys[0]), self.epsilon / count))
+        pairs = zip(xs, shares, strict=True)  # divided where a value is one of a vector, not one of a pair
+        return [widen(x) / count * g if i in chosen else None for i, (x, g) in enumerate(pairs)]
 
     def reaches(self, node: Any) -> tuple[int, ...]:
         """The inputs that take part."""

@@ -73,6 +73,7 @@ class ReverseAnalyzer(GraphAnalyzer):
 
     one_pass = True
     opens_loops = True
+    again_: frozenset[int] = frozenset()  # slots whose values are computed again instead of kept
     hint = (
         "Ways out: give a rule (rules=Rules((named('layer'), rule))), pass unsupported='gradient' to back-propagate "
         "plainly through these nodes, or explain a model without them."
@@ -170,7 +171,7 @@ class ReverseAnalyzer(GraphAnalyzer):
         sums: dict[str, Tensor] = {}
         frontier = _Frontier(graph, score, sums) if trace else None
         seeds = {graph.outputs[0]: self.seed_relevance(y, weights)}
-        relevance = walk.backward(graph, env, seeds, self.rules_at(env), frontier)
+        relevance = walk.backward(graph, env, seeds, self.rules_at(env), frontier, self.again_)
         zeros = [ops.zeros_like(widen(ops.cast(x, "float32") if not floating(x) else x)) for x in xs]
         found: dict[str, Any] = {
             "attributions": [relevance.get(s, z) for s, z in zip(graph.inputs, zeros, strict=True)],

@@ -18,7 +18,7 @@ from innv_ext.analyzers.lrp import names
 from innv_ext.analyzers.lrp import rules as r
 from innv_ext.analyzers.lrp.conserving import Conserving, positive_share, weight_share
 from innv_ext.analyzers.lrp.domains import Domains
-from innv_ext.backend import facts, passes, traits, walk
+from innv_ext.backend import again, facts, passes, traits, walk
 from innv_ext.backend.graph import Graph
 from innv_ext.backend.kinds import SHAPE_ONLY, Kind
 from innv_ext.backend.loops import everywhere
@@ -82,6 +82,7 @@ class _Relevance(ReverseAnalyzer):
     def bind(self) -> None:
         """Find what enters the nodes whose rule asks for it; bounds must fit a sample, as far as shapes are known."""
         super().bind()
+        self.again_ = again.scores(self.graph_)
         self._domains = Domains(self.graph_, self.rules_)
         for own, shape in self._domains.samples():
             if None not in shape:

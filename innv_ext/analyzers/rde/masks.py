@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import keras
 from keras import ops
 
 from innv_ext.backend import affine as affines
 from innv_ext.backend import traits
-from innv_ext.backend.graph import Arg, Call, Graph, Node, Spec, listed, op_key
-from innv_ext.backend.masking import mask_arguments
-from innv_ext.errors import UnsupportedModelError
+from innv_ext.backend.graph import Arg, Call, Graph, Node, Spec, op_key
 
 Tensor = Any
 
@@ -43,29 +39,6 @@ def held(head: Graph, graph: Graph) -> tuple[Graph, Graph]:
     rest = replace(graph, specs=specs, inputs=(*graph.inputs, *made)).rebuilt(nodes)
     whole = replace(graph, specs={**head.specs, **specs}, inputs=head.inputs)
     return whole.rebuilt([*head.nodes, *making], outputs=(*graph.inputs, *made)), rest
-
-
-def check_carried(head: Graph, graph: Graph) -> None:
-    """Refuse layers that would read a Keras mask from the tensor that they are called with, which is mixed with noise.
-
-    Keras before 3.16 hands masks over as arguments, which are held.
-
-    Raises
-    ------
-    UnsupportedModelError
-        names these layers
-    """
-    nodes = [*head.nodes, *graph.nodes]
-    makes = any(op_key(n.op) == "Masking" or getattr(n.op, "mask_zero", False) for n in nodes)
-    if not makes or keras.layers.LSTM(1, name="any").supports_masking:
-        return
-    layers = [n for n in graph.nodes if isinstance(n.op, keras.layers.Layer) and not mask_arguments(n)]
-    reading = [n for n in layers if "mask" in inspect.signature(n.op.call).parameters]
-    if reading:
-        raise UnsupportedModelError(
-            f"With this Keras ({keras.__version__}) these layers take their mask from a tensor that is mixed with "
-            f"noise:\n{listed(reading)}\nRun Keras 3.15, or explain the part of the model behind them."
-        )
 
 
 def _maker(value: Any) -> Callable[[Tensor], Tensor]:

@@ -118,7 +118,6 @@ class RateDistortion(GraphAnalyzer):
             raise InvalidInputError("reference='vocabulary' takes rows of embeddings, but other inputs move besides.")
         if callable(self.reference) and len(self._moving) > 1:
             raise InvalidInputError("A reference sampler needs a model with one input, or one embedding.")
-        masks.check_carried(self.head_, self.graph_)
         self.head_, self.graph_ = masks.held(self.head_, self.graph_)
         self._inner = self.on_graph(self.graph_)
         specs = {slot: self.graph_.specs[slot] for slot in self.graph_.inputs}

@@ -157,11 +157,29 @@ class Collector:
     def add(
         self, recorded: Any, kwargs: Any, known: dict[int, int], here: tuple[str, ...], name: str, note: str
     ) -> None:
-        op, inputs = recorded.operation, tuple(known[id(kt)] for kt in recorded.input_tensors)
-        args, kwargs = self.templates(recorded.arguments.args, kwargs)
+        op, args = recorded.operation, recorded.arguments.args
+        mask = self.found_on_tensor(op, args, kwargs)
+        if mask is not None:
+            self.walk([mask], known, here[:-1])
+            kwargs = {**kwargs, "mask": mask}
+        given = (a for a in tree.flatten((args, kwargs)) if isinstance(a, keras.KerasTensor))
+        inputs = tuple(known[id(kt)] for kt in given)
+        args, kwargs = self.templates(args, kwargs)
         outputs = tuple(self.new_slot(kt) for kt in recorded.outputs)
         known.update({id(kt): slot for kt, slot in zip(recorded.outputs, outputs, strict=True)})
         self.append(name, op, Call(op, args, kwargs), inputs, outputs, here, note)
+
+    def found_on_tensor(self, op: Any, args: Any, kwargs: Any) -> keras.KerasTensor | None:
+        """The mask that a layer takes from its one tensor when it runs, if no mask was recorded as an argument.
+
+        Keras up to 3.15 records it. A mask that goes its own way in the graph is not lost where values are mixed.
+        """
+        names = inspect.signature(op.call).parameters if isinstance(op, keras.layers.Layer) else {}
+        tensors = [a for a in tree.flatten((args, kwargs)) if isinstance(a, keras.KerasTensor)]
+        if "mask" not in names or len(tensors) != 1 or kwargs.get("mask") is not None:
+            return None
+        mask = self.mask_now(tensors[0])
+        return mask if isinstance(mask, keras.KerasTensor) else None
 
     @staticmethod
     def templates(args: Any, kwargs: Any) -> tuple[Any, Any]:
