@@ -36,7 +36,8 @@ def masks(graph: Graph) -> set[int]:
 
     They, and what sums, products and comparisons make of them alone, are compared, passed as masks or as places, or
     meet the signal of other inputs as masks do: as a factor of whole steps, far away in a sum, or as the condition of a
-    choice. No weights, look-ups or codes read them; a number that is added or multiplied as such is a signal.
+    choice. What closes steps may number those that are left besides, as ALiBi does. No weights, look-ups or codes read
+    them; a number that is added or multiplied as such is a signal.
     """
     users = graph.consumers()
 
@@ -91,7 +92,7 @@ def _derived(graph: Graph, slots: set[int]) -> set[int]:
 def _only_counts(
     slot: int, graph: Graph, derived: set[int], users: dict[int, list[Node]], alone_only: bool = False
 ) -> bool:
-    stack, seen = [slot], {slot}
+    stack, seen, closes, adds = [slot], {slot}, False, False
     while stack:
         s = stack.pop()
         if s in graph.outputs:
@@ -101,12 +102,15 @@ def _only_counts(
                 continue
             alone, truth = derived.issuperset(given), not _is_any_float(node.outputs, graph)
             on = alone or (truth and node.kind is Kind.SHAPE)  # joined with other masks
-            if not (_keeps_masks(node) if on else alone_only or _takes_mask(node, s, graph)):
+            taken = not on and not alone_only and _takes_mask(node, s, graph)
+            numbers = not on and not taken and not alone_only and _adds_positions(node, s, graph)
+            closes, adds = closes or taken, adds or numbers
+            if not (_keeps_masks(node) if on else alone_only or taken or numbers):
                 return False
             more = [y for y in node.outputs if on and y not in seen]
             seen.update(more)
             stack.extend(more)
-    return True
+    return closes or not adds
 
 
 def _keeps_masks(node: Node) -> bool:
@@ -128,6 +132,11 @@ def _takes_mask(node: Node, slot: int, graph: Graph) -> bool:
     if key == "where":
         return isinstance(node.call, Call) and node.call.args[0] in map(Arg, places)
     return key in _PLACES and 0 not in places and not numerics.is_float(graph.specs[slot].dtype)
+
+
+def _adds_positions(node: Node, slot: int, graph: Graph) -> bool:
+    """Whether a sum takes the numbers of the steps that a mask leaves."""
+    return node.kind is Kind.LINEAR and any(traits.activation_key(n) == "cumsum" for n in graph.behind([slot]))
 
 
 def _spans_steps(mask: Sequence[int | None], signal: Sequence[int | None]) -> bool:

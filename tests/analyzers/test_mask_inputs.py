@@ -29,6 +29,14 @@ def attended(x, closed):
     return pooled(ops.matmul(ops.softmax(scores, axis=-1), x))
 
 
+def numbered(x, m):
+    """As in ALiBi: what is closed has no number, the other steps have, and scores are more with it."""
+    numbers = ops.cast((ops.cumsum(m, axis=1) - 1) * m, "float32")
+    scores = ops.matmul(x, ops.swapaxes(x, 1, 2)) + 0.5 * numbers[:, None]
+    weights = L.Softmax()(scores, mask=ops.cast(m, "bool")[:, None])
+    return pooled(ops.matmul(weights, x))
+
+
 FAR = -1e9
 MASKS = {
     "factor of steps": lambda x, m: pooled(x * ops.cast(m, "float32")[..., None]),
@@ -38,6 +46,7 @@ MASKS = {
     "far scores": lambda x, m: attended(x, (1.0 - ops.cast(m, "float32")) * FAR),
     "chosen scores": lambda x, m: attended(x, ops.where(ops.cast(m, "bool"), 0.0, FAR)),
     "condition": lambda x, m: pooled(ops.where(ops.cast(m, "bool")[..., None], x, 0.0)),
+    "numbers of steps": numbered,
     "softmax": lambda x, m: pooled(x * L.Softmax(axis=1)(x, mask=ops.cast(m, "bool")[..., None])),
 }
 
@@ -53,6 +62,25 @@ def test_a_number_that_is_added_is_a_signal():
     """Beside a Dense layer, as an offset: its gradient is 1."""
     _, other = explained(lambda x, n: L.Dense(2)(x) + ops.cast(n, "float32"), (2,), np.ones((2, 2), int), x_shape=(3,))
     np.testing.assert_allclose(other, [[1, 0], [1, 0]])
+
+
+def test_a_number_that_is_summed_up_and_added_is_a_signal():
+    """It closes nothing."""
+    build = lambda x, n: L.Dense(3)(x) + ops.cumsum(ops.cast(n, "float32"), axis=1)
+    _, other = explained(build, (3,), np.ones((2, 3), int), x_shape=(3,))
+    np.testing.assert_allclose(other, [[1, 0, 0]] * 2)
+
+
+def test_deep_lift_keeps_masks_as_they_are():
+    """Beside the reference of the signal: the sum is the difference that the signal alone makes."""
+    x, m = keras.Input((STEPS, WIDTH)), keras.Input((STEPS,), dtype="int32")
+    model = keras.Model([x, m], numbered(x, m))
+    mask = np.array([[1, 1, 1, 0], [1, 0, 1, 1]])
+    values = np.random.default_rng(0).normal(size=(2, STEPS, WIDTH)).astype("float32")
+    found = innv_ext.create_analyzer("deep_lift", model).explain([values, mask], 0)
+    difference = model.predict([values, mask], verbose=0)[:, 0] - model.predict([0 * values, mask], verbose=0)[:, 0]
+    np.testing.assert_allclose(found.attribution[0].sum(axis=(1, 2)), difference, rtol=1e-4)
+    assert np.abs(difference).min() > 1e-3 and not np.any(found.attribution[1])
 
 
 def test_a_number_that_is_multiplied_is_a_signal():
