@@ -73,7 +73,7 @@ class ReverseAnalyzer(GraphAnalyzer):
 
     one_pass = True
     opens_loops = True
-    again_: frozenset[int] = frozenset()  # slots whose values are computed again instead of kept
+    again_ = frozenset[int]()  # slots whose values are computed again instead of kept
     hint = (
         "Ways out: give a rule (rules=Rules((named('layer'), rule))), pass unsupported='gradient' to back-propagate "
         "plainly through these nodes, or explain a model without them."
