@@ -8,10 +8,14 @@ ANALYZERS = ("gradient", "integrated_gradients", "lrp.attnlrp", "lrp.cp_lrp", "d
 LRP = ("lrp.attnlrp", "lrp.cp_lrp")
 COUPLED = "every text is compared with every picture of the batch, so that no sample has a map of its own"
 FOREIGN = "a function of TensorFlow itself inside a layer, which Keras cannot run symbolically: the layer stays whole"
-NUMBERS = "a layer wants sizes as numbers of Python (a loop over steps), which no model of any length has: fix them"
+NUMBERS = (
+    "a layer wants sizes as numbers of Python (a loop over steps), which no model of any length has; in a model with "
+    "inputs of fixed sizes, gradients run"
+)
 PROMPTS = "how a layer treats prompts depends on how many there are, so that it stays whole"
 
 WHOLE = "a layer that is not opened yet takes the numbers of tokens themselves, along which there is no gradient"
+BOTH = f"{WHOLE}; besides, a sample's output depends on the others in its batch"
 
 FREE = "cannot be run on tensors of free sizes"
 REFUSED = {
@@ -22,7 +26,7 @@ REFUSED = {
     "RWKV7CausalLM": (ANALYZERS, FREE, NUMBERS),
     "Qwen3_5CausalLM": (ANALYZERS, FREE, NUMBERS),
     "Qwen3_5MoeCausalLM": (ANALYZERS, FREE, NUMBERS),
-    "XLNetBackbone": (ANALYZERS, FREE, NUMBERS),
+    "XLNetBackbone": (ANALYZERS, "No gradient reaches", BOTH),
     "Gemma3nCausalLM": (ANALYZERS, "No gradient reaches", WHOLE),
     "PARSeqCausalLM": (ANALYZERS, "No gradient reaches", WHOLE),
     # by those that need rules

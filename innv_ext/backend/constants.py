@@ -10,7 +10,7 @@ from keras import tree
 
 from innv_ext.backend import affine as affines
 from innv_ext.backend import numerics, traits
-from innv_ext.backend.graph import Arg, Call, Graph, Node
+from innv_ext.backend.graph import Arg, Call, Graph, Node, is_arg
 from innv_ext.backend.kinds import CONSTANT_ACTIVATION, FIRST, SHAPE_ONLY, TRUTH, Kind
 from innv_ext.backend.masking import mask_arguments
 
@@ -81,10 +81,11 @@ def read(node: Node) -> tuple[int, ...]:
 
 
 def _derived(graph: Graph, slots: set[int]) -> set[int]:
-    """The slots that depend on these inputs alone."""
+    """The slots that depend on these inputs alone, and those that depend on sizes alone."""
     found = set(slots)
     for node in graph.nodes:
-        if read(node) and found.issuperset(read(node)):
+        sizes = traits.activation_key(node) in SHAPE_ONLY
+        if sizes or (read(node) and found.issuperset(read(node))):
             found.update(node.outputs)
     return found
 
@@ -130,7 +131,7 @@ def _takes_mask(node: Node, slot: int, graph: Graph) -> bool:
     if node.kind is Kind.LINEAR:
         return any(map(_is_far, graph.behind([slot])))
     if key == "where":
-        return isinstance(node.call, Call) and node.call.args[0] in map(Arg, places)
+        return isinstance(node.call, Call) and is_arg(node.call.args[0], *places)
     return key in _PLACES and 0 not in places and not numerics.is_float(graph.specs[slot].dtype)
 
 
@@ -216,7 +217,7 @@ class _Statistics:
 def _exponent(node: Node) -> float | None:
     value = affines.constant_operand(node.call)
     number = value if isinstance(value, (int, float)) or (value is not None and not value.shape) else None
-    return None if number is None or node.call.args[0] != Arg(0) else float(number)
+    return None if number is None or not is_arg(node.call.args[0], 0) else float(number)
 
 
 def deviations() -> tuple[Callable[[Node], None], Callable[[Node], int | None]]:

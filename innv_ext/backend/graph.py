@@ -43,6 +43,11 @@ class Arg(Recorded):
         return xs[self.index]
 
 
+def is_arg(value: Any, *indices: int) -> bool:
+    """Whether an argument is one of these input tensors; an array, which compares element by element, is none."""
+    return isinstance(value, Arg) and value.index in indices
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """A recorded call of a layer or operation; calling it fills in the tensors.
@@ -65,7 +70,10 @@ class Call:
         with warnings.catch_warnings():
             # newer Keras says of recurrent layers that they drop the masks that they use, at every call
             warnings.filterwarnings("ignore", "Layer .* was passed an input with a mask", UserWarning)
-            return op(*fill(self.args), **fill(self.kwargs))
+            found = op(*fill(self.args), **fill(self.kwargs))
+        if isinstance(found, (tuple, list)) and any(y is None for y in found):  # what it could give besides
+            return [y for y in found if y is not None]
+        return found
 
     def bare(self, xs: Sequence[Tensor]) -> Sequence[Tensor]:
         """The tensors without Keras masks for layers of Keras that know none; they would warn and drop them."""

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 from innv_ext.backend import affine as affines
-from innv_ext.backend.graph import Arg, Call, Node, Recorded, op_key
+from innv_ext.backend.graph import Arg, Call, Node, Recorded, is_arg, op_key
 from innv_ext.backend.kinds import KEEPS_SIGN, SOFTMAX, Kind
 
 Tensor = Any
@@ -52,7 +52,8 @@ def is_multilinear(node: Node) -> bool:
 def summed_axes(node: Node, *ranks: int) -> tuple[int | None, int | None]:
     """The axis of each of two factors over which a matrix product sums, if it is one; (None, None) where in doubt."""
     key, call, nothing = activation_key(node), node.call, (None, None)
-    if not isinstance(call, Call) or len(ranks) != 2 or call.args[-2:] != (Arg(0), Arg(1)):
+    given = call.args[-2:] if isinstance(call, Call) else ()
+    if len(ranks) != 2 or len(given) != 2 or not all(map(is_arg, given, (0, 1))):
         return nothing
     if key == "matmul":
         return (ranks[0] - 1, ranks[1] - 2) if min(ranks) > 1 else nothing

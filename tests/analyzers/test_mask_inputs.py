@@ -47,6 +47,13 @@ MASKS = {
     "chosen scores": lambda x, m: attended(x, ops.where(ops.cast(m, "bool"), 0.0, FAR)),
     "condition": lambda x, m: pooled(ops.where(ops.cast(m, "bool")[..., None], x, 0.0)),
     "numbers of steps": numbered,
+    "behind steps that always count": lambda x, m: attended(
+        ops.concatenate([x, x], axis=1),
+        (1.0 - ops.cast(ops.concatenate([ops.ones_like(x[..., 0], dtype="int32"), m], axis=1), "float32")) * FAR,
+    ),
+    "beside a constant": lambda x, m: attended(
+        x, (1.0 - ops.cast(m, "float32")) * FAR + ops.cast(ops.ones_like(x[..., 0]), "float32")
+    ),
     "softmax": lambda x, m: pooled(x * L.Softmax(axis=1)(x, mask=ops.cast(m, "bool")[..., None])),
 }
 

@@ -442,3 +442,68 @@ def test_a_branch_for_the_running_backend():
     graph = assert_same(model_of(lambda s, x: doubled(s, x, 3.0)), (1, 6, 4), (5, 6, 4))
     assert keys(graph)[0] == "custom:Own"
     assert plain == (keras.config.backend, keras.backend.backend, ops.ndim)
+
+
+def test_sizes_that_are_free_in_a_nested_model_are_those_of_where_it_is_used():
+    """A model of any length, in one of a fixed length: what its layers inside ask for is known there."""
+    anyhow = keras.Input((None, 3))
+    h = L.Dense(4)(anyhow)
+    inner = keras.Model(anyhow, L.Dense(2)(L.LayerNormalization()(h)))
+    inputs = keras.Input((5, 3))
+    model = keras.Model(inputs, inner(inputs))
+    graph = trace(model, facts.is_leaf)
+    assert all(None not in spec.shape[1:] for spec in graph.specs.values())
+
+
+class Looping(L.Layer):
+    """One step after the other: how many there are must be a number of Python, so that it is not opened."""
+
+    def call(self, x):
+        state, found = ops.zeros_like(x[:, 0]), []
+        for t in range(ops.shape(x)[1]):
+            state = ops.tanh(x[:, t] + 0.5 * state)
+            found.append(state)
+        return ops.stack(found, axis=1), None
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def test_what_a_layer_might_give_besides_is_no_output():
+    """It returns (y, None); Keras is told of one output."""
+    anyhow = keras.Input((None, 3))
+    inner = keras.Model(anyhow, Looping()(L.Dense(4)(anyhow)))
+    inputs = keras.Input((5, 3))
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(inner(inputs))))
+    x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+    found = innv_ext.create_analyzer("gradient", model).analyze(x, 1)
+    with tf.GradientTape() as tape:
+        t = tf.constant(x)
+        tape.watch(t)
+        score = tf.reduce_sum(model(t)[:, 1])
+    np.testing.assert_allclose(found, tape.gradient(score, t), rtol=1e-4, atol=1e-6)
+
+
+def test_constants_in_front_of_tensors():
+    """A choice by a constant, a constant to the power of x, a constant times x: none of them is an input."""
+    rng = np.random.default_rng(0)
+    choice, matrix = rng.uniform(size=(3, 3)) > 0.5, rng.normal(size=(3, 3)).astype("float32")
+
+    class Constants(L.Layer):
+        def call(self, x):
+            chosen = ops.where(ops.convert_to_tensor(choice), x, 0.5 * x)
+            return ops.power(ops.convert_to_tensor(1.5), chosen) + ops.matmul(ops.convert_to_tensor(matrix), x)
+
+    inputs, mask = keras.Input((3, 3)), keras.Input((3,), dtype="int32")
+    closed = ops.where(ops.convert_to_tensor(choice), ops.cast(mask, "float32")[:, None], 1.0)
+    h = Constants()(inputs) * closed
+    model = keras.Model([inputs, mask], L.Dense(2)(L.Flatten()(h)))
+    x = [rng.normal(size=(2, 3, 3)).astype("float32"), np.ones((2, 3), "int32")]
+    found = innv_ext.create_analyzer("deep_lift", model).explain(x, 1)
+    assert found.extras["completeness_error"].max() < 1e-4
+    gradient = innv_ext.create_analyzer("gradient", model).analyze(x, 1)[0]
+    with tf.GradientTape() as tape:
+        t = tf.constant(x[0])
+        tape.watch(t)
+        score = tf.reduce_sum(model([t, tf.constant(x[1])])[:, 1])
+    np.testing.assert_allclose(gradient, tape.gradient(score, t), rtol=1e-4, atol=1e-6)

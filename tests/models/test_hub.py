@@ -150,6 +150,17 @@ def test_gradients_are_those_of_a_tape(name):
         close(found[key], value, 1e-4)
 
 
+@pytest.mark.parametrize("name", marked(["RWKV7CausalLM", "Qwen3_5CausalLM"]))
+def test_models_that_want_numbers_run_with_fixed_sizes(name):
+    """Their layers loop over steps: a model of inputs of one length has the gradient of the model itself."""
+    case = Case(name)
+    inputs = {key: keras.Input(a.shape[1:], dtype=a.dtype.name, name=key) for key, a in case.x.items()}
+    fixed = keras.Model(inputs, case.model(inputs))
+    found = innv_ext.create_analyzer("gradient", fixed).analyze(case.x, (4, 3))
+    close(found["token_ids"], taped(case, (4, 3))["token_ids"], 1e-4)
+    assert not found["padding_mask"].any()
+
+
 @pytest.mark.parametrize("name", marked(hub_models.WITHOUT_BIAS))
 def test_cp_lrp_conserves_in_decoders_without_bias(name):
     case = Case(name)

@@ -23,7 +23,7 @@ from keras import ops
 from innv_ext.analyzers.core import node_rules
 from innv_ext.analyzers.deep_lift import ratios
 from innv_ext.backend import numerics, traits
-from innv_ext.backend.graph import Arg, Call, Graph, Node, op_key
+from innv_ext.backend.graph import Call, Graph, Node, is_arg, op_key
 from innv_ext.backend.kinds import SOFTMAX, STEPS, Kind
 from innv_ext.backend.masks import alias, alike, keep_mask
 from innv_ext.backend.numerics import floating, widen
@@ -128,7 +128,7 @@ def product(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs:
 def switched(node: Node, graph: Graph) -> bool:
     """``where(condition, a, b)`` with a condition that is computed, as in activations written by hand."""
     conditional = op_key(node.op) == "where" and isinstance(node.call, Call) and len(node.call.args) == 3
-    return conditional and node.call.args[0] == Arg(0) and not numerics.is_float(graph.specs[node.inputs[0]].dtype)
+    return conditional and is_arg(node.call.args[0], 0) and not numerics.is_float(graph.specs[node.inputs[0]].dtype)
 
 
 def switch(node: Any, xs: Tensors, x0s: Tensors, ys: Tensors, y0s: Tensors, rs: Tensors) -> Multipliers:

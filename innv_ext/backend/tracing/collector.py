@@ -164,10 +164,22 @@ class Collector:
             kwargs = {**kwargs, "mask": mask}
         given = (a for a in tree.flatten((args, kwargs)) if isinstance(a, keras.KerasTensor))
         inputs = tuple(known[id(kt)] for kt in given)
-        args, kwargs = self.templates(args, kwargs)
-        outputs = tuple(self.new_slot(kt) for kt in recorded.outputs)
+        call = Call(op, *self.templates(args, kwargs))
+        outputs = tuple(self.new_slot(kt) for kt in self.sized(call, inputs, recorded.outputs))
         known.update({id(kt): slot for kt, slot in zip(recorded.outputs, outputs, strict=True)})
-        self.append(name, op, Call(op, args, kwargs), inputs, outputs, here, note)
+        self.append(name, op, call, inputs, outputs, here, note)
+
+    def sized(self, call: Call, inputs: Sequence[int], recorded: Sequence[Any]) -> Sequence[Any]:
+        """The outputs of a call, with the sizes that a nested model left free and that are known where it is used."""
+        given = [self.specs[s] for s in inputs]
+        if all(None not in kt.shape[1:] for kt in recorded) or any(None in spec.shape[1:] for spec in given):
+            return recorded
+        try:
+            found = tree.flatten(call(*(keras.KerasTensor(spec.shape, spec.dtype) for spec in given)))
+        except Exception:  # of a call() that cannot run on KerasTensors
+            return recorded
+        same = [(a.dtype, len(a.shape)) for a in found] == [(b.dtype, len(b.shape)) for b in recorded]
+        return found if same else recorded
 
     def found_on_tensor(self, op: Any, args: Any, kwargs: Any) -> keras.KerasTensor | None:
         """The mask that a layer takes from its one tensor when it runs, if no mask was recorded as an argument.
