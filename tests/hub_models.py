@@ -619,7 +619,7 @@ WITHOUT_BIAS = """GemmaCausalLM Gemma3CausalLM LlamaCausalLM Llama3CausalLM Mist
     Phi3CausalLM Qwen3CausalLM Qwen3MoeCausalLM SmolLMCausalLM SmolLM3CausalLM T5Seq2SeqLM""".split()
 # of several outputs, the first of these is explained
 OUTPUTS = """pooled_output decoder_sequence_output vision_logits cls_logits logits masks pred_logits scores
-    text_embeddings vision_embeddings last_hidden_state image_embeddings stage2 P3 sequence_output""".split()
+    text_embeddings vision_embeddings last_hidden_state image_embeddings stage2 P3 sequence_output depths""".split()
 
 
 def explained(model):

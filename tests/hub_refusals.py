@@ -12,7 +12,10 @@ NUMBERS = (
     "a layer wants sizes as numbers of Python (a loop over steps), which no model of any length has; in a model with "
     "inputs of fixed sizes, gradients run"
 )
-PROMPTS = "how a layer treats prompts depends on how many there are, so that it stays whole"
+PROMPTS = (
+    "how a layer treats prompts depends on how many there are, so that it stays whole, and it takes labels of prompts, "
+    "along which there is no gradient"
+)
 
 WHOLE = "a layer that is not opened yet takes the numbers of tokens themselves, along which there is no gradient"
 BOTH = f"{WHOLE}; besides, a sample's output depends on the others in its batch"
@@ -29,11 +32,11 @@ REFUSED = {
     "XLNetBackbone": (ANALYZERS, "No gradient reaches", BOTH),
     "Gemma3nCausalLM": (ANALYZERS, "No gradient reaches", WHOLE),
     "PARSeqCausalLM": (ANALYZERS, "No gradient reaches", WHOLE),
+    "SAMImageSegmenter": (ANALYZERS, "No gradient reaches", PROMPTS),
+    "SAM3PromptableConceptImageSegmenter": (ANALYZERS, "No gradient reaches", PROMPTS),
     # by those that need rules
     "DepthAnythingDepthEstimator": (LRP, "DepthAnything", FOREIGN),
     "DFineObjectDetector": (LRP, "DFineDecoder", FOREIGN),
-    "SAMImageSegmenter": (LRP, "SAMPromptEncoder", PROMPTS),
-    "SAM3PromptableConceptImageSegmenter": (LRP, "SAM3GeometryEncoder", PROMPTS),
 }
 
 

@@ -240,6 +240,29 @@ def test_two_lengths_that_are_not_tied():
     assert maps[0].any() and maps[1].any() and not maps[2].any()
 
 
+class Beside(L.Layer):
+    """Attends to what is encoded, with a bias of both lengths; the mask of its own steps is of no use to it."""
+
+    def call(self, x, own, encoded, seen):
+        bias = ops.zeros((1, ops.shape(x)[1], ops.shape(encoded)[1])) + ops.cast(seen, "float32")[:, None]
+        return ops.matmul(ops.softmax(ops.matmul(x, ops.swapaxes(encoded, 1, 2)) + bias), encoded)
+
+    def compute_output_shape(self, shape, *others):
+        return shape
+
+
+def test_a_mask_that_is_not_used_has_no_say_in_lengths():
+    x, e = keras.Input((None, WIDTH)), keras.Input((None, WIDTH))
+    m, s = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
+    model = keras.Model([x, m, e, s], L.GlobalAveragePooling1D()(Beside()(x, m, e, s)))
+    graph = trace(model, facts.is_leaf)
+    assert not any(op_key(n.op).startswith("custom:") for n in graph.nodes)
+    for a, b in ((3, 7), (8, 5), (6, 6)):
+        given = [values(2, a, WIDTH), np.ones((2, a), "int32"), values(2, b, WIDTH, seed=1), np.ones((2, b), "int32")]
+        found = walk.evaluate(graph, [ops.convert_to_tensor(v) for v in given])[0]
+        np.testing.assert_allclose(np.asarray(found), np.asarray(model(given)), rtol=1e-5, atol=1e-6)
+
+
 # --- embeddings that are used both ways ------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from innv_ext.backend import numerics
 from innv_ext.backend.affine import is_array
 from innv_ext.backend.graph import Arg, Call, Graph, Node, Recorded, Spec, TooShort, op_key
 from innv_ext.backend.kinds import CONSTANT_ACTIVATION, CONSTANT_RESCALE, KINDS, Kind
@@ -196,13 +197,17 @@ def merged(
 def _dims(
     inputs: Sequence[int], specs_a: dict[int, Spec], specs_b: dict[int, Spec], choice: Sizes
 ) -> list[tuple[int, int, tuple[int, int]]]:
-    """(input, axis, sizes in both recordings) of what differs between them."""
+    """(input, axis, sizes in both recordings) of what differs between them.
+
+    Numbers of steps are those of what is computed with, rather than of masks, which a layer may leave unused.
+    """
     dims = [
         (i, axis, sizes)
         for i, slot in enumerate(inputs)
         for axis, sizes in enumerate(zip(specs_a[slot].shape, specs_b[slot].shape, strict=True))
         if sizes[0] != sizes[1]
     ]
+    dims.sort(key=lambda dim: not numerics.is_float(specs_a[inputs[dim[0]]].dtype))
     return dims + [(i, 0, choice[0]) for i, slot in enumerate(inputs) if specs_a[slot].shape[:1] == (None,)]
 
 
