@@ -25,6 +25,7 @@ _MASKS_ONLY = {
     Kind.TOKENS,
 }
 _FAR = 1e3  # what closes scores is at least so far from them
+_WAVES = frozenset({"sin", "cos"})  # of positions
 _PLACES = frozenset({"take", "take_along_axis", "get_item"})  # one input says which values of the other are taken
 
 
@@ -36,8 +37,9 @@ def masks(graph: Graph) -> set[int]:
 
     They, and what sums, products and comparisons make of them alone, are compared, passed as masks or as places, or
     meet the signal of other inputs as masks do: as a factor of whole steps, far away in a sum, or as the condition of a
-    choice. What closes steps may number those that are left besides, as ALiBi does. No weights, look-ups or codes read
-    them; a number that is added or multiplied as such is a signal.
+    choice. What closes steps may number those that are left besides, as ALiBi does, and positions may turn or shift the
+    signal by sines and cosines of them. No weights, look-ups or codes read them; a number that is added or multiplied
+    as such is a signal.
     """
     users = graph.consumers()
 
@@ -116,7 +118,8 @@ def _only_counts(
 
 def _keeps_masks(node: Node) -> bool:
     key = traits.activation_key(node)
-    return node.kind in _MASKS_ONLY or key in TRUTH | SHAPE_ONLY | FIRST or key in CONSTANT_ACTIVATION | {"clip"}
+    kept = TRUTH | SHAPE_ONLY | FIRST | CONSTANT_ACTIVATION | _WAVES | {"clip"}
+    return node.kind in _MASKS_ONLY or key in kept or traits.is_outer(node)
 
 
 def _takes_mask(node: Node, slot: int, graph: Graph) -> bool:
@@ -124,12 +127,17 @@ def _takes_mask(node: Node, slot: int, graph: Graph) -> bool:
     truth, key = not _is_any_float(node.outputs, graph), traits.activation_key(node)
     if places <= mask_arguments(node) or (truth and key in TRUTH) or key in SHAPE_ONLY:
         return True
+    if node.kind is Kind.OPAQUE:  # along which there is no derivative
+        return graph.specs[slot].dtype == "bool"
+    behind = graph.behind([slot])
+    if any(traits.activation_key(n) in _WAVES for n in behind):
+        return node.kind is Kind.LINEAR or (node.kind is Kind.PRODUCT and traits.factors(node) == "values")
     if node.kind is Kind.PRODUCT:
         factor = traits.factors(node) == "values"
         spans = factor and _spans_steps(graph.specs[slot].shape, graph.specs[node.outputs[0]].shape)
-        return spans or any(n.kind in (Kind.LINEAR, Kind.MAX) for n in graph.behind([slot]))  # how many there are
+        return spans or any(n.kind in (Kind.LINEAR, Kind.MAX) for n in behind)  # how many there are
     if node.kind is Kind.LINEAR:
-        return any(map(_is_far, graph.behind([slot])))
+        return any(map(_is_far, behind))
     if key == "where":
         return isinstance(node.call, Call) and is_arg(node.call.args[0], *places)
     return key in _PLACES and 0 not in places and not numerics.is_float(graph.specs[slot].dtype)

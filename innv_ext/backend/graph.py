@@ -52,13 +52,15 @@ def is_arg(value: Any, *indices: int) -> bool:
 class Call:
     """A recorded call of a layer or operation; calling it fills in the tensors.
 
-    ``settings`` are attributes of an operation that depend on the sizes of its inputs (a shape to reshape to).
+    ``settings`` are attributes of an operation that depend on the sizes of its inputs (a shape to reshape to);
+    ``count`` is the number of its outputs, where that was recorded.
     """
 
     op: Any
     args: tuple[Any, ...] = (Arg(0),)
     kwargs: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    count: int | None = None
 
     def __call__(self, *xs: Tensor) -> Any:
         given = self.bare(xs)
@@ -71,8 +73,8 @@ class Call:
             # newer Keras says of recurrent layers that they drop the masks that they use, at every call
             warnings.filterwarnings("ignore", "Layer .* was passed an input with a mask", UserWarning)
             found = op(*fill(self.args), **fill(self.kwargs))
-        if isinstance(found, (tuple, list)) and any(y is None for y in found):  # what it could give besides
-            return [y for y in found if y is not None]
+        if self.count is not None and isinstance(found, (tuple, list)) and len(found) > self.count:
+            return [y for y in found if y is not None]  # of what it could give besides Keras was told nothing
         return found
 
     def bare(self, xs: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -66,6 +66,12 @@ def summed_axes(node: Node, *ranks: int) -> tuple[int | None, int | None]:
     return (pair[0].index(*shared), pair[1].index(*shared)) if len(summed) == len(shared) == 1 else nothing
 
 
+def is_outer(node: Node) -> bool:
+    """Whether an einsum sums over nothing: every number of the result is a product of two."""
+    given, _, out = getattr(node.op, "subscripts", "").replace(" ", "").partition("->")
+    return activation_key(node) == "einsum" and bool(out) and set(given) <= {*out, ",", "."}
+
+
 def shifts(node: Node) -> bool:
     """Whether a rescaling y = a x + b has a b."""
     key = activation_key(node)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as L
 from keras import ops
 
@@ -37,6 +38,18 @@ def numbered(x, m):
     return pooled(ops.matmul(weights, x))
 
 
+def turned(x, n):
+    """As in rotary embeddings, by the number of each step."""
+    angle = ops.einsum("bt,d->btd", ops.cast(n, "float32"), np.array([1.0, 0.1, 0.01], "float32"))
+    h = x * ops.cos(angle) + ops.flip(x, axis=-1) * ops.sin(angle)
+    return pooled(ops.matmul(ops.softmax(ops.matmul(h, ops.swapaxes(h, 1, 2)), axis=-1), x))
+
+
+def shifted(x, n):
+    """As in the first transformers."""
+    return pooled(ops.tanh(x + ops.sin(ops.cast(n, "float32")[..., None] * np.array([1.0, 0.1, 0.01], "float32"))))
+
+
 FAR = -1e9
 MASKS = {
     "factor of steps": lambda x, m: pooled(x * ops.cast(m, "float32")[..., None]),
@@ -47,6 +60,8 @@ MASKS = {
     "chosen scores": lambda x, m: attended(x, ops.where(ops.cast(m, "bool"), 0.0, FAR)),
     "condition": lambda x, m: pooled(ops.where(ops.cast(m, "bool")[..., None], x, 0.0)),
     "numbers of steps": numbered,
+    "turns by positions": turned,
+    "waves of positions": shifted,
     "behind steps that always count": lambda x, m: attended(
         ops.concatenate([x, x], axis=1),
         (1.0 - ops.cast(ops.concatenate([ops.ones_like(x[..., 0], dtype="int32"), m], axis=1), "float32")) * FAR,
@@ -56,6 +71,25 @@ MASKS = {
     ),
     "softmax": lambda x, m: pooled(x * L.Softmax(axis=1)(x, mask=ops.cast(m, "bool")[..., None])),
 }
+
+
+class Whole(L.Layer):
+    """A layer that cannot be opened."""
+
+    def call(self, x, m):
+        return x * tf.cast(m, "float32")[..., None]
+
+    def compute_output_spec(self, x, m):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def test_truth_values_that_a_closed_layer_takes_get_zeros():
+    x, m = keras.Input((STEPS, WIDTH)), keras.Input((STEPS,), dtype="bool")
+    model = keras.Model([x, m], pooled(Whole()(x, m)))
+    own, other = innv_ext.create_analyzer("gradient", model).analyze(
+        [np.ones((2, STEPS, WIDTH), "float32"), np.array([[True, False, True, True]] * 2)], 0
+    )
+    assert own[:, [0, 2, 3]].all() and not own[:, 1].any() and not np.any(other)
 
 
 @pytest.mark.parametrize("kind", MASKS)
@@ -69,6 +103,17 @@ def test_a_number_that_is_added_is_a_signal():
     """Beside a Dense layer, as an offset: its gradient is 1."""
     _, other = explained(lambda x, n: L.Dense(2)(x) + ops.cast(n, "float32"), (2,), np.ones((2, 2), int), x_shape=(3,))
     np.testing.assert_allclose(other, [[1, 0], [1, 0]])
+
+
+def test_waves_that_weights_read_are_a_signal():
+    """The hour of the day, as sine and cosine beside other columns."""
+
+    def build(x, n):
+        angle = ops.cast(n, "float32") * (2 * np.pi / 24)
+        return L.Dense(2)(ops.concatenate([x, ops.sin(angle), ops.cos(angle)], axis=-1))
+
+    _, other = explained(build, (1,), np.array([[3], [20]]), x_shape=(3,))
+    assert np.all(other != 0)
 
 
 def test_a_number_that_is_summed_up_and_added_is_a_signal():

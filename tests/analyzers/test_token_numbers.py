@@ -80,3 +80,21 @@ def test_tokens_beyond_the_vocabulary_are_named():
             ids = np.where(np.arange(6) == 2, bad, IDS)
             with pytest.raises(InvalidInputError, match=r"token numbers from -?\d+ to \d+, but .*embedding.* 20 rows"):
                 analyzer.analyze(ids)
+
+
+def test_tables_that_look_up_chosen_numbers():
+    """A second table knows fewer numbers: the gradient reaches both, but no reference takes their place."""
+    ids = keras.Input((4,), dtype="int32")
+    few = ops.where(ids < 5, ids, ops.zeros_like(ids))
+    first, second = (keras.layers.Embedding(n, 3, embeddings_initializer="normal") for n in (9, 5))
+    dense = keras.layers.Dense(2)
+    model = keras.Model(ids, dense(keras.layers.Flatten()(first(ids) + ops.tanh(second(few)))))
+    x = np.array([[1, 4, 7, 8], [0, 2, 3, 5]])
+    found = innv_ext.create_analyzer("gradient", model).analyze(x, 1)
+    kernel = np.asarray(dense.kernel)[:, 1].reshape(4, 3)
+    vectors, other = np.asarray(first.embeddings)[x], np.asarray(second.embeddings)[np.where(x < 5, x, 0)]
+    expected = (vectors * kernel).sum(-1) + np.where(x < 5, (other * (1 - np.tanh(other) ** 2) * kernel).sum(-1), 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    for name in ("integrated_gradients", "deep_lift", "gradient_shap"):
+        with pytest.raises(UnsupportedModelError, match="computed or chosen"):
+            innv_ext.create_analyzer(name, model, **({"references": x} if name == "gradient_shap" else {}))

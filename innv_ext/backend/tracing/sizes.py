@@ -256,7 +256,7 @@ def _merged_call(
         settings = {key: new for key, (old, new) in both.items() if new is not old}
     if op_key(a.op) in CONSTANT_RESCALE | CONSTANT_ACTIVATION:
         args = tuple(_broadcast(value, specs_a[a.inputs[0]].shape) for value in args)
-    return Call(a.call.op, args, kwargs, settings)
+    return Call(a.call.op, args, kwargs, settings, a.call.count)
 
 
 def _broadcast(value: Any, shape: Sequence[int | None]) -> Any:

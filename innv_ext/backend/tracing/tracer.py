@@ -140,10 +140,14 @@ class Tracer(Caller):
         """
         inputs, outputs = (tree.flatten(kts) for kts in model_tensors(model))
         self.handed, _ = handed_training(model, self.training)
-        pairs, known, given = iter(zip(feeds, masks, strict=True)), {}, []
-        for value, inside in zip(outer if len(outer) == len(inputs) else tree.flatten(args), inputs, strict=True):
+        pairs = {id(kt): pair for kt, *pair in zip(outer, feeds, masks, strict=True)}
+        known, given = {}, []
+        values = outer if len(outer) == len(inputs) else tree.flatten(args)
+        if args and isinstance(args[0], dict) and not isinstance(model_tensors(model)[0], dict):
+            values = [args[0][inside.name] for inside in inputs]  # as Keras does it where inputs have an order
+        for value, inside in zip(values, inputs, strict=True):
             symbolic = isinstance(value, keras.KerasTensor)
-            slot, mask = next(pairs) if symbolic else (self.constant(value, feeds[0], here), None)
+            slot, mask = pairs[id(value)] if symbolic else (self.constant(value, feeds[0], here), None)
             known[id(inside)] = self.cast(slot, inside, here, mask)
             given.append(mask)
         self.name_masks(inputs, given, known)
