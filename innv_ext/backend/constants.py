@@ -38,8 +38,8 @@ def masks(graph: Graph) -> set[int]:
     They, and what sums, products and comparisons make of them alone, are compared, passed as masks or as places, or
     meet the signal of other inputs as masks do: as a factor of whole steps, far away in a sum, or as the condition of a
     choice. What closes steps may number those that are left besides, as ALiBi does, and positions may turn or shift the
-    signal by sines and cosines of them. No weights, look-ups or codes read them; a number that is added or multiplied
-    as such is a signal.
+    vectors of the signal by sines and cosines. No weights, look-ups or codes read them; a number that is added or
+    multiplied as such is a signal.
     """
     users = graph.consumers()
 
@@ -131,7 +131,8 @@ def _takes_mask(node: Node, slot: int, graph: Graph) -> bool:
         return graph.specs[slot].dtype == "bool"
     behind = graph.behind([slot])
     if any(traits.activation_key(n) in _WAVES for n in behind):
-        return node.kind is Kind.LINEAR or (node.kind is Kind.PRODUCT and traits.factors(node) == "values")
+        joined = node.kind is Kind.LINEAR or (node.kind is Kind.PRODUCT and traits.factors(node) == "values")
+        return joined and _number_of_step(node, behind, graph)
     if node.kind is Kind.PRODUCT:
         factor = traits.factors(node) == "values"
         spans = factor and _spans_steps(graph.specs[slot].shape, graph.specs[node.outputs[0]].shape)
@@ -141,6 +142,12 @@ def _takes_mask(node: Node, slot: int, graph: Graph) -> bool:
     if key == "where":
         return isinstance(node.call, Call) and is_arg(node.call.args[0], *places)
     return key in _PLACES and 0 not in places and not numerics.is_float(graph.specs[slot].dtype)
+
+
+def _number_of_step(node: Node, behind: Sequence[Node], graph: Graph) -> bool:
+    """Whether what a node takes comes of one number for each vector of its signal, not for each component."""
+    origins = {s for n in behind for s in n.inputs}.intersection(graph.inputs)
+    return all(len(graph.specs[s].shape) < len(graph.specs[node.outputs[0]].shape) for s in origins)
 
 
 def _adds_positions(node: Node, slot: int, graph: Graph) -> bool:

@@ -116,6 +116,13 @@ def test_waves_that_weights_read_are_a_signal():
     assert np.all(other != 0)
 
 
+def test_angles_are_a_signal():
+    """One for each value, which has its cosine for a factor."""
+    build = lambda x, n: L.Dense(2)(x * ops.cos(ops.cast(n, "float32") * (np.pi / 180)))
+    own, other = explained(build, (3,), np.array([[30, 60, 200]] * 2), x_shape=(3,))
+    assert np.all(own != 0) and np.all(other != 0)
+
+
 def test_a_number_that_is_summed_up_and_added_is_a_signal():
     """It closes nothing."""
     build = lambda x, n: L.Dense(3)(x) + ops.cumsum(ops.cast(n, "float32"), axis=1)
