@@ -15,7 +15,7 @@ from innv_ext.analyzers.parts.replacement import ChannelMean
 from innv_ext.analyzers.parts.windows import owned, windows
 from innv_ext.analyzers.prediction.occlusion import Occlusion
 from innv_ext.backend.arrangement import Arrangement
-from innv_ext.errors import InvalidInputError
+from innv_ext.errors import InvalidInputError, UnsupportedModelError
 
 
 def close(a, b, rtol=1e-9):
@@ -256,6 +256,38 @@ def test_refusals_of_free_sizes_come_with_the_samples():
     with pytest.raises(InvalidInputError, match="6, 5, 2"):
         analyzer.analyze(sample.inputs(1))
     assert analyzer.analyze(np.zeros((1, 7, 6, 2))).shape == (1, 7, 6, 2)
+
+
+def test_inputs_of_no_values_are_refused():
+    """As prompts that are not given: there is nothing to replace."""
+    a, b = keras.Input((4,)), keras.Input((None, 3))
+    model = keras.Model([a, b], layers.Dense(2)(a) + keras.ops.sum(b, axis=(1, 2))[:, None])
+    with pytest.raises(InvalidInputError, match=r"\(0, 3\).*constant"):
+        Occlusion(model).analyze([np.ones((2, 4)), np.ones((2, 0, 3))], 0)
+
+
+class Looping(layers.Layer):
+    """One step after the other, by a loop of Python."""
+
+    def call(self, x):
+        state = keras.ops.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            state = keras.ops.tanh(state + x[:, t])
+        return state
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor((x.shape[0], x.shape[2]), x.dtype)
+
+
+@pytest.mark.parametrize("name", ["occlusion", "lime", "kernel_shap", "prediction_difference"])
+def test_layers_that_want_fixed_sizes_are_named(name):
+    """Where the model leaves them free; with a fixed length it is explained."""
+    free, fixed = keras.Input((None, 3)), keras.Input((5, 3))
+    model = keras.Model(free, layers.Dense(2)(Looping(name="loop")(free)))
+    with pytest.raises(UnsupportedModelError, match="(?s)loop.*fixed sizes"):
+        zoo.create(name, model, np.ones((2, 5, 3)), progress=False)
+    found = Occlusion(keras.Model(fixed, model(fixed))).analyze(np.random.default_rng(0).normal(size=(2, 5, 3)), 1)
+    assert found.any()
 
 
 def test_a_list_is_a_patch_of_nothing_but_several_inputs():

@@ -72,6 +72,8 @@ class GraphAnalyzer(Analyzer):
         self.graph_ = _as_fed(graph)
         if self.propagates:
             _check_reachable(self.graph_, self.through_steps)
+        else:
+            _check_sizes(self.graph_)
         self.check_model(self.graph_)
         self.head_ = Graph((), self.graph_.inputs, self.graph_.inputs, self.graph_.specs, {})
         if self.behind_embeddings:
@@ -280,6 +282,24 @@ def _as_fed(graph: Graph) -> Graph:
     return replace(graph, specs=specs)
 
 
+def _tried(node: Node, graph: Graph, run: Callable[..., Any]) -> Any:
+    """``run(call, specs)`` for a node of foreign code, or UnsupportedModelError if that takes no free sizes."""
+    try:
+        return run(node.call, [(graph.specs[s].shape, graph.specs[s].dtype) for s in node.inputs])
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{node.name} ({op_key(node.op)}) cannot be run on tensors of free sizes, as it is when a function of "
+            f"TensorFlow is made of it: {error}. Give keras.Input fixed sizes, or write the layer with keras.ops."
+        ) from error
+
+
+def _check_sizes(graph: Graph) -> None:
+    """Refuse layers of foreign code that only take numbers of Python for sizes which the model leaves free."""
+    for node in graph.nodes:
+        if node.kind is Kind.OPAQUE and any(None in graph.specs[s].shape[1:] for s in node.inputs):
+            _tried(node, graph, numerics.run_symbolically)
+
+
 def _check_reachable(graph: Graph, through_steps: bool) -> None:
     """Refuse models where all that an input does goes through nodes without a gradient.
 
@@ -299,15 +319,7 @@ def _check_reachable(graph: Graph, through_steps: bool) -> None:
         elif not_differentiable(node, graph):
             open_slots = set()
         elif node.kind in (Kind.OPAQUE, Kind.DISCRETE) and not (through_steps and op_key(node.op) in STEPS):
-            specs = [(graph.specs[s].shape, graph.specs[s].dtype) for s in node.inputs]
-            try:
-                dead = numerics.without_gradient(node.call, specs)
-            except Exception as error:
-                raise UnsupportedModelError(
-                    f"{node.name} ({op_key(node.op)}) cannot be run on tensors of free sizes, as it is when a function "
-                    f"of TensorFlow is made of it: {error}. Give keras.Input fixed sizes, or write the layer with "
-                    f"keras.ops."
-                ) from error
+            dead = _tried(node, graph, numerics.without_gradient)
             open_slots -= {s for i, s in enumerate(node.inputs) if i in dead}
         smooth.update(open_slots)
         closed_at.append((node, {*node.inputs} - open_slots))

@@ -121,6 +121,11 @@ def windows(one: Arrangement, size: Sizes, stride: Sizes) -> Windows:
     """Windows every ``stride``; the last one of each axis ends at the border."""
     starts = []
     for side, width, step in zip(one.shape, size, stride, strict=True):
+        if not side:
+            raise InvalidInputError(
+                f"A sample of x has the shape {tuple(one.shape)}: there are no values of which parts could be "
+                f"replaced. Explain a model without this input, with a constant in its place."
+            )
         regular = np.arange(0, side - width + 1, step)
         starts.append(regular if regular[-1] == side - width else np.append(regular, side - width))
     return Windows(one.shape, size, tuple(starts))
