@@ -284,7 +284,7 @@ def test_layers_that_want_fixed_sizes_are_named(name):
     """Where the model leaves them free; with a fixed length it is explained."""
     free, fixed = keras.Input((None, 3)), keras.Input((5, 3))
     model = keras.Model(free, layers.Dense(2)(Looping(name="loop")(free)))
-    with pytest.raises(UnsupportedModelError, match="(?s)loop.*fixed sizes"):
+    with pytest.raises(UnsupportedModelError, match=r"(?s)loop.*fixed sizes"):
         zoo.create(name, model, np.ones((2, 5, 3)), progress=False)
     found = Occlusion(keras.Model(fixed, model(fixed))).analyze(np.random.default_rng(0).normal(size=(2, 5, 3)), 1)
     assert found.any()
