@@ -7,7 +7,7 @@ from typing import Any
 
 from innv_ext.backend import numerics, traits
 from innv_ext.backend.graph import Graph, Node
-from innv_ext.backend.kinds import Kind
+from innv_ext.backend.kinds import SOFTMAX, Kind
 
 Tensor = Any
 _LIGHT = (Kind.RESCALE, Kind.LINEAR, Kind.SELECT, Kind.SHAPE, Kind.IDENTITY)
@@ -18,23 +18,26 @@ def scores(graph: Graph) -> frozenset[int]:
 
     A gradient needs the weights behind them; the rules of LRP ask for scores as well, which would be twice as much.
     """
-    writers, found = graph.producer(), set[int]()
+    behind, wanted = set[int](), set[int]()  # behind products, by light work alone; in front of a softmax
     for node in graph.nodes:
-        if traits.activation_key(node) in ("softmax", "Softmax"):
-            found |= _behind_product(node.inputs[0], writers)
-    return frozenset(found.difference(graph.outputs))
+        if len(node.outputs) == 1 and (_pairs(node) or (_is_light(node) and behind.intersection(node.inputs))):
+            behind.update(node.outputs)
+    for node in reversed(graph.nodes):
+        if traits.activation_key(node) in SOFTMAX:
+            wanted.update(behind.intersection(node.inputs[:1]))
+        elif wanted.intersection(node.outputs) and not _pairs(node):
+            wanted.update(behind.intersection(node.inputs))
+    return frozenset(wanted.difference(graph.outputs))
 
 
-def _behind_product(slot: int, writers: dict[int, Node]) -> set[int]:
-    """A slot and what it is made of up to a product; none where there is no product, or more than light work."""
-    node = writers.get(slot)
-    if node is None or len(node.outputs) > 1:
-        return set()
-    if node.kind is Kind.PRODUCT and traits.factors(node) == "sums":
-        return {slot}
-    capped = node.kind is Kind.ACTIVATION and len(node.inputs) == 1 and "max" not in traits.activation_key(node)
-    found = {s for i in node.inputs for s in _behind_product(i, writers)} if capped or node.kind in _LIGHT else set()
-    return found | {slot} if found else found
+def _pairs(node: Node) -> bool:
+    """Whether a node has a sum of products for every pair of vectors."""
+    return node.kind is Kind.PRODUCT and traits.factors(node) == "sums"
+
+
+def _is_light(node: Node) -> bool:
+    capped = node.kind is Kind.ACTIVATION and len(node.inputs) == 1 and traits.activation_key(node) not in SOFTMAX
+    return capped or node.kind in _LIGHT
 
 
 class Again:
@@ -48,13 +51,12 @@ class Again:
         """``kept`` with those in place that are computed again, behind the relevance ``r``."""
         if self.slots.isdisjoint(slots):
             return kept
-        return tuple(self._value(s, x, r) for s, x in zip(slots, kept, strict=True))
+        return tuple(self._made(s, r) if s in self.slots else x for s, x in zip(slots, kept, strict=True))
 
-    def _value(self, slot: int, kept: Tensor, r: Tensor) -> Tensor:
-        if slot not in self.slots:
-            return kept
+    def _made(self, slot: int, r: Tensor) -> Tensor:
         if slot not in self.made:
             node = self.writers[slot]
-            given = [(s, numerics.not_before(r, x)) for s, x in zip(node.inputs, self.xs[node.index], strict=True)]
-            self.made[slot] = node.call(*(self._value(s, x, r) for s, x in given))
+            pairs = zip(node.inputs, self.xs[node.index], strict=True)
+            given = [self._made(s, r) if s in self.slots else numerics.not_before(r, x) for s, x in pairs]
+            self.made[slot] = node.call(*given)
         return self.made[slot]

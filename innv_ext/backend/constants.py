@@ -105,14 +105,18 @@ def _only_counts(
                 continue
             alone, truth = derived.issuperset(given), not _is_any_float(node.outputs, graph)
             on = alone or (truth and node.kind is Kind.SHAPE)  # joined with other masks
-            taken = not on and not alone_only and _takes_mask(node, s, graph)
-            numbers = not on and not taken and not alone_only and _adds_positions(node, s, graph)
-            closes, adds = closes or taken, adds or numbers
-            if not (_keeps_masks(node) if on else alone_only or taken or numbers):
+            if on and _keeps_masks(node):
+                more = [y for y in node.outputs if y not in seen]
+                seen.update(more)
+                stack.extend(more)
+            elif on:
                 return False
-            more = [y for y in node.outputs if on and y not in seen]
-            seen.update(more)
-            stack.extend(more)
+            elif alone_only or _takes_mask(node, s, graph):
+                closes = True
+            elif _adds_positions(node, s, graph):
+                adds = True
+            else:
+                return False
     return closes or not adds
 
 

@@ -82,14 +82,49 @@ def test_tokens_beyond_the_vocabulary_are_named():
                 analyzer.analyze(ids)
 
 
-def test_tables_that_look_up_chosen_numbers():
+@pytest.mark.parametrize("name", ["integrated_gradients", "deep_lift"])
+def test_tables_of_counted_positions_are_held(name):
+    """Positions that are counted from what is no padding: the map is that of the model with these positions."""
+    keras.utils.set_random_seed(0)
+    first, second = (L.Embedding(n, 4, embeddings_initializer="normal") for n in (9, 8))
+    seen = lambda ids: ops.cast(ops.not_equal(ids, 0), "int32")
+    head = keras.Sequential([L.Activation("tanh"), L.Flatten(), L.Dense(2)])
+    ids = keras.Input((6,), dtype="int32")
+    model = keras.Model(ids, head(first(ids) + second(ops.cumsum(seen(ids), axis=1) * seen(ids))))
+    x = np.array([[4, 5, 6, 7, 8, 1]])
+    own = keras.Input((6,), dtype="int32")
+    held = keras.Model(own, head(first(own) + ops.convert_to_tensor(np.asarray(second(np.arange(1, 7))))))
+    # a reference without padding has the same positions
+    maps = [innv_ext.create_analyzer(name, m, reference_inputs=1).analyze(x, 1) for m in (model, held)]
+    assert np.abs(maps[1]).max() > 1e-4
+    np.testing.assert_allclose(*maps, rtol=1e-4, atol=1e-7)
+
+
+def test_tables_of_codes_are_no_tables_of_tokens():
+    """The nearest of some vectors, with a gradient that passes by: the choice is no number of the input."""
+    codes = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(5, 3)).astype("float32"))
+    x = keras.Input((4, 3))
+    nearest = ops.take(codes, ops.argmax(ops.matmul(x, ops.transpose(codes)), axis=-1), axis=0)
+    dense = L.Dense(2)
+    model = keras.Model(x, dense(L.Flatten()(x + ops.stop_gradient(nearest - x))))
+    values = np.random.default_rng(1).normal(size=(2, 4, 3)).astype("float32")
+    found = innv_ext.create_analyzer("integrated_gradients", model).analyze(values, 1)
+    np.testing.assert_allclose(found, values * np.asarray(dense.kernel)[:, 1].reshape(4, 3), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+def test_tables_that_look_up_chosen_numbers(dtype):
     """A second table knows fewer numbers: the gradient reaches both, but no reference takes their place."""
-    ids = keras.Input((4,), dtype="int32")
+    ids = keras.Input((4,), dtype=dtype)
     few = ops.where(ids < 5, ids, ops.zeros_like(ids))
     first, second = (keras.layers.Embedding(n, 3, embeddings_initializer="normal") for n in (9, 5))
     dense = keras.layers.Dense(2)
     model = keras.Model(ids, dense(keras.layers.Flatten()(first(ids) + ops.tanh(second(few)))))
     x = np.array([[1, 4, 7, 8], [0, 2, 3, 5]])
+    if dtype == "float32":
+        with pytest.raises(UnsupportedModelError):
+            innv_ext.create_analyzer("integrated_gradients", model)
+        return
     found = innv_ext.create_analyzer("gradient", model).analyze(x, 1)
     kernel = np.asarray(dense.kernel)[:, 1].reshape(4, 3)
     vectors, other = np.asarray(first.embeddings)[x], np.asarray(second.embeddings)[np.where(x < 5, x, 0)]

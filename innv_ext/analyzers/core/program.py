@@ -255,9 +255,16 @@ def check_float_inputs(graph: Graph, what: str, instead: str = "") -> None:
 
 
 def _check_split(graph: Graph) -> None:
-    """Refuse tables that look up numbers which were computed or chosen before: nothing can take the vectors' place."""
-    reached = {slot for i in graph.inputs for slot in graph.reached(i)}
-    tables = [n for n in graph.nodes if n.kind is Kind.EMBEDDING and reached.intersection(n.inputs)]
+    """Refuse tables that look up numbers which were computed or chosen before: nothing can take the vectors' place.
+
+    What is looked up by a mask (positions that are counted), or by a choice (codes), has no vectors of its own.
+    """
+    numbers, tables = set(graph.inputs), []
+    for node in graph.nodes:
+        if numbers.intersection(node.inputs):
+            tables += [node] if node.kind is Kind.EMBEDDING else []
+            truth = node.kind is Kind.DISCRETE or any(graph.specs[s].dtype == "bool" for s in node.outputs)
+            numbers.update(() if truth else node.outputs)
     if tables:
         names = ", ".join(n.name for n in tables)
         raise UnsupportedModelError(

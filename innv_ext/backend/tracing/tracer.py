@@ -138,12 +138,13 @@ class Tracer(Caller):
 
         Inputs that are constants become nodes. Masks that come in meet layers that were recorded without.
         """
-        inputs, outputs = (tree.flatten(kts) for kts in model_tensors(model))
+        structure, results = model_tensors(model)
+        inputs, outputs = tree.flatten(structure), tree.flatten(results)
         self.handed, _ = handed_training(model, self.training)
         pairs = {id(kt): pair for kt, *pair in zip(outer, feeds, masks, strict=True)}
         known, given = {}, []
         values = outer if len(outer) == len(inputs) else tree.flatten(args)
-        if args and isinstance(args[0], dict) and not isinstance(model_tensors(model)[0], dict):
+        if args and isinstance(args[0], dict) and not isinstance(structure, dict):
             values = [args[0][inside.name] for inside in inputs]  # as Keras does it where inputs have an order
         for value, inside in zip(values, inputs, strict=True):
             symbolic = isinstance(value, keras.KerasTensor)
